@@ -1,0 +1,11 @@
+"""The nouns every other room speaks in: cameras, views and point sets, as plain dataclasses.
+
+Lengths are metres; colours are float in [0, 1]; cameras follow OpenCV (x right, y down, z forward);
+poses are ``world_from_camera``; the world's z is up.
+"""
+
+from geo3d.geometry.camera import Camera
+from geo3d.geometry.point_cloud import PointCloud
+from geo3d.geometry.view import View, ViewPair
+
+__all__ = ["Camera", "PointCloud", "View", "ViewPair"]

@@ -1,0 +1,5 @@
+"""Pretext tasks: one file a method."""
+
+from geo3d.methods.method import Method, MethodOutput, SampleSet
+
+__all__ = ["Method", "MethodOutput", "SampleSet"]

@@ -1,0 +1,83 @@
+"""Method: one pretext task, as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+
+class SampleSet(Protocol):
+    """What a method trains on: items that are drawn with a generator that is handed in, never with a global one.
+
+    Lives in loader workers, so it must be picklable and must not hold the network.
+    """
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Item ``index``, augmented and masked with ``rng`` alone: tensors, and plain values to log."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """A name by which a person finds item ``index`` again."""
+        ...
+
+
+@dataclass
+class MethodOutput:
+    """What a forward pass returns.
+
+    Args:
+        losses: named scalar losses; their sum is minimised.
+        metrics: named scalars to log, not minimised.
+        extras: tensors that pictures and tests need, such as predictions.
+    """
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the losses."""
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class Method(nn.Module):
+    """A pretext task: a network, how its samples are drawn and masked, and its loss.
+
+    Subclasses are built from a dataclass config and set ``name``. Given equal batches, generators and weights
+    they return equal numbers: whatever is random comes from the sample's or the step's generator.
+    """
+
+    name: ClassVar[str]
+
+    def samples(self, scenes: Sequence[Any]) -> SampleSet:
+        """The training items that ``scenes`` yield for this method.
+
+        Raises:
+            ValueError: no scene holds the parts that the method reads; says which are missing.
+        """
+        raise NotImplementedError
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Join drawn items into a batch."""
+        return default_collate(samples)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        """One step's losses. ``generator`` (on the CPU) feeds whatever is drawn per step, such as dropped paths."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters kept out of weight decay beyond those of one dimension (norms, biases)."""
+        return set()
+
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at."""
+        raise NotImplementedError
