@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from geo3d.errors import InputError
 from geo3d.geometry import Camera, PointCloud, View
 
 #: Everything a scene can hold. A scene lists the parts it has in ``Scene.parts``.
@@ -27,7 +28,7 @@ PARTS = {
 }
 
 
-class BrokenScene(ValueError):
+class BrokenScene(InputError):
     """A scene that cannot be read: says which, in which file, at which byte and why."""
 
     def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
@@ -39,7 +40,7 @@ class BrokenScene(ValueError):
         return type(self), (self.scene, self.file, self.reason, self.offset)
 
 
-class MissingPart(LookupError):
+class MissingPart(InputError):
     """A part was asked of a scene that does not list it in ``Scene.parts``."""
 
 
@@ -257,19 +258,18 @@ def open_dataset(root: str | Path, kind: str = "auto", quarantine: Quarantine | 
         quarantine: where broken scenes are noted; a new one when not given.
 
     Raises:
-        FileNotFoundError: ``root`` does not exist.
-        ValueError: an unknown kind, a layout that is not recognised, or no scene in it.
+        InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, or it holds no scene.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; give the root of a dataset")
+        raise InputError(f"{root}: no such folder; give the root of a dataset")
     if kind == "auto":
         kind = next((k for k, cls in _REGISTRY.items() if cls.detect(root)), "")
         if not kind:
-            raise ValueError(f"{root}: not recognised as any of {', '.join(_REGISTRY)}; see docs/datasets.md for the layouts")
+            raise InputError(f"{root}: not recognised as any of {', '.join(_REGISTRY)}; see docs/datasets.md for the layouts")
     if kind not in _REGISTRY:
-        raise ValueError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")
+        raise InputError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")
     dataset = _REGISTRY[kind](root, quarantine)
     if len(dataset) == 0:
-        raise ValueError(f"{root}: no scene found in the {kind} layout; see docs/datasets.md")
+        raise InputError(f"{root}: no scene found in the {kind} layout; see docs/datasets.md")
     return dataset

@@ -62,7 +62,7 @@ class Method(nn.Module):
         """The training items that ``scenes`` yield for this method.
 
         Raises:
-            ValueError: no scene holds the parts that the method reads; says which are missing.
+            InputError: no scene holds the parts that the method reads; says which are missing.
         """
         raise NotImplementedError
 

@@ -1,0 +1,36 @@
+"""Errors that a person can mend: bad input, and an extra that is not installed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class InputError(ValueError):
+    """Something that was handed in is wrong. The message is one line: what, where, why, what to do.
+
+    Tools print it and exit with code 2; everything else is a bug and keeps its traceback.
+    """
+
+
+class MissingExtra(InputError, ImportError):
+    """An optional dependency is needed and not installed; the message names the extra."""
+
+
+def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: what to import, such as ``pycolmap``.
+        extra: the extra of geo3d that brings it, such as ``colmap``.
+        purpose: what it is needed for, for the message.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise MissingExtra(f"{purpose} needs {module}: pip install 'geo3d[{extra}]'") from error
