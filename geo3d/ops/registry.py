@@ -1,0 +1,169 @@
+"""What all operators share: entry in the dispatcher, choice of kernel, and the explanation of that choice.
+
+An operator is ``geo3d::name`` in torch's dispatcher. Python defines it, so it is complete without any library: its
+reference runs on every device and dtype. A compiled library adds kernels as ``geo3d_kernels::name``, one per device;
+the operator calls one where its predicate has nothing against it. What :func:`explain` tells and what runs
+come from the same function, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geo3d.ops import _library
+
+# Kept for the life of the process: dropping a Library takes its definitions out of the dispatcher.
+_OPERATORS_LIBRARY = torch.library.Library("geo3d", "FRAGMENT")
+_KERNELS_LIBRARY = torch.library.Library("geo3d_kernels", "FRAGMENT")
+_REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled implementation of an operator for one type of device.
+
+    Args:
+        device_type: ``cpu`` or ``cuda``; also the name by which :func:`explain` calls it.
+        dtypes: what the operator's first tensor may be.
+        refuse: reason why it cannot take these arguments beyond device and dtype, or None.
+        deterministic: whether equal inputs give equal bits; if not, it stands back in deterministic mode.
+    """
+
+    device_type: str
+    dtypes: tuple[torch.dtype, ...]
+    refuse: Callable[..., str | None] = lambda *args: None
+    deterministic: bool = True
+
+    def why_not(self, tensor: Tensor, *args: Any) -> str | None:
+        """Reason why this kernel does not run for these arguments of the operator, or None."""
+        if tensor.device.type != self.device_type:
+            return f"the tensor is on {tensor.device.type}"
+        if tensor.dtype not in self.dtypes:
+            return f"no kernel for {tensor.dtype}"
+        if not self.deterministic and torch.are_deterministic_algorithms_enabled():
+            return "not deterministic, and deterministic algorithms are asked for"
+        return self.refuse(tensor, *args) or _library.why_not_loaded(self.device_type)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: its reference and its kernels, in the order of preference.
+
+    Args:
+        name: without the namespace.
+        reference: plain PyTorch, any device, float64 too; same signature and results as the operator.
+        check: raises TypeError or ValueError on arguments that the operator does not take.
+        kernels: compiled implementations.
+    """
+
+    name: str
+    reference: Callable[..., Tensor]
+    check: Callable[..., None]
+    kernels: tuple[Kernel, ...]
+    compiled: Callable[..., Tensor] = field(repr=False)
+
+    def choose(self, *args: Any) -> tuple[Kernel | None, dict[str, str]]:
+        """The kernel that runs for these arguments (None: the reference), and why each one before it does not."""
+        refusals: dict[str, str] = {}
+        for kernel in self.kernels:
+            reason = kernel.why_not(*args)
+            if reason is None:
+                return kernel, refusals
+            refusals[kernel.device_type] = reason
+        return None, refusals
+
+    def __call__(self, *args: Any) -> Tensor:
+        """Check, choose and run; what the dispatcher calls below autograd."""
+        self.check(*args)
+        kernel, refusals = self.choose(*args)
+        if kernel is not None:
+            return self.compiled(*args)
+        self._warn_of_missing_library(args[0], refusals)
+        return self.reference(*args)
+
+    def _warn_of_missing_library(self, tensor: Tensor, refusals: dict[str, str]) -> None:
+        device_type = tensor.device.type
+        missing = _library.why_not_loaded(device_type) if device_type in refusals else None
+        if missing is not None and refusals[device_type] == missing:
+            _library.warn_once(device_type, missing)
+
+
+_OPERATORS: dict[str, Operator] = {}
+
+
+def define_operator(
+    schema: str,
+    *,
+    reference: Callable[..., Tensor],
+    check: Callable[..., None],
+    fake: Callable[..., Tensor],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    kernels: tuple[Kernel, ...],
+) -> Operator:
+    """Enter an operator in the dispatcher.
+
+    Args:
+        schema: ``name(arguments) -> returns``; positional arguments, the first one a tensor.
+        reference, check, kernels: see :class:`Operator`.
+        fake: the result's shape, strides and dtype without its values; for ``torch.compile`` and ``torch.export``.
+        setup_context, backward: as :func:`torch.library.register_autograd` takes them. ``backward`` calls an operator.
+    """
+    name = schema.partition("(")[0]
+    _OPERATORS_LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _KERNELS_LIBRARY.define(schema)
+    operator = Operator(name, reference, check, kernels, getattr(torch.ops.geo3d_kernels, name).default)
+
+    def checked_fake(*args: Any) -> Tensor:
+        check(*args)
+        return fake(*args)
+
+    qualified = f"geo3d::{name}"
+    _OPERATORS_LIBRARY.impl(name, operator.__call__, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, checked_fake, lib=_OPERATORS_LIBRARY)
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_OPERATORS_LIBRARY)
+    _OPERATORS[name] = operator
+    return operator
+
+
+def list_operators() -> list[str]:
+    """Names of all operators, without the namespace."""
+    return sorted(_OPERATORS)
+
+
+def get_operator(name: str) -> Operator:
+    """The operator called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _OPERATORS:
+        raise ValueError(f"no operator {name!r}; there are {', '.join(list_operators())}")
+    return _OPERATORS[name]
+
+
+def explain(name: str, *args: Any) -> dict[str, str]:
+    """Which implementation of an operator would run, and why the others would not.
+
+    Args:
+        name: of the operator, without the namespace.
+        args: the operator's arguments; the first tensor is enough unless a kernel's predicate needs more.
+
+    Returns:
+        For every kernel and for the reference, in the order of preference: ``chosen``, ``refused: <why>`` or
+        ``not needed``.
+
+    Raises:
+        ValueError: no operator of that name.
+    """
+    operator = get_operator(name)
+    chosen, refusals = operator.choose(*args)
+    verdicts = {kernel.device_type: "not needed" for kernel in operator.kernels} | {_REFERENCE: "not needed"}
+    verdicts |= {kernel: f"refused: {reason}" for kernel, reason in refusals.items()}
+    verdicts[_REFERENCE if chosen is None else chosen.device_type] = "chosen"
+    return verdicts
