@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -38,6 +38,29 @@ class BrokenScene(InputError):
 
     def __reduce__(self):  # exceptions travel from loader workers by pickling
         return type(self), (self.scene, self.file, self.reason, self.offset)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something in a scene was left out and the rest is used; not an error.
+
+    Args:
+        scene: name of the scene.
+        file: where it was noticed.
+        reason: what was left out and why.
+        count: how many of them.
+        offset: byte of ``file``, where it makes sense.
+    """
+
+    scene: str
+    file: str
+    reason: str
+    count: int
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        at = "" if self.offset is None else f" at byte {self.offset}"
+        return f"scene {self.scene}: {self.file}{at}: {self.count} {self.reason}"
 
 
 class MissingPart(InputError):
@@ -98,6 +121,11 @@ class Scene:
     parts: frozenset[str] = frozenset()
     metric: bool = True
 
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What the reader left out of the scene's views, such as listed images that do not exist."""
+        return ()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, parts={sorted(self.parts)})"
 
@@ -105,7 +133,9 @@ class Scene:
         """Raise :class:`MissingPart` unless the scene lists all ``parts``."""
         missing = [p for p in parts if p not in self.parts]
         if missing:
-            raise MissingPart(f"scene {self.name} ({self.root}) has no {', '.join(missing)}; it has {sorted(self.parts)}")
+            raise MissingPart(
+                f"scene {self.name} ({self.root}) has no {', '.join(missing)}; it has {sorted(self.parts)}"
+            )
 
     @property
     def view_names(self) -> Sequence[str]:
@@ -168,25 +198,42 @@ class Scene:
         )
 
 
+def are_rigid(poses: np.ndarray) -> np.ndarray:
+    """Which of ``poses`` (N, 4, 4) are finite rotations with a translation; those of lost frames are not."""
+    finite = np.isfinite(poses).all((1, 2))
+    rotation = np.where(finite[:, None, None], poses, 0)[:, :3, :3].astype(np.float64)
+    gram = rotation @ rotation.transpose(0, 2, 1)
+    # Text files carry six decimals and float32 chains drift: 1e-2 tells those from zeros, scalings and noise.
+    orthonormal = np.abs(gram - np.eye(3)).max((1, 2), initial=0) < 1e-2
+    return finite & orthonormal & (np.linalg.det(rotation) > 0)
+
+
 @dataclass
 class Quarantine:
-    """Scenes that could not be read, with file, offset and reason."""
+    """Scenes that could not be read, with file, offset and reason; and what was left out of the others."""
 
     entries: list[BrokenScene] = field(default_factory=list)
     strict: bool = False
+    remarks: list[Remark] = field(default_factory=list)
 
     def add(self, broken: BrokenScene) -> None:
-        """Note a broken scene, or raise it when strict."""
+        """Note a broken scene once, or raise it when strict."""
         if self.strict:
             raise broken
-        self.entries.append(broken)
+        if str(broken) not in {str(entry) for entry in self.entries}:
+            self.entries.append(broken)
+
+    def note(self, remarks: Iterable[Remark]) -> None:
+        """Note what was left out of a readable scene, each remark once."""
+        self.remarks.extend(r for r in remarks if r not in self.remarks)
 
     def __len__(self) -> int:
+        """Number of broken scenes' entries; remarks do not count."""
         return len(self.entries)
 
     def report(self) -> str:
-        """One line a scene; empty when all is well."""
-        return "\n".join(str(entry) for entry in self.entries)
+        """One line for each broken scene, then one for each remark; empty when all is well."""
+        return "\n".join(map(str, [*self.entries, *self.remarks]))
 
 
 class SceneDataset(Sequence):
@@ -266,7 +313,9 @@ def open_dataset(root: str | Path, kind: str = "auto", quarantine: Quarantine | 
     if kind == "auto":
         kind = next((k for k, cls in _REGISTRY.items() if cls.detect(root)), "")
         if not kind:
-            raise InputError(f"{root}: not recognised as any of {', '.join(_REGISTRY)}; see docs/datasets.md for the layouts")
+            raise InputError(
+                f"{root}: not recognised as any of {', '.join(_REGISTRY)}; see docs/datasets.md for the layouts"
+            )
     if kind not in _REGISTRY:
         raise InputError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")
     dataset = _REGISTRY[kind](root, quarantine)
