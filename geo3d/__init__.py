@@ -1,1 +1,47 @@
-"""."""
+"""geo3d: pre-train, load and use 3D and multi-view encoders.
+
+    >>> import geo3d
+    >>> model = geo3d.create_model("croco_v2_base_small", checkpoint="CroCo_V2_ViTBase_SmallDecoder.pth")
+    >>> scenes = geo3d.open_dataset("path/to/scannet")
+
+Importing this package imports nothing else; the names below load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_FACE = {
+    "Camera": "geo3d.geometry",
+    "PointCloud": "geo3d.geometry",
+    "View": "geo3d.geometry",
+    "ViewPair": "geo3d.geometry",
+    "InputError": "geo3d.errors",
+    "create_model": "geo3d.models",
+    "save_model": "geo3d.checkpoints",
+    "list_models": "geo3d.models",
+    "open_dataset": "geo3d.datasets",
+    "list_datasets": "geo3d.datasets",
+}
+
+__all__ = [*_FACE, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from geo3d.checkpoints import save_model
+    from geo3d.datasets import list_datasets, open_dataset
+    from geo3d.errors import InputError
+    from geo3d.geometry import Camera, PointCloud, View, ViewPair
+    from geo3d.models import create_model, list_models
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module 'geo3d' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

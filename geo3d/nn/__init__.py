@@ -1,1 +1,15 @@
-"""."""
+"""Layers built on the operators."""
+
+from geo3d.nn.position import resize_position_embedding, sincos_2d, token_positions
+from geo3d.nn.transformer import CrossAttention, DecoderBlock, EncoderBlock, Mlp, SelfAttention
+
+__all__ = [
+    "CrossAttention",
+    "DecoderBlock",
+    "EncoderBlock",
+    "Mlp",
+    "SelfAttention",
+    "resize_position_embedding",
+    "sincos_2d",
+    "token_positions",
+]

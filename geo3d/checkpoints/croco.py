@@ -1,0 +1,110 @@
+"""CroCo's files: released pre-training checkpoints, training runs of the published code, and geo3d's own."""
+
+from __future__ import annotations
+
+import ast
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from geo3d.checkpoints.loading import as_state_dict, read_weight_file
+from geo3d.errors import InputError
+
+#: Published constructor arguments -> fields of our config.
+_FIELDS = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "enc_embed_dim": "encoder_dim",
+    "enc_depth": "encoder_depth",
+    "enc_num_heads": "encoder_heads",
+    "dec_embed_dim": "decoder_dim",
+    "dec_depth": "decoder_depth",
+    "dec_num_heads": "decoder_heads",
+    "mlp_ratio": "mlp_ratio",
+    "norm_im2_in_dec": "norm_memory",
+}
+#: Published arguments that do not shape the network.
+_IGNORED = {"mask_ratio"}
+_ROTARY = "RoPE"
+
+
+@dataclass
+class CroCoFile:
+    """Weights of a file and the network that they are of.
+
+    Args:
+        state: published names -> tensors.
+        config: fields of ``CroCoConfig`` that the file states; None when it states nothing.
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any] | None
+
+
+def read_croco_checkpoint(path: str | Path) -> CroCoFile:
+    """Read a CroCo file in any of its layouts.
+
+    ``{"model", "croco_kwargs"}`` (version 2 releases), ``{"model"}`` (version 1: the constructor's defaults),
+    ``{"model", "args"}`` (training runs: the network stands in ``args.model`` as the text of a constructor call, which
+    is parsed and never evaluated), a bare state dict, or a checkpoint of geo3d's trainer.
+
+    Raises:
+        InputError: damaged, unsafe or in none of these layouts.
+    """
+    file = read_weight_file(path)
+    if file.card:
+        prefix = file.card.get("prefix", "")
+        state = {k.removeprefix(prefix): v for k, v in as_state_dict(file.content, path).items() if k.startswith(prefix)}
+        if file.card.get("family") != "croco":
+            raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not croco")
+        return CroCoFile(state, file.card["config"])
+    content = file.content
+    if not (isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)):
+        return CroCoFile(as_state_dict(content, path), None)
+    state = as_state_dict(content["model"], path)
+    if "croco_kwargs" in content:
+        return CroCoFile(state, config_from_published(content["croco_kwargs"], path))
+    args = content.get("args")
+    text = args.model if isinstance(args, Namespace) and hasattr(args, "model") else None
+    return CroCoFile(state, config_from_published({} if text is None else _parse_call(text, path), path))
+
+
+def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Published constructor arguments -> fields of ``CroCoConfig``.
+
+    Raises:
+        InputError: an argument or position embedding that is not known.
+    """
+    config: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in _FIELDS:
+            config[_FIELDS[name]] = tuple(value) if isinstance(value, list) else value
+        elif name == "pos_embed" and value == "cosine":
+            config["rope_base"] = None
+        elif name == "pos_embed" and str(value).startswith(_ROTARY):
+            config["rope_base"] = _rope_base(value, path)
+        elif name not in _IGNORED:
+            raise InputError(f"{path}: constructor argument {name}={value!r} is not known for CroCo")
+    return config
+
+
+def _rope_base(name: str, path: str | Path) -> float:
+    try:
+        return float(name.removeprefix(_ROTARY))
+    except ValueError:
+        raise InputError(f"{path}: position embedding {name!r} should be RoPE and a number, such as RoPE100") from None
+
+
+def _parse_call(text: str, path: str | Path) -> dict[str, Any]:
+    """Keyword arguments of a constructor call written as text: literals only, nothing is run."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError("not a call with keyword arguments")
+        return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: args.model {text!r} is not a plain constructor call ({error})") from error

@@ -1,0 +1,201 @@
+"""Cross-view completion (CroCo, section 3; CroCo v2, section 3): fill in a masked view from another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from geo3d.errors import InputError
+from geo3d.methods.images import color_jitter, denormalise, normalise, random_crop, to_tensor
+from geo3d.methods.method import Method, MethodOutput
+from geo3d.models import create_model
+from geo3d.models.croco import patchify, unpatchify
+
+if TYPE_CHECKING:
+    from geo3d.datasets.view_pairs import ViewPairs
+
+_VARIANCE_EPS = 1e-6
+_PICTURE_ROWS = 6
+_PICTURE_COLUMNS = ("second view", "first, masked", "completed", "first view")
+_CAPTION = 14  # pixels
+
+
+@dataclass(frozen=True)
+class CrossViewCompletionConfig:
+    """How CroCo is trained."""
+
+    model: str = "croco_tiny"
+    """Network, one of `geo3d.list_models("croco*")`."""
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of the crops, pixels; multiples of the network's patch."""
+    resized: int = 72
+    """Shorter side of a view before the crop, pixels (published: 256 for crops of 224)."""
+    mask_ratio: float = 0.9
+    """Share of the first view's patches that is hidden."""
+    normalise_patches: bool = True
+    """Compare with patches of zero mean and unit variance, as published."""
+    color_jitter: float = 0.4
+    """Brightness, contrast and saturation vary by factors of 1 +- this, for each view on its own."""
+    swap_views: bool = True
+    """Take either view of a pair as the masked one, at random."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise InputError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if not 0 <= self.color_jitter < 1:
+            raise InputError(f"color_jitter must lie in [0, 1), got {self.color_jitter}")
+        if self.resized < 1:
+            raise InputError(f"resized must be a positive number of pixels, got {self.resized}")
+
+
+def completion_loss(prediction: Tensor, patches: Tensor, mask: Tensor, normalise_patches: bool) -> Tensor:
+    """Mean squared error over the masked patches of all samples.
+
+    Args:
+        prediction: (B, N, C) predicted patches.
+        patches: (B, N, C) true patches.
+        mask: (B, N), true where masked.
+        normalise_patches: bring each true patch to zero mean and unit (unbiased) variance first.
+
+    Returns:
+        Scalar, float32 or wider.
+    """
+    if normalise_patches:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
+        patches = (patches - mean) / (variance + _VARIANCE_EPS).sqrt()
+    error = (prediction.to(patches.dtype) - patches).square().mean(-1)
+    mask = mask.to(error.dtype)
+    return (error * mask).sum() / mask.sum()
+
+
+def random_visible(tokens: int, mask_ratio: float, rng: np.random.Generator) -> Tensor:
+    """Tokens that stay visible: all but ``int(mask_ratio * tokens)``, ascending, (V,) int64."""
+    hidden = int(mask_ratio * tokens)
+    return torch.from_numpy(np.sort(rng.permutation(tokens)[hidden:]))
+
+
+class CompletionSamples:
+    """View pairs, cropped, jittered and masked."""
+
+    def __init__(self, pairs: ViewPairs, config: CrossViewCompletionConfig, tokens: int) -> None:
+        self.pairs, self.config, self.tokens = pairs, config, tokens
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def describe(self, index: int) -> str:
+        """Scene and view names of a pair."""
+        return self.pairs.describe(index)
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One pair: ``first`` and ``second`` (H, W, 3) uint8, ``visible`` (V,) int64, ``scene`` its scene's number."""
+        config = self.config
+        views = self.pairs.images(index)
+        if config.swap_views and rng.random() < 0.5:
+            views = views[::-1]
+        first, second = (
+            to_tensor(color_jitter(random_crop(view, config.image_size, config.resized, rng), config.color_jitter, rng))
+            for view in views
+        )
+        visible = random_visible(self.tokens, config.mask_ratio, rng)
+        return {"first": first, "second": second, "visible": visible, "scene": self.pairs.scene_number(index)}
+
+
+class CrossViewCompletion(Method):
+    """CroCo's pretext task on its network.
+
+    Args:
+        config: task and network.
+        generator: draws the initial weights.
+
+    Raises:
+        InputError: image size and patch do not fit, or the mask hides nothing or everything.
+    """
+
+    name = "croco"
+
+    def __init__(self, config: CrossViewCompletionConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = create_model(config.model, image_size=config.image_size, generator=generator)
+        rows, columns = self.network.config.grid
+        self.tokens = rows * columns
+        if not 0 < int(config.mask_ratio * self.tokens) < self.tokens:
+            raise InputError(f"mask_ratio {config.mask_ratio} hides none or all of the {self.tokens} patches of an image")
+
+    def samples(self, pairs: ViewPairs) -> CompletionSamples:
+        """The training items of a set of view pairs."""
+        return CompletionSamples(pairs, self.config, self.tokens)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        """The completion loss of a batch of drawn items; nothing is drawn here, the masks come with the items."""
+        first, second, visible = normalise(batch["first"]), normalise(batch["second"]), batch["visible"]
+        prediction = self.network(first, second, visible).prediction
+        patches = patchify(first, self.network.config.patch_size)
+        mask = torch.ones(prediction.shape[:2], device=prediction.device).scatter(1, visible, 0.0)
+        loss = completion_loss(prediction, patches, mask, self.config.normalise_patches)
+        return MethodOutput({"completion": loss}, extras={"prediction": prediction, "mask": mask})
+
+    def model_card(self) -> dict[str, Any]:
+        """What a checkpoint must say so that ``create_model`` can load its encoder and decoder."""
+        return self.network.card() | {"prefix": "network."}
+
+    @torch.no_grad()
+    def second_view_gain(self, batch: dict[str, Any]) -> dict[str, float]:
+        """What the second view is worth: the loss with it, and with a view of another scene in its place.
+
+        Raises:
+            InputError: all items of the batch are of one scene.
+        """
+        scene = batch["scene"].tolist()
+        other = [next((j for j in _from(i, len(scene)) if scene[j] != scene[i]), None) for i in range(len(scene))]
+        if None in other:
+            raise InputError("second_view_gain needs items of at least two scenes")
+        wrong = batch | {"second": batch["second"][torch.tensor(other, device=batch["second"].device)]}
+        return {"true": float(self(batch).loss), "other_scene": float(self(wrong).loss)}
+
+    @torch.no_grad()
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        """Rows of: second view, masked first view, completion with the visible patches pasted in, first view."""
+        patch, grid = self.network.config.patch_size, self.network.config.grid
+        first = normalise(batch["first"][:_PICTURE_ROWS])
+        patches = patchify(first, patch)
+        predicted = output.extras["prediction"][:_PICTURE_ROWS].float()
+        if self.config.normalise_patches:
+            variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
+            predicted = predicted * (variance + _VARIANCE_EPS).sqrt() + mean
+        hidden = output.extras["mask"][:_PICTURE_ROWS].unsqueeze(-1) > 0
+        images = [
+            batch["second"][:_PICTURE_ROWS],
+            denormalise(unpatchify(patches.masked_fill(hidden, 0), patch, grid)),
+            denormalise(unpatchify(torch.where(hidden, predicted, patches), patch, grid)),
+            batch["first"][:_PICTURE_ROWS],
+        ]
+        return _sheet(torch.stack(images, 1).cpu().numpy())
+
+
+def _from(start: int, count: int) -> list[int]:
+    """Indices after ``start``, round the end and back to before it."""
+    return [(start + step) % count for step in range(1, count)]
+
+
+def _sheet(images: np.ndarray) -> np.ndarray:
+    """(rows, columns, H, W, 3) uint8 -> one captioned sheet, small images enlarged to be looked at."""
+    rows, columns, height, width, _ = images.shape
+    zoom = max(1, round(224 / height))
+    sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    picture = Image.fromarray(sheet).resize((columns * width * zoom, rows * height * zoom), Image.Resampling.NEAREST)
+    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), "white")
+    framed.paste(picture, (0, _CAPTION))
+    draw = ImageDraw.Draw(framed)
+    for column, caption in enumerate(_PICTURE_COLUMNS):
+        draw.text((column * width * zoom + 4, 1), caption, fill="black")
+    return np.array(framed)
+
+
+__all__ = ["CompletionSamples", "CrossViewCompletion", "CrossViewCompletionConfig", "completion_loss", "random_visible"]

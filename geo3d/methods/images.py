@@ -1,0 +1,71 @@
+"""Images as samples: cropping, colour jitter and normalisation, driven by a generator that is handed in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+#: ImageNet's mean and standard deviation of colours in [0, 1].
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+# Pillow may first shrink by a whole factor as long as this many source pixels remain for every target pixel.
+_REDUCING_GAP = 2.0
+_JITTERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> ImageNet-normalised float32 (B, 3, H, W)."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (IMAGE_MEAN, IMAGE_STD))
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """Inverse of :func:`normalise`, clipped to what a screen shows: (B, 3, H, W) -> uint8 (B, H, W, 3)."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (IMAGE_MEAN, IMAGE_STD))
+    return ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def random_crop(image: Image.Image, size: tuple[int, int], resized: int, rng: np.random.Generator) -> Image.Image:
+    """Resize so that the shorter side measures ``resized`` pixels and cut a window at a random whole pixel.
+
+    Only the window is resampled, and a JPEG is decoded no larger than it is needed.
+
+    Args:
+        image: any mode, decoded or not.
+        size: height and width of the window, pixels.
+        resized: shorter side before the cut, pixels; raised to what the window needs.
+        rng: draws the window.
+
+    Returns:
+        RGB image of ``size``.
+    """
+    height, width = size
+    scale = max(resized / min(image.size), width / image.width, height / image.height)
+    full = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (int(rng.integers(total - part + 1)) for total, part in zip(full, (width, height), strict=True))
+    image.draft("RGB", full)
+    image = image.convert("RGB")
+    sx, sy = image.width / full[0], image.height / full[1]
+    box = (left * sx, top * sy, (left + width) * sx, (top + height) * sy)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
+
+
+def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation by factors of 1 +- ``strength``, in random order.
+
+    Args:
+        image: RGB.
+        strength: 0 leaves the image as it is.
+        rng: draws order and factors.
+    """
+    for number in rng.permutation(len(_JITTERS)):
+        image = _JITTERS[number](image).enhance(rng.uniform(1 - strength, 1 + strength))
+    return image
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> uint8 (H, W, 3)."""
+    return torch.from_numpy(np.array(image))

@@ -1,0 +1,86 @@
+"""Every registered model: forward, backward, features, and the way through a file and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from geo3d import InputError, create_model, list_models, save_model
+from geo3d.models.croco import visible_from_mask
+from geo3d.models.registry import model_entry
+
+
+class CroCoInputs:
+    """Small, oblong inputs for the CroCo family."""
+
+    options = {"image_size": (32, 48)}
+
+    @staticmethod
+    def run(model):
+        generator = torch.Generator().manual_seed(0)
+        first, second = torch.randn(2, 2, 3, 32, 48, generator=generator)
+        tokens = (32 // model.config.patch_size) * (48 // model.config.patch_size)
+        mask = torch.rand(2, tokens, generator=generator).argsort(1) < int(0.7 * tokens)
+        return model(first, second, visible_from_mask(mask)).prediction
+
+    @staticmethod
+    def features(model):
+        patch = model.config.patch_size
+        maps = model.features(torch.zeros(1, 3, 32, 48), layers=[0, -1])
+        return maps, [(1, model.config.encoder_dim, 32 // patch, 48 // patch)] * 2
+
+
+#: family -> how its models are fed; a model of another family fails the tests below.
+INPUTS = {"croco": CroCoInputs}
+
+#: Parameters of the published networks (specification of CroCo, section 2.1).
+PUBLISHED_PARAMETERS = {
+    "croco_v1_base": 120_076_288,
+    "croco_v2_base_small": 120_076_288,
+    "croco_v2_base_base": 200_269_824,
+    "croco_v2_large_base": 417_918_720,
+}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_forward_backward_features(name: str) -> None:
+    inputs = INPUTS[model_entry(name).family]
+    model = create_model(name, generator=torch.Generator().manual_seed(0), **inputs.options)
+    assert not model.training
+    out = inputs.run(model)
+    assert torch.isfinite(out).all()
+    out.square().mean().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not without, f"no finite gradient: {without}"
+    maps, shapes = inputs.features(model)
+    assert [tuple(m.shape) for m in maps] == shapes
+
+
+@pytest.mark.parametrize("name", [n for n in list_models() if n.endswith("_tiny") or n == "croco"])
+def test_same_generator_same_weights_and_round_trip(name: str, tmp_path: Path) -> None:
+    inputs = INPUTS[model_entry(name).family]
+    model, again = (create_model(name, generator=torch.Generator().manual_seed(3), **inputs.options) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = create_model(name, checkpoint=tmp_path / "model.safetensors")
+    assert torch.equal(inputs.run(loaded), inputs.run(model))
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED_PARAMETERS.items())
+def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_unknown_option_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="wheels"):
+        create_model(name, wheels=4)
+
+
+def test_unknown_model_lists_the_known() -> None:
+    with pytest.raises(InputError, match="croco_tiny"):
+        create_model("crocodile")
