@@ -21,7 +21,7 @@ def _folder_of(variable: str, what: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
+def data_folder() -> Path:
     """Folder of real captures in their own formats, from GEO3D_TEST_DATA; skips where that is unset."""
     return _folder_of("GEO3D_TEST_DATA", "real captures")
 

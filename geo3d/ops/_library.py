@@ -1,4 +1,4 @@
-"""Finds and loads the compiled libraries, at the first call of an operator and never at import."""
+"""Finds and loads the compiled libraries: when an operator first needs one, never at import."""
 
 from __future__ import annotations
 
@@ -13,37 +13,32 @@ DISABLING_VARIABLE = "GEO3D_NO_EXTENSION"
 
 
 class ExtensionWarning(UserWarning):
-    """A compiled library is not in use where it could be; the package works on, slower."""
+    """A compiled library that could serve is not in use; the package works on, slower."""
 
 
-def library_name(device_type: str) -> str:
-    """File name of the library that holds the kernels for ``device_type``; the same on every system."""
-    return f"libgeo3d_{device_type}.so"
+def _names(device_type: str) -> tuple[str, ...]:
+    """File names of the libraries for ``device_type``, the same on every system, best first."""
+    name = f"libgeo3d_{device_type}"
+    if device_type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return f"{name}_avx2.so", f"{name}.so"
+    return (f"{name}.so",)
 
 
 def find_library(device_type: str) -> Path | None:
     """Where the library lies, in a wheel or in an editable install; None where it was not built."""
     import geo3d.ops
 
-    # An editable install has two folders for one package: the sources and what CMake installed.
-    candidates = (Path(folder) / library_name(device_type) for folder in geo3d.ops.__path__)
+    # An editable install has two folders for one package: the sources, and what CMake installed.
+    candidates = (Path(folder) / name for name in _names(device_type) for folder in geo3d.ops.__path__)
     return next((path for path in candidates if path.is_file()), None)
 
 
-@cache
-def why_not_loaded(device_type: str) -> str | None:
-    """Load the library for ``device_type`` unless that was tried before.
-
-    Returns:
-        None when its kernels can be called, otherwise the reason why not.
-    """
+def _load(device_type: str) -> str | None:
     if os.environ.get(DISABLING_VARIABLE, "0") not in ("", "0"):
         return f"{DISABLING_VARIABLE} is set"
-    if device_type == "cuda" and torch.version.cuda is None:
-        return "this torch was built without CUDA"
     path = find_library(device_type)
     if path is None:
-        return f"{library_name(device_type)} was not built"
+        return f"library {_names(device_type)[-1]} was not built"
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -52,12 +47,18 @@ def why_not_loaded(device_type: str) -> str | None:
 
 
 @cache
-def warn_once(device_type: str, reason: str) -> None:
-    """Say once a process that tensors on ``device_type`` go the slower way, and what to do about it."""
-    warnings.warn(
-        f"geo3d runs without its compiled kernels for {device_type} ({reason}): results are the same, speed is not. "
-        "To build them: pip install --no-build-isolation --force-reinstall --no-deps geo3d (or its checkout); "
-        "see docs/building.md",
-        ExtensionWarning,
-        stacklevel=2,
-    )
+def why_not_loaded(device_type: str) -> str | None:
+    """Load the library for ``device_type``, once a process; warn if that fails.
+
+    Returns:
+        None when its kernels can be called, otherwise the reason why not.
+    """
+    reason = _load(device_type)
+    if reason is not None:
+        warnings.warn(
+            f"geo3d runs without compiled {device_type} kernels ({reason}): same results, slower. To build them: "
+            "`make install` in a checkout, or pip install --no-build-isolation --no-deps --force-reinstall geo3d",
+            ExtensionWarning,
+            stacklevel=2,
+        )
+    return reason

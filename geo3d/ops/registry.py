@@ -80,17 +80,10 @@ class Operator:
     def __call__(self, *args: Any) -> Tensor:
         """Check, choose and run; what the dispatcher calls below autograd."""
         self.check(*args)
-        kernel, refusals = self.choose(*args)
+        kernel, _ = self.choose(*args)
         if kernel is not None:
             return self.compiled(*args)
-        self._warn_of_missing_library(args[0], refusals)
         return self.reference(*args)
-
-    def _warn_of_missing_library(self, tensor: Tensor, refusals: dict[str, str]) -> None:
-        device_type = tensor.device.type
-        missing = _library.why_not_loaded(device_type) if device_type in refusals else None
-        if missing is not None and refusals[device_type] == missing:
-            _library.warn_once(device_type, missing)
 
 
 _OPERATORS: dict[str, Operator] = {}
