@@ -1,0 +1,260 @@
+"""PLY files: vertex properties by name, and faces as triangles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geo3d.datasets.scene import BrokenScene
+
+_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
+    "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
+}  # fmt: skip
+_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
+_FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_FACE_LISTS = ("vertex_indices", "vertex_index")
+_LONGEST_HEADER = 1 << 16
+
+
+@dataclass(frozen=True)
+class Ply:
+    """What a PLY file holds.
+
+    Args:
+        vertex: (V,) array for each vertex property, in the file's type.
+        faces: (F, 3) int64 vertex indices, polygons cut into triangle fans; (0, 3) when the file has none.
+    """
+
+    vertex: dict[str, np.ndarray]
+    faces: np.ndarray
+
+    def stacked(self, *names: str) -> np.ndarray | None:
+        """Vertex properties ``names`` side by side (V, n), or None unless the file has all of them."""
+        if not all(name in self.vertex for name in names):
+            return None
+        return np.stack([self.vertex[name] for name in names], 1)
+
+
+@dataclass(frozen=True)
+class _Property:
+    name: str
+    type: str  # numpy type code without byte order
+    length_type: str = ""  # type of a list's length; empty for a scalar
+
+
+@dataclass
+class _Element:
+    name: str
+    count: int
+    properties: list[_Property]
+
+    @property
+    def lists(self) -> list[_Property]:
+        return [p for p in self.properties if p.length_type]
+
+    def record(self, order: str, lengths: dict[str, int]) -> np.dtype:
+        """Type of one record whose lists have ``lengths``."""
+        fields: list[tuple] = []
+        for p in self.properties:
+            if p.length_type:
+                fields.append((f"length of {p.name}", order + p.length_type))
+                fields.append((p.name, order + p.type, (lengths[p.name],)))
+            else:
+                fields.append((p.name, order + p.type))
+        return np.dtype(fields)
+
+
+class _Reader:
+    """Walks the elements of one file; ``position`` is a byte (binary) or a word (ASCII) after the header."""
+
+    def __init__(self, path: Path, scene: str) -> None:
+        self.path, self.scene = path, scene
+        try:
+            self.data = path.read_bytes()
+        except OSError as error:
+            raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+        self.order, self.elements, self.start = self._header()
+
+    def _broken(self, reason: str, offset: int | None = None) -> BrokenScene:
+        return BrokenScene(self.scene, self.path, reason, offset)
+
+    def _header(self) -> tuple[str, list[_Element], int]:
+        if not self.data.startswith((b"ply\n", b"ply\r")):
+            raise self._broken("not a PLY file: it does not start with 'ply'", 0)
+        end = self.data.find(b"end_header", 0, _LONGEST_HEADER)
+        newline = self.data.find(b"\n", end)
+        if end < 0 or newline < 0:
+            raise self._broken("the file ends inside the PLY header", len(self.data))
+        order, elements = None, []
+        for line in self.data[:end].decode("ascii", "replace").splitlines():
+            words = line.split()
+            try:
+                if words[:1] == ["format"]:
+                    order = _FORMATS[words[1]]
+                elif words[:1] == ["element"]:
+                    elements.append(_Element(words[1], int(words[2]), []))
+                elif words[:2] == ["property", "list"]:
+                    elements[-1].properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
+                elif words[:1] == ["property"]:
+                    elements[-1].properties.append(_Property(words[2], _TYPES[words[1]]))
+            except (KeyError, IndexError, ValueError) as error:
+                raise self._broken(
+                    f"the PLY header has a line that cannot be understood: {line.strip()!r}", 0
+                ) from error
+        if order is None:
+            raise self._broken("the PLY header names no format", 0)
+        return order, elements, newline + 1
+
+    def read(self, wanted: set[str]) -> dict[str, dict[str, np.ndarray | list[np.ndarray]]]:
+        """Properties of the elements in ``wanted``; elements before them are walked over, those after are not read."""
+        found = {}
+        if self.order:
+            position, step = self.start, self._binary
+        else:
+            self.words = self.data[self.start :].split()
+            position, step = 0, self._ascii
+        for element in self.elements:
+            if wanted <= found.keys():
+                break
+            found[element.name], position = step(element, position)
+        return found
+
+    def _ends_inside(self, element: _Element) -> BrokenScene:
+        return self._broken(f"the file ends inside its {element.count} {element.name} records", len(self.data))
+
+    def _binary(self, element: _Element, position: int) -> tuple[dict, int]:
+        if not element.count:
+            return {p.name: [] for p in element.properties}, position
+        try:
+            lengths = self._lengths(element, position)
+            record = element.record(self.order, lengths)
+        except ValueError as error:
+            raise self._ends_inside(element) from error
+        stop = position + element.count * record.itemsize
+        if stop <= len(self.data):
+            table = np.frombuffer(self.data, record, element.count, position)
+            if all((table[f"length of {p.name}"] == lengths[p.name]).all() for p in element.lists):
+                return {p.name: table[p.name] for p in element.properties}, stop
+        if not element.lists:
+            raise self._ends_inside(element)
+        return self._binary_uneven(element, position)
+
+    def _lengths(self, element: _Element, position: int) -> dict[str, int]:
+        """Lengths of the lists of the record at ``position``."""
+        lengths = {}
+        for p in element.properties:
+            size = np.dtype(p.type).itemsize
+            if p.length_type:
+                length = np.frombuffer(self.data, self.order + p.length_type, 1, position)
+                lengths[p.name] = int(length[0])
+                position += length.itemsize + size * lengths[p.name]
+            else:
+                position += size
+        return lengths
+
+    def _binary_uneven(self, element: _Element, position: int) -> tuple[dict, int]:
+        """Records whose lists differ in length, one by one."""
+        columns: dict[str, list[np.ndarray]] = {p.name: [] for p in element.properties}
+        try:
+            for _ in range(element.count):
+                record = element.record(self.order, self._lengths(element, position))
+                row = np.frombuffer(self.data, record, 1, position)[0]
+                position += record.itemsize
+                for name, column in columns.items():
+                    column.append(row[name])
+        except ValueError as error:
+            raise self._ends_inside(element) from error
+        return columns, position
+
+    def _ascii(self, element: _Element, position: int) -> tuple[dict, int]:
+        columns: dict[str, list] = {p.name: [] for p in element.properties}
+        try:
+            if not element.lists:
+                width = len(element.properties)
+                stop = position + element.count * width
+                table = np.array(self.words[position:stop], dtype=np.float64).reshape(element.count, width)
+                return {p.name: table[:, i].astype(p.type) for i, p in enumerate(element.properties)}, stop
+            for _ in range(element.count):
+                for p in element.properties:
+                    size = int(self.words[position]) if p.length_type else 1
+                    position += bool(p.length_type)
+                    values = np.array(self.words[position : position + size], dtype=np.float64)
+                    if len(values) != size:
+                        raise IndexError
+                    columns[p.name].append(values.astype(p.type))
+                    position += size
+        except (ValueError, IndexError) as error:
+            raise self._ends_inside(element) from error
+        return columns, position
+
+
+def _triangles(polygons: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    """Polygons as rows of vertex indices -> (F, 3) int64 triangle fans."""
+    if isinstance(polygons, np.ndarray):
+        corners = polygons.astype(np.int64)
+        fans = [corners[:, [0, i, i + 1]] for i in range(1, corners.shape[1] - 1)]
+        return np.stack(fans, 1).reshape(-1, 3) if fans else np.zeros((0, 3), np.int64)
+    fans = [_triangles(polygon[None]) for polygon in polygons]
+    return np.concatenate(fans) if fans else np.zeros((0, 3), np.int64)
+
+
+def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:
+    """Read an ASCII or binary PLY file.
+
+    Args:
+        path: the file.
+        scene: name for messages.
+        faces: read the faces too.
+
+    Raises:
+        BrokenScene: the file is missing, cut or damaged, or a face names a vertex that does not exist.
+    """
+    reader = _Reader(path, scene)
+    found = reader.read({"vertex", "face"} if faces else {"vertex"})
+    if "vertex" not in found:
+        raise BrokenScene(scene, path, "the PLY file has no vertex element")
+    vertex = {name: np.asarray(column) for name, column in found["vertex"].items()}
+    polygons = next((found["face"][name] for name in _FACE_LISTS if faces and name in found.get("face", ())), [])
+    triangles = _triangles(polygons)
+    count = len(next(iter(vertex.values()), ()))
+    if triangles.size and not (triangles.min() >= 0 and triangles.max() < count):
+        raise BrokenScene(scene, path, f"a face names a vertex outside 0 to {count - 1}")
+    return Ply(vertex, triangles)
+
+
+def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray | None = None) -> None:
+    """Write a binary little-endian PLY file.
+
+    Args:
+        path: the file to write.
+        vertex: (V,) array for each vertex property, written in its own type, such as
+            ``x, y, z`` float32, ``red, green, blue, alpha`` uint8, ``label`` uint16.
+        faces: (F, 3) vertex indices, or None to write no face element.
+    """
+    columns = {name: np.asarray(column) for name, column in vertex.items()}
+    table = np.empty(len(next(iter(columns.values()))), [(n, "<" + c.dtype.str[1:]) for n, c in columns.items()])
+    for name, column in columns.items():
+        table[name] = column
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
+    header += [f"property {_NAMES[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
+    body = table.tobytes()
+    if faces is not None:
+        polygons = np.empty(len(faces), [("length", "u1"), ("corners", "<i4", (3,))])
+        polygons["length"], polygons["corners"] = 3, faces
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+        body += polygons.tobytes()
+    Path(path).write_bytes("\n".join([*header, "end_header", ""]).encode() + body)
