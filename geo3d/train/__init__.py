@@ -1,1 +1,8 @@
-"""."""
+"""The training loop: optimizer, schedule, precision, several processes, exact resume, logging."""
+
+from geo3d.train.config import TrainConfig
+from geo3d.train.launch import is_main_process
+from geo3d.train.result import RunResult
+from geo3d.train.trainer import DivergenceError, Trainer
+
+__all__ = ["DivergenceError", "RunResult", "TrainConfig", "Trainer", "is_main_process"]

@@ -1,0 +1,217 @@
+"""Checkpoints on disk: written so that a crash at any moment leaves the one before intact.
+
+checkpoints/
+  step_00001200/
+    model.safetensors   the method's weights under their plain names
+    ema.safetensors     their moving average, where one is kept
+    state.pt            optimizer, counters, config; loads with weights_only=True
+    manifest.json       step, loss, versions; size and SHA-256 of each file
+  best                  name of the folder of lowest smoothed training loss
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from geo3d.errors import InputError
+
+_NAME = re.compile(r"step_(\d{8,})")
+_UNFINISHED = ".unfinished-"
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; made when the first is saved.
+        keep_last: newest ones that are kept.
+        keep_best: whether the one of lowest loss is kept as well.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_best: bool = True) -> None:
+        self.folder, self.keep_last, self.keep_best = folder, keep_last, keep_best
+
+    def all(self) -> list[Path]:
+        """Folders of all checkpoints, oldest first; none of them is checked."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+    def best(self) -> Path | None:
+        """Folder of the checkpoint of lowest loss, if any is marked."""
+        marker = self.folder / "best"
+        path = self.folder / marker.read_text().strip() if marker.is_file() else None
+        return path if path is not None and path.is_dir() else None
+
+    def save(
+        self,
+        step: int,
+        loss: float,
+        state: dict[str, Any],
+        model: dict[str, Tensor],
+        ema: dict[str, Tensor] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Path:
+        """Write a checkpoint, mark it if it is the best, and delete those that are no longer kept.
+
+        Args:
+            step: optimizer steps done.
+            loss: smoothed training loss.
+            state: tensors and plain values.
+            model: weights, on the CPU.
+            ema: averaged weights, on the CPU.
+            metadata: written into the heads of the safetensors files.
+
+        Returns:
+            Its folder.
+        """
+        final = self.folder / f"step_{step:08d}"
+        unfinished = self.folder / (_UNFINISHED + final.name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_file(model, unfinished / "model.safetensors", metadata)
+        if ema is not None:
+            save_file(ema, unfinished / "ema.safetensors", metadata)
+        torch.save(state, unfinished / "state.pt")
+        manifest = {
+            "step": step,
+            "loss": loss if math.isfinite(loss) else None,
+            "geo3d": version("geo3d"),
+            "torch": torch.__version__,
+            "files": {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())},
+        }
+        (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        for path in [*unfinished.iterdir(), unfinished]:
+            _to_disk(path)
+        self._remove(final)  # a damaged one of the same step, from before a restart
+        unfinished.rename(final)
+        _to_disk(self.folder)
+        self._mark_best(final, loss)
+        self._prune()
+        return final
+
+    def newest_valid(self, report: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose files are whole, or None where there is no checkpoint.
+
+        Newer ones that are damaged are renamed to ``*.damaged``, each with a line to ``report``.
+
+        Raises:
+            InputError: there are checkpoints and all of them are damaged.
+        """
+        damaged: list[tuple[Path, str]] = []
+        for path in reversed(self.all()):
+            reason = damage(path)
+            if reason is None:
+                break
+            damaged.append((path, reason))
+        else:
+            if damaged:
+                path, reason = damaged[0]
+                raise InputError(
+                    f"{self.folder}: none of {len(damaged)} checkpoints is whole (newest: {path.name}: {reason}); "
+                    "move the folder away to start anew"
+                )
+            return None
+        for bad, reason in damaged:
+            report(f"checkpoint {bad.name} is damaged ({reason}); using {path.name}")
+            bad.rename(bad.with_name(bad.name + ".damaged"))
+        return path
+
+    def clean(self) -> None:
+        """Delete what an interrupted save or deletion left."""
+        if self.folder.is_dir():
+            for path in self.folder.glob(_UNFINISHED + "*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _mark_best(self, path: Path, loss: float) -> None:
+        best = self.best()
+        if best is None or damage(best, sizes_only=True) or not loss > loss_of(best):
+            write_text(self.folder / "best", path.name + "\n")
+
+    def _prune(self) -> None:
+        keep = set(self.all()[-self.keep_last :]) | ({self.best()} if self.keep_best else set())
+        for path in self.all():
+            if path not in keep:
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Delete a folder such that no half of it is ever taken for a checkpoint."""
+        if path.exists():
+            rest = path.with_name(f"{_UNFINISHED}removed-{path.name}")
+            shutil.rmtree(rest, ignore_errors=True)
+            path.rename(rest)
+            shutil.rmtree(rest)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+    """State, weights and averaged weights (or None) of a checkpoint folder, on the CPU."""
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    ema = path / "ema.safetensors"
+    return state, load_file(path / "model.safetensors"), load_file(ema) if ema.is_file() else None
+
+
+def loss_of(path: Path) -> float:
+    """Smoothed training loss of a checkpoint folder; nan where no step had been good."""
+    loss = _manifest(path)["loss"]
+    return float("nan") if loss is None else loss
+
+
+def damage(path: Path, sizes_only: bool = False) -> str | None:
+    """What is wrong with a checkpoint folder according to its manifest, or None when it is whole."""
+    try:
+        files = _manifest(path)["files"]
+        for name, expected in files.items():
+            size = (path / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes of {expected['bytes']}"
+            if not sizes_only and _fingerprint(path / name) != expected:
+                return f"{name} has changed since it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError):
+        return "manifest.json is not readable"
+    return None if "model.safetensors" in files and "state.pt" in files else "manifest.json lists too few files"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content such that it holds the old or the new one at any moment."""
+    unfinished = path.with_name(_UNFINISHED + path.name)
+    unfinished.write_text(text)
+    _to_disk(unfinished)
+    unfinished.replace(path)
+    _to_disk(path.parent)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    return json.loads((path / "manifest.json").read_text())
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

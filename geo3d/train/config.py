@@ -1,0 +1,160 @@
+"""TrainConfig: everything about a run that is not the method and not the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from geo3d.errors import InputError
+
+#: Fields that may differ between a checkpoint and the run that continues it: they leave the numbers as they are,
+#: or only move the end of the run. ``batch_size`` and ``accumulate`` are compared through their product.
+RESUMABLE_CHANGES = frozenset(
+    {"epochs", "steps", "minutes", "batch_size", "accumulate", "workers", "strict", "max_bad_steps", "compile"}
+    | {"accelerator", "devices", "strategy", "num_nodes"}
+    | {"save_every_minutes", "save_every_steps", "keep_last", "keep_best", "log_every", "picture_every"}
+)
+
+
+@dataclass
+class TrainConfig:
+    """How long, how fast and on what to train."""
+
+    epochs: float = 100
+    """Passes over the training items."""
+
+    steps: int | None = None
+    """Optimizer steps to train for; replaces `epochs` when given."""
+
+    minutes: float | None = None
+    """Stop after this many minutes of wall-clock time in this call, saved and ready to continue; None: no limit."""
+
+    batch_size: int = 64
+    """Samples per process (GPU) and forward pass. A step's effective batch is batch_size x accumulate x processes."""
+
+    accumulate: int = 1
+    """Forward passes whose gradients are averaged into one optimizer step."""
+
+    workers: int = 2
+    """Loader processes per training process; 0 draws samples in the training process itself. Never changes the data."""
+
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB (layer-wise trust ratios, for very large batches)."""
+
+    base_lr: float = 1.5e-4
+    """Peak learning rate for an effective batch of 256; the rate used is base_lr x effective batch / 256."""
+
+    lr: float | None = None
+    """Peak learning rate as it is, whatever the batch; replaces `base_lr` when given."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the first and second moment. one_cycle moves the first between 0.95 and 0.85 by itself."""
+
+    weight_decay: float = 0.05
+    """Decoupled weight decay; biases, parameters of one dimension and those the method names are left out."""
+
+    warmup_epochs: float = 5
+    """Epochs in which the rate rises from 0 to its peak, step by step."""
+
+    warmup_steps: int | None = None
+    """Optimizer steps of warm-up; replaces `warmup_epochs` when given."""
+
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """Course of the learning rate: warm-up and half a cosine, one cycle as torch's OneCycleLR, or warm-up and flat."""
+
+    schedule_epochs: float | None = None
+    """Epochs over which the schedule runs, where training is to stop before its end; None: as long as the training."""
+
+    min_lr: float = 0.0
+    """Learning rate at the end of the cosine."""
+
+    clip_norm: float | None = None
+    """Largest global norm of the gradient, longer ones are scaled down to it; None: no clipping."""
+
+    precision: Literal["32", "bf16", "fp16"] = "32"
+    """Arithmetic of the forward pass: float32, or mixed precision. Weights and optimizer state stay float32."""
+
+    ema_decay: float | None = None
+    """Decay per step of an exponential moving average of the weights, saved beside them; None: none is kept."""
+
+    compile: bool = False
+    """Compile the forward pass with torch.compile: slower to start, faster to run."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU where there is one."""
+
+    devices: str = "auto"
+    """How many devices on each machine ("2"), which ones ("0,3"), or auto: all GPUs, or one CPU process."""
+
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes share the work: ddp copies the network to each, fsdp shards it. auto: ddp if several."""
+
+    num_nodes: int = 1
+    """Machines that train together; the program is started once on each, or on all by torchrun or Slurm."""
+
+    seed: int = 0
+    """Whence order, augmentation, masks and dropout are drawn, sample by sample: equal seeds give equal runs."""
+
+    deterministic: bool = False
+    """Ask torch for deterministic kernels on GPUs as well, or an error where there is none. CPU runs always are."""
+
+    strict: bool = False
+    """Stop at the first sample that cannot be read, instead of replacing it and naming it in quarantine.txt."""
+
+    save_every_minutes: float | None = 30
+    """Wall-clock minutes between checkpoints; None: only by steps and at the end."""
+
+    save_every_steps: int | None = None
+    """Optimizer steps between checkpoints; None: only by minutes and at the end."""
+
+    keep_last: int = 2
+    """Newest checkpoints that are kept."""
+
+    keep_best: bool = True
+    """Also keep the checkpoint of lowest smoothed training loss."""
+
+    log_every: int = 10
+    """Optimizer steps between lines of metrics.jsonl."""
+
+    picture_every: int | None = None
+    """Optimizer steps between pictures; None: one at the start and one at the end."""
+
+    max_bad_steps: int = 5
+    """Steps in a row whose loss or gradient may be infinite or not a number: they are skipped, one more ends it."""
+
+    def check(self) -> None:
+        """Raise :class:`InputError` naming the first field whose value makes no sense."""
+        for name in ("batch_size", "accumulate", "keep_last", "log_every", "num_nodes"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "save_every_steps", "picture_every"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or None")
+        for name in ("workers", "seed", "max_bad_steps", "weight_decay", "warmup_epochs", "min_lr"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("minutes", "lr", "clip_norm", "schedule_epochs", "save_every_minutes"):
+            value = getattr(self, name)
+            self._require(name, value is None or (value > 0 and math.isfinite(value)), "above 0, or None")
+        for name in ("epochs", "base_lr"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._require("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or None")
+        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1")
+        self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1, or None")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise InputError(f"train.{name} is {getattr(self, name)}; it must be {rule}")
+
+    def peak_lr(self, effective_batch: int) -> float:
+        """Highest learning rate of the run, for a step of ``effective_batch`` samples."""
+        return self.lr if self.lr is not None else self.base_lr * effective_batch / 256
+
+    def changes_that_matter(self, before: dict[str, Any]) -> list[str]:
+        """What of ``before`` (the fields of a checkpoint's config) differs and would change the numbers, as text."""
+        now = dataclasses.asdict(self)
+        names = [name for name in now if name not in RESUMABLE_CHANGES and name in before]
+        return [f"{n} ({before[n]} -> {now[n]})" for n in names if _plain(before[n]) != _plain(now[n])]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,51 @@
+"""The loss curve as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Records of a metrics.jsonl, in order; a last line that was cut off is left out."""
+    records = []
+    if path.is_file():
+        with path.open() as file:
+            records = [json.loads(line) for line in file if line.endswith("\n")]
+    return records
+
+
+def draw_loss_curve(metrics: Path, picture: Path, title: str = "") -> None:
+    """Draw the losses of ``metrics`` (a metrics.jsonl) and the learning rate over steps into ``picture`` (a PNG)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = read_metrics(metrics)
+    if not records:
+        return
+    steps = np.array([record["step"] for record in records])
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(steps, _column(records, "loss"), color="tab:blue", alpha=0.3, linewidth=1, label="loss")
+    axes.plot(steps, _column(records, "loss_smooth"), color="tab:blue", label="loss, smoothed")
+    parts = [key for key in records[-1] if key.startswith("loss/")]
+    for key in parts if len(parts) > 1 else []:
+        axes.plot(steps, _column(records, key), alpha=0.6, linewidth=1, label=key.removeprefix("loss/"))
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+    rates = axes.twinx()
+    rates.plot(steps, _column(records, "lr"), color="grey", linewidth=1, linestyle=":")
+    rates.set_ylabel("learning rate (dotted)", color="grey")
+    rates.set_ylim(bottom=0)
+    unfinished = picture.with_name(".unfinished-" + picture.name)
+    figure.savefig(unfinished, dpi=100)
+    unfinished.replace(picture)
+
+
+def _column(records: list[dict[str, Any]], key: str) -> np.ndarray:
+    return np.array([record.get(key) for record in records], dtype=float)  # None, a bad step, becomes nan

@@ -1,0 +1,107 @@
+"""Processes, devices and precision: a Lightning Fabric made from a TrainConfig."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed, nn
+
+from geo3d.errors import InputError
+from geo3d.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+#: Under FSDP, members of a ModuleList (the blocks of a network) from this many parameters on are a shard of their own.
+SHARD_FROM = 1_000_000
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes files and prints, judged by the launcher's environment variables."""
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def launch(config: TrainConfig) -> Fabric:
+    """Start, or join, the processes that ``config`` asks for.
+
+    Raises:
+        InputError: what is asked for cannot be had here, in the words of Lightning Fabric.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import TorchElasticEnvironment
+
+    devices, num_nodes = config.devices, config.num_nodes
+    if TorchElasticEnvironment.detect():  # torchrun has decided
+        devices = os.environ["LOCAL_WORLD_SIZE"] if devices == "auto" else devices
+        num_nodes = int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        device = torch.device(_device_type(config.accelerator))
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=_fully_sharded() if config.strategy == "fsdp" else config.strategy,
+            plugins=_precision(config, device),
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        asked = (
+            f"accelerator={config.accelerator}, devices={devices}, strategy={config.strategy}, num_nodes={num_nodes}"
+        )
+        raise InputError(f"cannot train with {asked}: {' '.join(str(error).split())}") from error
+    return fabric
+
+
+def _device_type(accelerator: str) -> str:
+    if accelerator != "auto":
+        return accelerator
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _precision(config: TrainConfig, device: torch.device) -> Any:
+    """Fabric's mixed precision, except that the batch stays as it is: positions and targets do not survive 16 bits."""
+    from lightning_fabric.plugins.precision import MixedPrecision, Precision
+
+    class Autocast(MixedPrecision):
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    if config.precision == "fp16" and config.strategy == "fsdp":
+        raise InputError("train.precision fp16 does not work with train.strategy fsdp; use bf16")
+    if config.precision == "32":
+        return Precision()
+    if config.precision == "bf16":
+        return Autocast("bf16-mixed", device.type)
+    return Autocast("16-mixed", device.type, torch.amp.GradScaler(device.type))
+
+
+def _fully_sharded() -> Any:
+    """Fabric's strategy for torch's second FSDP, which works on CPUs too and keeps parameter names as they are."""
+    from lightning_fabric.strategies import ModelParallelStrategy
+
+    class FullySharded(ModelParallelStrategy):
+        def setup_environment(self) -> None:
+            self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+            super().setup_environment()
+
+    return FullySharded(_shard)
+
+
+def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+    """Give all processes the weights of the first, then shard large blocks and the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    module.to(torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None))
+    for tensor in [*module.parameters(), *module.buffers()]:
+        distributed.broadcast(tensor.detach(), 0)
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
+    for block in [block for members in reversed(lists) for block in members]:
+        if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
+            fully_shard(block, mesh=mesh["data_parallel"])
+    return fully_shard(module, mesh=mesh["data_parallel"])

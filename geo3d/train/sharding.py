@@ -1,0 +1,84 @@
+"""Tensors that FSDP shards over processes, beside those that are whole: one way to handle either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether ``value`` is a tensor of which each process holds a part."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory; a whole tensor as it is."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:
+    """Sum, in place, over the processes among which ``like`` is sharded; ``values`` unchanged where it is whole."""
+    if is_sharded(like):
+        distributed.all_reduce(values, group=like.device_mesh.get_group())
+    return values
+
+
+def whole(value: Any) -> Any:
+    """A detached copy on the CPU of the whole tensor; other values as they are. Every process must call it."""
+    if not isinstance(value, Tensor):
+        return value
+    if is_sharded(value):
+        value = value.full_tensor()
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """``value``, whole on every process, on the device of ``like`` and sharded as it is."""
+    value = value.to(like.device)
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, like.device_mesh, like.placements)
+
+
+def whole_model_state(module: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by their plain names. Every process must call it."""
+    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+
+
+def load_model_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what :func:`whole_model_state` returned.
+
+    Raises:
+        RuntimeError: names or shapes differ, as from ``load_state_dict``.
+    """
+    own = module.state_dict()
+    module.load_state_dict({name: sharded_like(v, own[name]) if name in own else v for name, v in state.items()})
+
+
+def whole_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """The optimizer's state by parameter name. Every process must call it.
+
+    Hyper-parameters are left out: they come from the config and the schedule.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p in optimizer.state]
+    return {name: {key: whole(value) for key, value in optimizer.state[p].items()} for name, p in named}
+
+
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Any]]) -> None:
+    """Load what :func:`whole_optimizer_state` returned."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = {p: name for name, p in module.named_parameters()}
+    by_index = {}
+    for index, p in enumerate(parameters):
+        if names[p] in state:
+            entries = state[names[p]].items()
+            by_index[index] = {k: sharded_like(v, p) if v.shape == p.shape and v.ndim else v for k, v in entries}
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})

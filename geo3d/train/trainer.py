@@ -1,0 +1,396 @@
+"""Trainer: the loop that serves every pre-training method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+
+from geo3d.errors import InputError
+from geo3d.methods.method import Method, MethodOutput, SampleSet
+from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
+from geo3d.train.config import TrainConfig
+from geo3d.train.curve import draw_loss_curve
+from geo3d.train.engine import Engine
+from geo3d.train.launch import launch
+from geo3d.train.loader import Batch, BrokenSample, DrawnBatches, load_batches
+from geo3d.train.logger import Logger
+from geo3d.train.meter import Meter, Timer, mean_scalars
+from geo3d.train.order import BatchKey, StepPlan, step_seed
+from geo3d.train.result import RunResult, RunState, StoppedBy
+from geo3d.train.schedule import Schedule
+from geo3d.train.signals import StopSignals
+
+
+class DivergenceError(InputError):
+    """Loss or gradient stayed infinite or not a number for longer than the config allows."""
+
+
+class Agreed(NamedTuple):
+    """What any of the processes wants all to do after a step."""
+
+    signal: bool
+    late: bool
+    save: bool
+    broken: bool
+
+
+class Trainer:
+    """Trains a method on its samples, writes checkpoints, metrics and pictures, and takes up an interrupted run.
+
+    A run lives in a folder. Where that holds checkpoints, training goes on from the newest whole one, and then yields
+    bit for bit what it would have without the interruption (on CPUs in float32, with as many threads and processes).
+
+    Args:
+        method: network and loss, newly built; seed torch before building it to have equal runs.
+        samples: what it trains on.
+        config: how.
+        run_dir: the run's folder; made if need be.
+        run_config: plain values that describe the whole run, stored in the checkpoints; its entry ``method``, where
+            there is one, must be the same when a run is continued.
+
+    Raises:
+        InputError: the config makes no sense, or there are no samples.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        samples: SampleSet,
+        config: TrainConfig,
+        run_dir: str | Path,
+        run_config: dict[str, Any] | None = None,
+    ) -> None:
+        config.check()
+        if len(samples) == 0:
+            raise InputError(f"{method.name}: there are no samples to train on")
+        self.method, self.samples, self.config = method, samples, dataclasses.replace(config)
+        self.run_dir = Path(run_dir)
+        self.run_config = json.loads(json.dumps(run_config or {}, default=str))
+
+    def fit(self) -> RunResult:
+        """Train to the end of the run, a signal or the time limit, and save.
+
+        Under a launcher every process returns the result.
+
+        Raises:
+            InputError: the devices are not there; or the run folder holds another run, or damaged checkpoints alone.
+            DivergenceError: too many bad steps in a row; the checkpoints hold the weights from before.
+        """
+        with StopSignals() as self._signals, _torch_settings(self.config.deterministic):
+            self._prepare()
+            try:
+                stopped_by = self._run()
+                return self._finish(stopped_by)
+            finally:
+                self._log.close()
+
+    def _prepare(self) -> None:
+        config = self.config
+        self._fabric = launch(config)
+        self._main = self._fabric.global_rank == 0
+        self._log = Logger(self.run_dir, self._main)
+        self._plan = StepPlan(len(self.samples), config.batch_size, config.accumulate, self._fabric.world_size)
+        self._total = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
+        self._schedule = self._make_schedule()
+        self._batches = DrawnBatches(self.samples, self.method.collate, self._plan, config.seed, config.strict)
+        self._store = CheckpointStore(self.run_dir / "checkpoints", config.keep_last, config.keep_best)
+        self._engine = Engine(self._fabric, self.method, config)
+        self._state = RunState()
+        self._saved: Path | None = None
+        self._saved_step = 0
+        self._quarantined: set[int] = set()
+        self._resume()
+        self._resumed_from = self._state.step
+        self._greet()
+
+    def _make_schedule(self) -> Schedule:
+        config, epoch = self.config, self._plan.steps_per_epoch
+        warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * epoch)
+        steps = round(config.schedule_epochs * epoch) if config.schedule_epochs is not None else self._total
+        return Schedule(config.schedule, config.peak_lr(self._plan.effective_batch), steps, warmup, config.min_lr)
+
+    def _greet(self) -> None:
+        plan, fabric = self._plan, self._fabric
+        weights = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
+        self._log.say(
+            f"{self.method.name}: {weights / 1e6:.1f} M parameters; {plan.size} samples, {plan.effective_batch} a step; "
+            f"{plan.steps_per_epoch} steps an epoch, {self._total} in all; learning rate {self._schedule.peak:.2e}; "
+            f"{fabric.world_size} x {fabric.device.type}, precision {self.config.precision}"
+        )
+        if plan.size < plan.effective_batch:
+            self._log.say(
+                f"{plan.size} samples are fewer than the {plan.effective_batch} of a step, which repeats them"
+            )
+
+    # The loop
+
+    def _run(self) -> StoppedBy:
+        state, config = self._state, self.config
+        pinned = self._fabric.device.type == "cuda"
+        rank = self._fabric.global_rank
+        batches = iter(load_batches(self._batches, state.step, self._total, rank, config.workers, pinned))
+        self._log.open(state.step, self._total)  # after the workers are forked: it may start threads
+        if state.step == 0:
+            self._draw_picture()
+        self._meter = Meter(self._plan.effective_batch)
+        self._limit, self._save_timer = Timer(config.minutes), Timer(config.save_every_minutes)
+        while state.step < self._total:
+            agreed = self._train_step(batches)
+            if config.picture_every and state.step % config.picture_every == 0 and state.step < self._total:
+                self._draw_picture()
+            if state.step < self._total and (agreed.signal or agreed.late):
+                return "signal" if agreed.signal else "time"
+            if agreed.save or (config.save_every_steps and state.step % config.save_every_steps == 0):
+                self._save()
+                self._save_timer.restart()
+        return "finished"
+
+    def _train_step(self, batches: Iterator[Batch]) -> Agreed:
+        """One optimizer step; returns what all processes agree on."""
+        state, config = self._state, self.config
+        lr = self._schedule.lr(state.step)
+        self._engine.set_rates(lr, self._schedule.beta1(state.step))
+        self._engine.remember_buffers()
+        outputs, taken = [], []
+        for accumulated in range(config.accumulate):
+            with self._meter.waiting():
+                batch = next(batches)
+            if batch.error:
+                raise InputError(batch.error)
+            generator = self._seed_pass(batch.key)
+            outputs.append(self._engine.forward_backward(batch.data, generator, accumulated == config.accumulate - 1))
+            taken.append(batch)
+        values, agreed = self._share(outputs, taken)
+        norm, outcome = self._engine.update(values["loss"])
+        state.step += 1
+        self._meter.count_step()
+        if agreed.broken:
+            self._quarantine([broken for batch in taken for broken in batch.broken])
+        self._count(outcome, values["loss"], taken)
+        if outcome == "bad" or state.step % config.log_every == 0 or state.step == self._total:
+            self._log.log(self._record(values, lr, norm))
+        rate = self._meter.overall_rate
+        remaining = (self._total - state.step) * self._plan.effective_batch / rate
+        self._log.progress(state.step, self._total, self._epochs, state.smooth_loss, rate, remaining)
+        return agreed
+
+    def _seed_pass(self, key: BatchKey) -> torch.Generator:
+        """The generator of a forward pass; torch's global one is seeded alike, for layers such as nn.Dropout."""
+        seed = step_seed(self.config.seed, key.step, key.first)
+        torch.manual_seed(seed)
+        return torch.Generator().manual_seed(seed)
+
+    def _share(self, outputs: list[MethodOutput], taken: list[Batch]) -> tuple[dict[str, float], Agreed]:
+        """Means over passes and processes of all scalars, and what holds if it does on any process."""
+        scalars, fabric = mean_scalars(outputs), self._fabric
+        own = Agreed(
+            signal=self._signals.received is not None,
+            late=self._main and self._limit.over,
+            save=self._main and self._save_timer.over,
+            broken=any(batch.broken for batch in taken),
+        )
+        flags = torch.tensor(own, dtype=torch.float32, device=fabric.device)
+        packed = torch.cat([torch.stack(list(scalars.values())), flags])
+        if fabric.world_size > 1:
+            packed = fabric.all_reduce(packed, reduce_op="sum")
+        numbers = packed.tolist()
+        means = [number / fabric.world_size for number in numbers[: len(scalars)]]
+        return dict(zip(scalars, means)), Agreed(*(number > 0 for number in numbers[len(scalars) :]))
+
+    def _count(self, outcome: str, loss: float, taken: list[Batch]) -> None:
+        state = self._state
+        if outcome != "bad":
+            state.count_loss(loss)
+        state.overflows += outcome == "overflow"
+        state.bad_steps += outcome == "bad"
+        state.bad_in_row = state.bad_in_row + 1 if outcome == "bad" else 0
+        if outcome != "bad":
+            return
+        names = ", ".join(self.samples.describe(index) for batch in taken for index in batch.indices)
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        self._log.say(f"step {state.step}: the {what} is not finite; skipped ({state.bad_in_row} in a row)")
+        if state.bad_in_row > self.config.max_bad_steps:
+            raise DivergenceError(
+                f"the {what} has not been finite for {state.bad_in_row} steps in a row (train.max_bad_steps is "
+                f"{self.config.max_bad_steps}), at step {state.step}; lower the learning rate or look at these "
+                f"samples: {names}"
+            )
+
+    @property
+    def _epochs(self) -> float:
+        return self._state.step / self._plan.steps_per_epoch
+
+    def _record(self, values: dict[str, float], lr: float, norm: float | None) -> dict[str, Any]:
+        state = self._state
+        record = {
+            "step": state.step,
+            "epoch": self._epochs,
+            **values,
+            "loss_smooth": state.smooth_loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "bad_steps": state.bad_steps,
+            "broken_samples": state.broken,
+            **self._meter.since_last_record(),
+            "seconds": state.seconds + self._meter.seconds,
+            "time": time.time(),
+        }
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+    # Samples that cannot be read
+
+    def _quarantine(self, broken: list[BrokenSample]) -> None:
+        """Count and name broken samples of all processes; all must call it."""
+        if self._fabric.world_size > 1:
+            lists: list[Any] = [None] * self._fabric.world_size
+            torch.distributed.all_gather_object(lists, broken)
+            broken = [sample for some in lists for sample in some]
+        self._state.broken += len(broken)
+        if not self._main:
+            return
+        with (self.run_dir / "quarantine.txt").open("a") as file:
+            for index, name, reason in broken:
+                if index not in self._quarantined:
+                    self._quarantined.add(index)
+                    self._log.say(f"sample {name} cannot be read and is replaced: {reason}")
+                    file.write(f"{index}\t{name}\t{' '.join(reason.split())}\n")
+
+    # Checkpoints
+
+    def _save(self) -> None:
+        """Write a checkpoint and the loss curve; every process must call it."""
+        state = self._engine.state()
+        counters = dataclasses.replace(self._state, seconds=self._state.seconds + self._meter.seconds)
+        if self._main:
+            self._log.flush()
+            weights, ema = state.pop("model"), state.pop("ema")
+            state |= {
+                "counters": counters.as_dict(),
+                "train_config": json.loads(json.dumps(dataclasses.asdict(self.config))),
+                "effective_batch": self._plan.effective_batch,
+                "samples": self._plan.size,
+                "run_config": self.run_config,
+            }
+            head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
+            head["run_config"] = json.dumps(self.run_config)
+            self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head)
+            draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name)
+        self._saved, self._saved_step = self._fabric.broadcast(self._saved), self._state.step
+
+    def _resume(self) -> None:
+        """Take up the newest whole checkpoint of the run folder, if there is any."""
+        path = self._broadcast_from_main(self._find_checkpoint)
+        if path is None:
+            return
+        state, weights, ema = load_checkpoint(path)
+        self._check_same_run(state)
+        self._engine.load_state(state | {"model": weights, "ema": ema})
+        self._state = RunState(**state["counters"])
+        self._saved, self._saved_step = path, self._state.step
+        self._log.say(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
+
+    def _find_checkpoint(self) -> Path | None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._store.clean()
+        quarantine = self.run_dir / "quarantine.txt"
+        if quarantine.is_file():
+            self._quarantined = {int(line.split("\t")[0]) for line in quarantine.read_text().splitlines()}
+        return self._store.newest_valid(self._log.say)
+
+    def _broadcast_from_main(self, function: Any) -> Any:
+        """The result of ``function``, called by the first process; an InputError of it is raised in all."""
+        value = error = None
+        if self._main:
+            try:
+                value = function()
+            except InputError as raised:
+                error = raised
+        value, error = self._fabric.broadcast((value, error))
+        if error is not None:
+            raise error
+        return value
+
+    def _check_same_run(self, state: dict[str, Any]) -> None:
+        changes = self.config.changes_that_matter(state["train_config"])
+        for name, now in (("effective_batch", self._plan.effective_batch), ("samples", self._plan.size)):
+            if state[name] != now:
+                changes.append(f"{name} ({state[name]} -> {now})")
+        before, now = state["run_config"].get("method", {}), self.run_config.get("method", {})
+        if before != now:
+            names = [name for name in before | now if before.get(name) != now.get(name)]
+            changes += [f"method.{name} ({before.get(name)} -> {now.get(name)})" for name in names]
+        if changes:
+            raise InputError(
+                f"{self.run_dir} holds a run with other settings: {', '.join(changes)}; "
+                "set them back to continue it, or choose another run folder"
+            )
+
+    # Pictures
+
+    def _draw_picture(self) -> None:
+        """What the network makes of the first batch of epoch 0, drawn anew each time; every process must call it."""
+        if type(self.method).picture is Method.picture:
+            return
+        key = BatchKey(0, 0, 0, self.config.batch_size)
+        batch = self._batches[key]
+        if batch.error:
+            raise InputError(batch.error)
+        data, output = self._engine.predict(batch.data, self._seed_pass(key))
+        if self._main:
+            folder = self.run_dir / "pictures"
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(self.method.picture(data, output)).save(folder / f"step_{self._state.step:08d}.png")
+
+    def _finish(self, stopped_by: StoppedBy) -> RunResult:
+        state, meter = self._state, self._meter
+        if state.step > self._resumed_from and stopped_by != "signal":
+            self._draw_picture()
+        if self._saved is None or self._saved_step < state.step:
+            self._save()
+        best = self._fabric.broadcast(self._store.best() or self._saved)
+        reason = {"signal": f" at {self._signals.received}", "time": " at the time limit", "finished": ""}[stopped_by]
+        self._log.say(
+            f"stopped{reason} after {state.step} of {self._total} steps: loss {state.smooth_loss:.4f}, "
+            f"{meter.overall_rate:.1f} samples/s, {100 * meter.wait_share:.1f} % of the time waiting for data, "
+            f"{state.bad_steps} bad steps, {state.broken} broken samples; saved to {self._saved}"
+        )
+        return RunResult(
+            steps=state.step,
+            epochs=self._epochs,
+            stopped_by=stopped_by,
+            checkpoint=self._saved,
+            best_checkpoint=best,
+            first_loss=state.first_loss if state.first_loss is not None else float("nan"),
+            final_loss=state.smooth_loss,
+            best_loss=loss_of(best),
+            bad_steps=state.bad_steps,
+            broken_samples=state.broken,
+            resumed_from=self._resumed_from,
+            seconds=meter.seconds,
+            samples_per_second=meter.overall_rate,
+            data_wait=meter.wait_share,
+        )
+
+
+@contextmanager
+def _torch_settings(deterministic: bool) -> Iterator[None]:
+    """Put torch's global generators back as they were; ask for deterministic kernels meanwhile."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
