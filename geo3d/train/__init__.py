@@ -3,6 +3,6 @@
 from geo3d.train.config import TrainConfig
 from geo3d.train.launch import is_main_process
 from geo3d.train.result import RunResult
-from geo3d.train.trainer import DivergenceError, Trainer
+from geo3d.train.trainer import Trainer, TrainingDiverged
 
-__all__ = ["DivergenceError", "RunResult", "TrainConfig", "Trainer", "is_main_process"]
+__all__ = ["RunResult", "TrainConfig", "Trainer", "TrainingDiverged", "is_main_process"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -11,8 +12,8 @@ from typing import Any
 
 from geo3d.errors import MissingExtra, require_extra
 
-#: Seconds between progress lines where there is no terminal for a bar.
-SECONDS_BETWEEN_LINES = 10.0
+#: Seconds between movements of the progress bar, and between progress lines where there is no terminal for a bar.
+SECONDS_BETWEEN_REFRESHES, SECONDS_BETWEEN_LINES = 0.2, 10.0
 
 
 class Logger:
@@ -27,7 +28,7 @@ class Logger:
         self.metrics = folder / "metrics.jsonl"
         self._folder, self._enabled = folder, enabled
         self._file = self._board = self._bar = self._task = None
-        self._last_line = 0.0
+        self._last_shown = -math.inf
 
     def say(self, line: str) -> None:
         """One line for a person."""
@@ -78,13 +79,14 @@ class Logger:
             rate: samples per second.
             remaining: seconds to the end.
         """
-        if not self._enabled:
+        pause = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_REFRESHES
+        if not self._enabled or (time.monotonic() - self._last_shown < pause and step < total):
             return
+        self._last_shown = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, loss=loss, rate=rate, remaining=_duration(remaining))
             self._bar.refresh()
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or step == total:
-            self._last_line = time.monotonic()
+        else:
             numbers = f"epoch {epoch:.2f}  loss {loss:.4f}  {rate:.1f} samples/s"
             self.say(f"step {step}/{total}  {numbers}  {_duration(remaining)} left")
 

@@ -31,7 +31,7 @@ from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
 
 
-class DivergenceError(InputError):
+class TrainingDiverged(InputError):
     """Loss or gradient stayed infinite or not a number for longer than the config allows."""
 
 
@@ -84,7 +84,7 @@ class Trainer:
 
         Raises:
             InputError: the devices are not there; or the run folder holds another run, or damaged checkpoints alone.
-            DivergenceError: too many bad steps in a row; the checkpoints hold the weights from before.
+            TrainingDiverged: too many bad steps in a row; the checkpoints hold the weights from before.
         """
         with StopSignals() as self._signals, _torch_settings(self.config.deterministic):
             self._prepare()
@@ -123,8 +123,8 @@ class Trainer:
         plan, fabric = self._plan, self._fabric
         weights = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
         self._log.say(
-            f"{self.method.name}: {weights / 1e6:.1f} M parameters; {plan.size} samples, {plan.effective_batch} a step; "
-            f"{plan.steps_per_epoch} steps an epoch, {self._total} in all; learning rate {self._schedule.peak:.2e}; "
+            f"{self.method.name}: {weights / 1e6:.1f} M weights; {plan.size} samples, {plan.effective_batch} a step, "
+            f"{plan.steps_per_epoch} steps an epoch, {self._total} steps; learning rate {self._schedule.peak:.2e}; "
             f"{fabric.world_size} x {fabric.device.type}, precision {self.config.precision}"
         )
         if plan.size < plan.effective_batch:
@@ -220,7 +220,7 @@ class Trainer:
         what = "loss" if not math.isfinite(loss) else "gradient"
         self._log.say(f"step {state.step}: the {what} is not finite; skipped ({state.bad_in_row} in a row)")
         if state.bad_in_row > self.config.max_bad_steps:
-            raise DivergenceError(
+            raise TrainingDiverged(
                 f"the {what} has not been finite for {state.bad_in_row} steps in a row (train.max_bad_steps is "
                 f"{self.config.max_bad_steps}), at step {state.step}; lower the learning rate or look at these "
                 f"samples: {names}"
