@@ -1,0 +1,243 @@
+"""Making a synthetic data set: what is drawn for every scene, and writing them in parallel."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from geo3d.datasets.synthetic.furniture import SMALL_OBJECTS
+from geo3d.datasets.synthetic.mesh import fine_mesh
+from geo3d.datasets.synthetic.room import ROOM_KINDS, furnish_room, furnish_tabletop
+from geo3d.datasets.synthetic.stage import Stage
+from geo3d.datasets.synthetic.texture import Palette
+from geo3d.datasets.synthetic.walk import orbit, walk_room
+from geo3d.datasets.synthetic.write_mvimgnet import write_instance
+from geo3d.datasets.synthetic.write_scannet import write_labels_table, write_scan
+from geo3d.errors import InputError, require_extra
+from geo3d.geometry import Camera
+
+#: Raised whenever the same configuration would give other files.
+VERSION = 1
+_MANIFEST = "synthetic.json"
+_ROOMS, _OBJECTS = 0, 1  # so that room i and object i draw from different streams
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Procedural furnished rooms (written as ScanNet) and objects (written as MVImgNet)."""
+
+    output: Path = Path("data/synthetic")
+    """Folder to write; rooms go to its ``scannet`` and objects to its ``mvimgnet`` folder."""
+    scenes: int = 10
+    """Number of rooms: bedrooms, living rooms, offices, kitchens and bathrooms in turn."""
+    objects: int = 12
+    """Number of single-object captures; the classes follow in turn."""
+    views: int = 24
+    """Number of views a scene."""
+    width: int = 320
+    """Image width in pixels."""
+    height: int = 240
+    """Image height in pixels."""
+    mesh_edge: float = 0.035
+    """Longest edge of the rooms' meshes in metres."""
+    seed: int = 0
+    """Every other seed gives other scenes; scene i is the same whatever the number of scenes."""
+    workers: int = 0
+    """Number of processes; 0 takes one for each processor."""
+
+    def __post_init__(self) -> None:
+        least = {"scenes": 0, "objects": 0, "views": 2, "width": 32, "height": 32, "seed": 0, "workers": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"synthetic: {name} must be at least {bound}, got {getattr(self, name)}")
+        if self.scenes + self.objects == 0:
+            raise InputError("synthetic: scenes and objects are both 0; ask for one of them")
+        if not 0.005 <= self.mesh_edge <= 0.5:
+            raise InputError(f"synthetic: mesh_edge must lie in 0.005 to 0.5 metres, got {self.mesh_edge}")
+
+
+@dataclass
+class SyntheticSummary:
+    """What :func:`write_synthetic` did.
+
+    Args:
+        output: the folder.
+        written: scenes made now.
+        kept: scenes that were there already.
+        seconds: time that each written scene took in its process.
+    """
+
+    output: Path
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def report(self) -> str:
+        """One line."""
+        mean = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 0.0
+        return (
+            f"{self.output}: {len(self.written)} scenes written, {len(self.kept)} were there already; "
+            f"{mean:.2f} s a scene and process"
+        )
+
+
+def _room_folder(index: int) -> str:
+    return f"scannet/scans/scene{index:04d}_00"
+
+
+def _object_folder(index: int) -> str:
+    classes = len(SMALL_OBJECTS)
+    return f"mvimgnet/{index % classes}/{index // classes:08x}"
+
+
+def write_room(folder: Path, config: SyntheticConfig, index: int) -> None:
+    """Make room ``index`` and write it as a ScanNet scan into an existing folder."""
+    rng = np.random.default_rng([config.seed, _ROOMS, index])
+    kind = list(ROOM_KINDS)[index % len(ROOM_KINDS)]
+    palette = Palette(rng)
+    room = furnish_room(kind, palette, rng)
+    stage = Stage(room.things, palette, room.lights, rng)
+    camera = Camera.from_fov(config.width, config.height, np.radians(rng.uniform(60, 68)))
+    poses = walk_room(stage, room.size, camera, config.views, rng)
+    yaw = rng.uniform(0, 2 * np.pi)
+    scan_from_room = np.eye(4)
+    scan_from_room[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    scan_from_room[:3, 3] = rng.uniform([2, 2, -0.05], [5, 5, 0.05])
+    mesh = fine_mesh(stage, config.mesh_edge)
+    write_scan(folder, Path(_room_folder(index)).name, stage, mesh, camera, poses, kind, scan_from_room)
+
+
+def write_object(folder: Path, config: SyntheticConfig, index: int) -> None:
+    """Make object capture ``index`` and write it as an MVImgNet instance into an existing folder."""
+    rng = np.random.default_rng([config.seed, _OBJECTS, index])
+    object_class = list(SMALL_OBJECTS)[index % len(SMALL_OBJECTS)]
+    palette = Palette(rng)
+    room = furnish_tabletop(object_class, palette, rng)
+    stage = Stage(room.things, palette, room.lights, rng)
+    camera = Camera.from_fov(config.width, config.height, np.radians(rng.uniform(50, 60)))
+    points = np.concatenate([p.corners.reshape(-1, 3) for p in room.things[-1].world_patches()])
+    low, high = points.min(0), points.max(0)
+    poses = orbit((low + high) / 2, float((high - low).max()), camera, config.views, rng)
+    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    write_instance(folder, stage, camera, poses, rng.uniform(2, 12), rotation, rng)
+
+
+def _make(relative: str, config: SyntheticConfig, index: int) -> tuple[str, float]:
+    """Write one scene under a temporary name, then rename it: a folder under its name is complete."""
+    start = time.perf_counter()
+    final = config.output / relative
+    unfinished = final.with_name(f".{final.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    writer = write_room if relative.startswith("scannet") else write_object
+    writer(unfinished, config, index)
+    os.replace(unfinished, final)
+    return relative, time.perf_counter() - start
+
+
+def _manifest(config: SyntheticConfig) -> dict:
+    content = asdict(config)
+    del content["output"], content["workers"]
+    return {"version": VERSION, **content}
+
+
+def _claim(config: SyntheticConfig) -> None:
+    """Check that the folder is new or was made with the same configuration, and write its manifest.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    path = config.output / _MANIFEST
+    wanted = _manifest(config)
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}: not a manifest of synthetic data ({error}); delete the folder or give another output"
+            ) from error
+        if found != wanted:
+            keys = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+            changes = ", ".join(f"{k} {found.get(k)} instead of {wanted.get(k)}" for k in keys)
+            raise InputError(
+                f"{config.output}: was made with another configuration ({changes}); delete it or give another output"
+            )
+        return
+    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
+        raise InputError(
+            f"{config.output}: holds something that is not synthetic data; give a new or empty folder as output"
+        )
+    config.output.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(json.dumps(wanted, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def _write_lists(config: SyntheticConfig) -> None:
+    """The data sets' own lists: label table and splits, class names."""
+    if config.scenes:
+        root = config.output / "scannet"
+        root.mkdir(exist_ok=True)
+        write_labels_table(root)
+        names = [Path(_room_folder(i)).name for i in range(config.scenes)]
+        held_out = max(1, config.scenes // 5) if config.scenes > 1 else 0
+        for split, members in (("train", names[: len(names) - held_out]), ("val", names[len(names) - held_out :])):
+            (root / f"scannetv2_{split}.txt").write_text("".join(f"{name}\n" for name in members))
+    if config.objects:
+        root = config.output / "mvimgnet"
+        root.mkdir(exist_ok=True)
+        lines = [f"{label},{name}\n" for label, name in enumerate(SMALL_OBJECTS)]
+        (root / "mvimgnet_category.txt").write_text("".join(lines))
+
+
+def write_synthetic(
+    config: SyntheticConfig, progress: Callable[[int, int, str], None] | None = None
+) -> SyntheticSummary:
+    """Write a synthetic data set; scenes that are there already are kept, unfinished ones are made anew.
+
+    The files depend on the configuration alone, not on the number of workers.
+
+    Args:
+        config: what to make and where.
+        progress: called with (scenes done, scenes in all, name of the scene) after each scene.
+
+    Raises:
+        InputError: the folder holds something else, or was made with another configuration.
+        MissingExtra: embreex is not installed (extra ``synthetic``).
+    """
+    require_extra("embreex", "synthetic", "making synthetic scenes")
+    _claim(config)
+    _write_lists(config)
+    jobs = [(_room_folder(i), i) for i in range(config.scenes)] + [
+        (_object_folder(i), i) for i in range(config.objects)
+    ]
+    summary = SyntheticSummary(config.output)
+    summary.kept = [name for name, _ in jobs if (config.output / name).is_dir()]
+    missing = [(name, i) for name, i in jobs if not (config.output / name).is_dir()]
+
+    def note(name: str, seconds: float) -> None:
+        summary.written.append(name)
+        summary.seconds[name] = seconds
+        if progress is not None:
+            progress(len(summary.kept) + len(summary.written), len(jobs), name)
+
+    workers = min(config.workers or os.cpu_count() or 1, len(missing))
+    if workers <= 1:
+        for name, i in missing:
+            note(*_make(name, config, i))
+        return summary
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
+            note(*done.result())
+    summary.written.sort()
+    return summary
