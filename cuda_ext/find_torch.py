@@ -14,5 +14,5 @@ folder = Path(spec.origin).parent
 facts = runpy.run_path(str(folder / "version.py"))
 version = facts["__version__"]
 if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-    sys.exit(f"torch {version} in {folder} is too old, the kernels need the headers of {OLDEST[0]}.{OLDEST[1]} or later")
+    sys.exit(f"torch {version} in {folder} is too old, the kernels need headers of {OLDEST[0]}.{OLDEST[1]} or later")
 print(folder.as_posix(), version, facts["cuda"] or "", sep=";")

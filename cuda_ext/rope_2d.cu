@@ -21,6 +21,7 @@ using torch::stable::Tensor;
 constexpr int kThreads = 128;
 constexpr int kMaxQuarter = 128;  // head dimension 512; geo3d/ops/rope_2d.py sends larger heads to the reference
 constexpr double kTurn = 6.283185307179586;
+constexpr double kFar = 1e8;  // where the error of kTurn in double begins to show in float32
 
 // Angle per unit of position of each plane; computed once on the host and small enough to be a kernel argument.
 struct Frequencies {
@@ -30,6 +31,19 @@ struct Frequencies {
 struct Strides {
   int64_t batch, head, token, channel;
 };
+
+// Sine and cosine to the last bits of float32, with few of the operations in double that most devices are slow at.
+__device__ void sine_cosine(double angle, float* sine, float* cosine) {
+  if (fabs(angle) < kFar) {
+    const double turns = rint(angle * (1 / kTurn));
+    sincosf(static_cast<float>(fma(-kTurn, turns, angle)), sine, cosine);
+  } else {
+    double exact_sine, exact_cosine;
+    sincos(angle, &exact_sine, &exact_cosine);
+    *sine = static_cast<float>(exact_sine);
+    *cosine = static_cast<float>(exact_cosine);
+  }
+}
 
 // One block turns one token of all heads, so its D / 2 sines and cosines are computed once.
 template <typename Scalar>
@@ -44,9 +58,7 @@ __global__ void rotate_token(const Scalar* __restrict__ tokens, Strides in, cons
   for (int plane = threadIdx.x; plane < planes; plane += blockDim.x) {
     const int axis = plane / quarter;
     const double angle = static_cast<double>(yx[axis * position_axis]) * frequencies.of_plane[plane - axis * quarter];
-    // Brought to [-pi, pi] in double, so that float32 sines stay exact to the last bits however far the position is.
-    const float reduced = static_cast<float>(angle - kTurn * rint(angle / kTurn));
-    sincosf(reduced, &sines[plane], &cosines[plane]);
+    sine_cosine(angle, &sines[plane], &cosines[plane]);
   }
   __syncthreads();
 
