@@ -27,7 +27,19 @@ _FACE = {
     "list_datasets": "geo3d.datasets",
 }
 
-__all__ = [*_FACE, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "Camera",
+    "InputError",
+    "PointCloud",
+    "View",
+    "ViewPair",
+    "__version__",
+    "create_model",
+    "list_datasets",
+    "list_models",
+    "open_dataset",
+    "save_model",
+]
 
 if TYPE_CHECKING:
     from geo3d.checkpoints import save_model

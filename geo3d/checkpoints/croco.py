@@ -58,7 +58,9 @@ def read_croco_checkpoint(path: str | Path) -> CroCoFile:
     file = read_weight_file(path)
     if file.card:
         prefix = file.card.get("prefix", "")
-        state = {k.removeprefix(prefix): v for k, v in as_state_dict(file.content, path).items() if k.startswith(prefix)}
+        state = {
+            k.removeprefix(prefix): v for k, v in as_state_dict(file.content, path).items() if k.startswith(prefix)
+        }
         if file.card.get("family") != "croco":
             raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not croco")
         return CroCoFile(state, file.card["config"])

@@ -27,7 +27,10 @@ _SAFE_CLASSES = [
     np.dtype,
     np.ndarray,
     # numpy's scalars, under the names that numpy 1 and 2 pickle them by.
-    *((type(np.float64(0)).__reduce__(np.float64(0))[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(
+        (type(np.float64(0)).__reduce__(np.float64(0))[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")
+    ),
     *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")),
 ]
 #: Key of a safetensors file's metadata under which geo3d's trainer describes the model that the weights are of.
@@ -53,14 +56,15 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """Read a weight file without running anything that it brings along.
 
     Args:
-        path: a file of ``torch.save`` or safetensors, or a folder with ``model.safetensors``.
+        path: a file of ``torch.save`` or safetensors; a checkpoint folder of geo3d's trainer, or a run folder, of which
+            the newest checkpoint is taken.
 
     Raises:
         InputError: no such file, a damaged one, or one that asks for classes which are not plain data.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = max((path / "checkpoints").glob("step_*[0-9]"), default=path) / "model.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
@@ -85,7 +89,8 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            return WeightFile({k: file.get_tensor(k) for k in file.keys()}, json.loads(metadata.get(MODEL_CARD_KEY, "{}")))  # noqa: SIM118
+            card = json.loads(metadata.get(MODEL_CARD_KEY, "{}"))
+            return WeightFile({name: file.get_tensor(name) for name in file.keys()}, card)  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
 

@@ -46,7 +46,8 @@ class Camera:
             raise ValueError(f"Camera: image size must be positive, got {self.width} x {self.height}")
         if not (self.fx > 0 and self.fy > 0 and np.isfinite([self.fx, self.fy, self.cx, self.cy]).all()):
             raise ValueError(
-                f"Camera: focal lengths must be positive and finite, got fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}"
+                "Camera: focal lengths must be positive and all intrinsics finite, got "
+                f"fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}"
             )
         size = _DISTORTION_SIZES.get(self.model)
         if size is None:
@@ -113,7 +114,9 @@ class Camera:
         distorted = (uv - uv.new_tensor([self.cx, self.cy])) / uv.new_tensor([self.fx, self.fy])
         xy = distorted
         if self.model != "PINHOLE":
-            for _ in range(_UNDISTORT_ITERATIONS):  # fixed point; converges for distortion that is invertible in the image
+            for _ in range(
+                _UNDISTORT_ITERATIONS
+            ):  # fixed point; converges for distortion that is invertible in the image
                 xy = xy + (distorted - self._distort(xy))
         return torch.cat([xy * depth.unsqueeze(-1), depth.unsqueeze(-1)], -1)
 
@@ -155,6 +158,4 @@ class Camera:
         """Inverse of :meth:`to_numpy`."""
         width, height = (int(v) for v in fields["size"])
         fx, fy, cx, cy = (float(v) for v in fields["intrinsics"])
-        return cls(
-            width, height, fx, fy, cx, cy, str(fields["model"]), tuple(float(v) for v in fields["distortion"])
-        )
+        return cls(width, height, fx, fy, cx, cy, str(fields["model"]), tuple(float(v) for v in fields["distortion"]))

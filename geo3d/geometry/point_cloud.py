@@ -49,7 +49,13 @@ class PointCloud:
         if self.offsets is None:
             self.offsets = torch.tensor([0, count], dtype=torch.int64, device=self.xyz.device)
         steps = self.offsets.diff()
-        if self.offsets.ndim != 1 or len(self.offsets) < 2 or self.offsets[0] != 0 or self.offsets[-1] != count or (steps < 0).any():
+        if (
+            self.offsets.ndim != 1
+            or len(self.offsets) < 2
+            or self.offsets[0] != 0
+            or self.offsets[-1] != count
+            or (steps < 0).any()
+        ):
             raise ValueError(f"PointCloud: offsets must rise from 0 to {count}, got {self.offsets.tolist()[:8]}")
 
     def __len__(self) -> int:

@@ -39,12 +39,19 @@ class View:
 
     def __post_init__(self) -> None:
         if self.world_from_camera is not None and self.world_from_camera.shape != (4, 4):
-            raise ValueError(f"View {self.name}: world_from_camera must be (4, 4), got {tuple(self.world_from_camera.shape)}")
-        for field, camera in (("image", self.camera), ("mask", self.camera), ("depth", self.depth_camera or self.camera)):
+            raise ValueError(
+                f"View {self.name}: world_from_camera must be (4, 4), got {tuple(self.world_from_camera.shape)}"
+            )
+        for field, camera in (
+            ("image", self.camera),
+            ("mask", self.camera),
+            ("depth", self.depth_camera or self.camera),
+        ):
             value = getattr(self, field)
             if value is not None and camera is not None and value.shape[:2] != (camera.height, camera.width):
                 raise ValueError(
-                    f"View {self.name}: {field} is {tuple(value.shape[:2])} but its camera says {(camera.height, camera.width)}"
+                    f"View {self.name}: {field} is {tuple(value.shape[:2])}, "
+                    f"but its camera says {(camera.height, camera.width)}"
                 )
 
     def world_points(self) -> tuple[Tensor, Tensor]:

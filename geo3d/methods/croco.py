@@ -103,7 +103,7 @@ class CompletionSamples:
             for view in views
         )
         visible = random_visible(self.tokens, config.mask_ratio, rng)
-        return {"first": first, "second": second, "visible": visible, "scene": self.pairs.scene_number(index)}
+        return {"first": first, "second": second, "visible": visible, "scene": self.pairs.scene_id(index)}
 
 
 class CrossViewCompletion(Method):
@@ -126,7 +126,9 @@ class CrossViewCompletion(Method):
         rows, columns = self.network.config.grid
         self.tokens = rows * columns
         if not 0 < int(config.mask_ratio * self.tokens) < self.tokens:
-            raise InputError(f"mask_ratio {config.mask_ratio} hides none or all of the {self.tokens} patches of an image")
+            raise InputError(
+                f"mask_ratio {config.mask_ratio} hides none or all of the {self.tokens} patches of an image"
+            )
 
     def samples(self, pairs: ViewPairs) -> CompletionSamples:
         """The training items of a set of view pairs."""
@@ -146,20 +148,6 @@ class CrossViewCompletion(Method):
         return self.network.card() | {"prefix": "network."}
 
     @torch.no_grad()
-    def second_view_gain(self, batch: dict[str, Any]) -> dict[str, float]:
-        """What the second view is worth: the loss with it, and with a view of another scene in its place.
-
-        Raises:
-            InputError: all items of the batch are of one scene.
-        """
-        scene = batch["scene"].tolist()
-        other = [next((j for j in _from(i, len(scene)) if scene[j] != scene[i]), None) for i in range(len(scene))]
-        if None in other:
-            raise InputError("second_view_gain needs items of at least two scenes")
-        wrong = batch | {"second": batch["second"][torch.tensor(other, device=batch["second"].device)]}
-        return {"true": float(self(batch).loss), "other_scene": float(self(wrong).loss)}
-
-    @torch.no_grad()
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """Rows of: second view, masked first view, completion with the visible patches pasted in, first view."""
         patch, grid = self.network.config.patch_size, self.network.config.grid
@@ -177,11 +165,6 @@ class CrossViewCompletion(Method):
             batch["first"][:_PICTURE_ROWS],
         ]
         return _sheet(torch.stack(images, 1).cpu().numpy())
-
-
-def _from(start: int, count: int) -> list[int]:
-    """Indices after ``start``, round the end and back to before it."""
-    return [(start + step) % count for step in range(1, count)]
 
 
 def _sheet(images: np.ndarray) -> np.ndarray:

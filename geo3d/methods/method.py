@@ -78,6 +78,13 @@ class Method(nn.Module):
         """Parameters kept out of weight decay beyond those of one dimension (norms, biases)."""
         return set()
 
+    def model_card(self) -> dict[str, Any]:
+        """What a checkpoint says beside the weights so that ``create_model`` builds the network again.
+
+        The card of the network, and as ``prefix`` where its names begin among the method's own.
+        """
+        raise NotImplementedError
+
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at."""
         raise NotImplementedError

@@ -54,7 +54,9 @@ class CroCoConfig:
     def __post_init__(self) -> None:
         height, width = self.image_size
         if height % self.patch_size or width % self.patch_size:
-            raise InputError(f"CroCo: image size {height} x {width} is not a multiple of the patch size {self.patch_size}")
+            raise InputError(
+                f"CroCo: image size {height} x {width} is not a multiple of the patch size {self.patch_size}"
+            )
         for part in ("encoder", "decoder"):
             dim, heads = getattr(self, f"{part}_dim"), getattr(self, f"{part}_heads")
             if dim % heads or (self.rope_base is not None and (dim // heads) % 4) or dim % 4:
@@ -209,7 +211,9 @@ class CroCoNet(nn.Module):
     def _position_embedding(self, name: str, grid: tuple[int, int]) -> Tensor:
         return resize_position_embedding(getattr(self, name), self.config.grid, grid)
 
-    def _run_encoder(self, patches: Tensor, positions: Tensor, index: Tensor, grid: tuple[int, int], lengths, layers=()):
+    def _run_encoder(
+        self, patches: Tensor, positions: Tensor, index: Tensor, grid: tuple[int, int], lengths, layers=()
+    ):
         """Patches (B, N, patch * patch * 3) with their grid index (B, N) -> normalised tokens, and asked-for layers."""
         x = self.patch_embed(patches)
         if self.config.rope_base is None:

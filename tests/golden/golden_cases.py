@@ -66,4 +66,3 @@ def _fill_container(container: Any, state: dict[str, Tensor]) -> Any:
         filled = {k: _fill_container(v, state) for k, v in container.items() if k != "type"}
         return argparse.Namespace(**filled) if container.get("type") == "argparse.Namespace" else filled
     return container
-

@@ -93,7 +93,10 @@ def test_initial_weights_follow_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m(torch.zeros(1, 3, 32, 48), torch.zeros(1, 3, 32, 40), torch.zeros(1, 1, dtype=torch.long)), "one shape"),
+        (
+            lambda m: m(torch.zeros(1, 3, 32, 48), torch.zeros(1, 3, 32, 40), torch.zeros(1, 1, dtype=torch.long)),
+            "one shape",
+        ),
         (lambda m: m.encode(torch.zeros(1, 3, 30, 48)), "multiples of 8"),
         (lambda m: m.encode(torch.zeros(3, 32, 48)), "multiples of 8"),
         (lambda m: m.features(torch.zeros(1, 3, 32, 48), layers=[2]), "outside the encoder"),

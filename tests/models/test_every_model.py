@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from geo3d.models.registry import model_entry
 class CroCoInputs:
     """Small, oblong inputs for the CroCo family."""
 
-    options = {"image_size": (32, 48)}
+    options: ClassVar = {"image_size": (32, 48)}
 
     @staticmethod
     def run(model):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
 from benchmarks.croco_twin import CroCoTwin
 from benchmarks.race import Variant, race
+
 from geo3d.methods.croco import completion_loss
 from geo3d.methods.images import normalise
 from geo3d.models import create_model
@@ -77,7 +77,14 @@ def run(config: CroCoBenchmark) -> list[dict[str, Any]]:
             arguments = {"model": config.model, "batch": config.batch, "size": config.size}
             arguments |= {"dtype": dtype, "device": config.device, "twin": twin}
             variants.append(
-                Variant(f"{name}, {dtype}", "benchmarks.croco:training_step", arguments, dtype, config.device, config.threads)
+                Variant(
+                    f"{name}, {dtype}",
+                    "benchmarks.croco:training_step",
+                    arguments,
+                    dtype,
+                    config.device,
+                    config.threads,
+                )
             )
     case = f"{config.model} step, batch {config.batch}, {config.size} px, {config.threads} threads"
     return race(case, variants, config.turns)

@@ -46,9 +46,7 @@ class CroCoTwin(nn.Module):
     def _self_attention(self, layer, x: Tensor, positions: Tensor) -> Tensor:
         qkv = layer.qkv(x).reshape(*x.shape[:2], 3, layer.heads, -1).transpose(1, 3)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        return layer.proj(
-            _attend(_rotate(q, positions, layer.rope_base), _rotate(k, positions, layer.rope_base), v)
-        )
+        return layer.proj(_attend(_rotate(q, positions, layer.rope_base), _rotate(k, positions, layer.rope_base), v))
 
     def _cross_attention(self, layer, x: Tensor, memory: Tensor, positions: Tensor, memory_positions: Tensor) -> Tensor:
         q = _rotate(self._heads(layer.projq(x), layer.heads), positions, layer.rope_base)

@@ -67,7 +67,7 @@ def race(case: str, variants: list[Variant], turns: int, warmup: int = 1) -> lis
 
     Returns:
         One row a variant, in their order: ``case, variant, device, dtype, seconds`` (median of the turns), ``peak_mb``
-        (of the whole process beyond what importing torch took, weights included) and ``value`` (what the step returned).
+        (of the process beyond what importing torch took, weights included) and ``value`` (what the step returned).
     """
     context = multiprocessing.get_context("spawn")
     running = []

@@ -1,0 +1,77 @@
+"""Pre-training from a config to a report: run folder, data, loop, and what was learnt."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from geo3d.train.checkpoint import write_text
+from geo3d.train.croco_recipe import RECIPE as CROCO
+from geo3d.train.devices import first_process, launch
+from geo3d.train.recipe import Recipe, Run, Say, save_config, to_plain
+from geo3d.train.result import RunResult
+from geo3d.train.trainer import Trainer
+
+#: Methods that can be pre-trained by name.
+RECIPES: dict[str, Recipe] = {"croco": CROCO}
+
+RUNS = Path("runs")
+
+
+def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str, Any] | None]:
+    """Pre-train a method as a config says and write everything into its run folder.
+
+    The folder holds ``config.yaml`` (replays the run), ``checkpoints``, ``metrics.jsonl``, ``loss.png``, ``pictures``
+    and, at the end, ``report.json``; methods add what they made of the data.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        run: the recipe's config.
+        say: takes lines for people, in the first process.
+
+    Returns:
+        What the trainer did, and the figures of the report; None for a run that a signal interrupted.
+
+    Raises:
+        InputError: data, config or checkpoints are not usable; says what to do.
+    """
+    run.check()
+    recipe = RECIPES[name]
+    fabric = launch(run.train)
+    if not fabric.is_global_zero:
+        say = _silent
+
+    def start() -> Path:
+        folder = run.out or numbered_folder(RUNS, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe.prepare(run, folder, say)
+        return folder
+
+    folder = first_process(fabric, start)
+    task = recipe.task(run, folder, say)
+    if fabric.is_global_zero:
+        save_config(replace(run, out=folder), folder / "config.yaml")
+    before = task.measure()
+    trainer = Trainer(task.method, task.samples, replace(run.train, strict=run.strict), folder, to_plain(run), fabric)
+    result = trainer.fit()
+    if result.stopped_by == "signal":
+        return result, None
+    figures, text = task.report(before, task.measure())
+    if fabric.is_global_zero:
+        write_text(folder / "report.json", json.dumps(figures, indent=2) + "\n")
+        pictures = sorted((folder / "pictures").glob("step_*.png"))
+        say(f"{text}\ncheckpoint: {result.checkpoint}\nloss curve: {folder / 'loss.png'}\npicture: {pictures[-1]}")
+    return result, figures
+
+
+def numbered_folder(parent: Path, stem: str) -> Path:
+    """``parent/stem-001``, or the number after the highest that exists."""
+    taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.glob(f"{stem}-*")]
+    return parent / f"{stem}-{max((int(m[1]) for m in taken if m), default=0) + 1:03d}"
+
+
+def _silent(line: str) -> None:
+    """Say nothing: only the first process talks."""

@@ -1,0 +1,163 @@
+"""Recipe: everything a method needs to be pre-trained by name, and its config as a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Protocol
+
+import yaml
+
+from geo3d.errors import InputError
+from geo3d.methods.method import Method, SampleSet
+from geo3d.train.config import TrainConfig
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What every pre-training run says; methods add their own fields."""
+
+    data: tuple[Path, ...] = ()
+    """Folders of scenes, in any layout of docs/datasets.md. None: synthetic rooms are made under `data`."""
+
+    rooms: int = 32
+    """Synthetic rooms to make where `data` is empty (count)."""
+
+    out: Path | None = None
+    """Run folder; training goes on where it left off if it holds a run. None: a new numbered folder under `runs`."""
+
+    held_out: float = 0.1
+    """Share of the scenes kept out of training for the report (0 to 1); none are where there are fewer than ten."""
+
+    strict: bool = False
+    """Stop at the first broken scene or sample instead of leaving it out and naming it in the run folder."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loop."""
+
+    def check(self) -> None:
+        """Raise :class:`InputError` naming the first field whose value makes no sense."""
+        for folder in self.data:
+            if not folder.is_dir():
+                raise InputError(f"data: {folder} is not a folder; give the root of a dataset")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out must lie in [0, 1), got {self.held_out}")
+        if self.rooms < 1:
+            raise InputError(f"rooms must be at least 1, got {self.rooms}")
+        self.train.check()
+
+
+class Task(Protocol):
+    """A method with its data, ready to be trained."""
+
+    method: Method
+    samples: SampleSet
+
+    def measure(self) -> dict[str, float]:
+        """Figures of the network as it is now, on data and masks that are the same at every call."""
+        ...
+
+    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
+        """What was learnt: figures for ``report.json``, and lines for people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method offers on the command line.
+
+    Args:
+        summary: one line of help.
+        run: config class.
+        presets: name -> factory of a config; the first is the default.
+        prepare: makes what the run needs on disk (data, pair index) once, in the first process alone.
+        task: builds the method and its samples from what is on disk, in every process.
+    """
+
+    summary: str
+    run: type[Run]
+    presets: dict[str, Callable[[], Any]]
+    prepare: Callable[[Any, Path, Say], None]
+    task: Callable[[Any, Path, Say], Task]
+
+    def preset(self, name: str) -> Any:
+        """The config of a preset.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if name not in self.presets:
+            raise InputError(f"unknown preset {name!r}; known: {', '.join(self.presets)}")
+        return self.presets[name]()
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a config as YAML that :func:`load_config` reads."""
+    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def load_config(kind: type, path: Path) -> Any:
+    """Read a config that :func:`save_config` wrote; fields that the file leaves out take their defaults.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown field or a value of the wrong type: says which.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from error
+    return _from_plain(kind, values, str(path))
+
+
+def to_plain(value: Any) -> Any:
+    """A config as dicts, lists, numbers and text."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _from_plain(kind: Any, value: Any, where: str) -> Any:
+    """The inverse of :func:`to_plain` for a value of the annotated type ``kind``."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from_plain(kind, value, where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _from_plain(next(a for a in args if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        return _expect(value in args, value, f"one of {', '.join(map(str, args))}", where)
+    if origin is tuple:
+        length = None if args[-1] is Ellipsis else len(args)
+        wanted = "a list" if length is None else f"a list of {length}"
+        _expect(isinstance(value, list) and length in (None, len(value)), value, wanted, where)
+        kinds = args if length is not None else args[:1] * len(value)
+        return tuple(_from_plain(k, v, where) for k, v in zip(kinds, value, strict=True))
+    if kind is Path:
+        return Path(_expect(isinstance(value, str), value, "a path", where))
+    if kind is float:
+        return float(_expect(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where))
+    return _expect(type(value) is kind, value, kind.__name__, where)
+
+
+def _dataclass_from_plain(kind: type, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), value, f"the fields of {kind.__name__}", where)
+    hints = typing.get_type_hints(kind)
+    unknown = [str(key) for key in value if key not in hints]
+    if unknown:
+        raise InputError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(hints)}")
+    return kind(**{key: _from_plain(hints[key], v, f"{where}: {key}") for key, v in value.items()})
+
+
+def _expect(holds: bool, value: Any, wanted: str, where: str) -> Any:
+    if not holds:
+        raise InputError(f"{where}: expected {wanted}, found {value!r}")
+    return value

@@ -1,0 +1,72 @@
+"""Benchmarks: `python tools/benchmark.py NAME` prints a table of ratios; `--json FILE` writes its rows."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import command_line
+
+PROGRAM = "benchmark.py"
+#: name -> (module of `benchmarks`, its config class)
+BENCHMARKS = {
+    "croco": ("croco", "CroCoBenchmark"),
+    "loader": ("loader", "LoaderBenchmark"),
+    "pairs": ("pairs", "PairsBenchmark"),
+    "rope_2d": ("rope_2d", "RopeBenchmark"),
+}
+_FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb")
+
+
+def hardware() -> str:
+    """Processor, threads, versions and date, in one line."""
+    import torch
+
+    import geo3d
+
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = models[0].partition(":")[2].strip() if models else platform.processor()
+    card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return (
+        f"{card}{name} ({len(models) or '?'} processors, {torch.backends.cpu.get_cpu_capability()}), torch "
+        f"{torch.__version__}, geo3d {geo3d.__version__}, Python {platform.python_version()}, {datetime.date.today()}"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as markdown, with the time of each case's first variant over their own."""
+    lines = ["| variant | device | dtype | time | speed against the first | peak memory |", "|---|---|---|---|---|---|"]
+    base: dict[str, float] = {}
+    for row in rows:
+        if row["case"] not in base:
+            base[row["case"]] = row["seconds"]
+            lines.append(f"| **{row['case']}** | | | | | |")
+        seconds, peak = row["seconds"], row["peak_mb"]
+        time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
+        memory = "" if peak is None else f"{peak:.0f} MB"
+        ratio = f"{base[row['case']] / seconds:.2f} x"
+        lines.append(f"| {row['variant']} | {row['device']} | {row['dtype']} | {time} | {ratio} | {memory} |")
+    return "\n".join(lines)
+
+
+def main(args: list[str]) -> None:
+    """Read the command line, run one benchmark, print and write its rows."""
+    summaries = {name: f"tools/benchmarks/{module}.py" for name, (module, _) in BENCHMARKS.items()}
+    name, rest = command_line.choose(args, summaries, PROGRAM)
+    target, rest = command_line.take_option(rest, "--json", f"{PROGRAM} {name}")
+    module_name, config_name = BENCHMARKS[name]
+    module = importlib.import_module(f"benchmarks.{module_name}")
+    config = command_line.parse(getattr(module, config_name), rest, f"{PROGRAM} {name} [--json FILE]")
+    rows = module.run(config)
+    print(f"{hardware()}\n\n{table(rows)}")
+    if target is not None:
+        written = [{field: row.get(field) for field in _FIELDS} for row in rows]
+        Path(target).write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
