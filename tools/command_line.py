@@ -60,7 +60,7 @@ def take_option(args: Sequence[str], name: str, program: str) -> tuple[str | Non
     for word in given:
         if word == name:
             value = next(given, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 fail(f"{program}: {name} needs a value")
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 from geo3d.train.checkpoint import write_text
 from geo3d.train.croco_recipe import RECIPE as CROCO
-from geo3d.train.devices import first_process, launch
+from geo3d.train.launch import first_process, launch
 from geo3d.train.recipe import Recipe, Run, Say, save_config, to_plain
 from geo3d.train.result import RunResult
 from geo3d.train.trainer import Trainer

@@ -1,0 +1,212 @@
+"""tools/pretrain.py from the command line to the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pretrain as tool
+import pytest
+import torch
+from PIL import Image
+
+from geo3d import InputError, create_model
+from geo3d.train.croco_recipe import RECIPE, CroCoRun
+from geo3d.train.pretrain import numbered_folder
+from geo3d.train.recipe import load_config, save_config
+
+TOOLS = Path(__file__).parents[2] / "tools"
+QUICK = ["--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0", "--train.log-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Three places of three photographs each: windows of one picture a place."""
+    root = tmp_path_factory.mktemp("photos")
+    for place in range(3):
+        rng = np.random.default_rng(place)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((320, 240))
+        (root / f"place{place}").mkdir()
+        for shift in range(3):
+            coarse.crop((10 * shift, 0, 200 + 10 * shift, 200)).save(root / f"place{place}" / f"{shift}.jpg")
+    return root
+
+
+def _run(args: list[str]) -> None:
+    sys.argv = ["pretrain.py", *args]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK])
+    return folder
+
+
+def test_a_run_leaves_everything_behind(finished: Path) -> None:
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4]
+    report = json.loads((finished / "report.json").read_text())
+    assert report["scenes"] == "training"  # three scenes are too few to hold one out
+    assert 0.5 < report["after"]["loss"] < 3
+    assert report["after"]["loss_other_scene"] != report["after"]["loss"]
+    for name in ("loss.png", "pairs.png", *(f"pictures/step_{s:08d}.png" for s in (0, 4))):
+        with Image.open(finished / name) as picture:
+            picture.verify()
+    assert (finished / "pairs.tsv").stat().st_size > 0
+
+
+def test_the_checkpoint_goes_out_of_the_same_door(finished: Path) -> None:
+    model = create_model("croco_tiny", checkpoint=finished)
+    assert model.encode(torch.zeros(1, 3, 64, 64)).shape == (1, 64, 192)
+    by_step = create_model("croco", checkpoint=finished / "checkpoints" / "step_00000004")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), by_step.parameters(), strict=True))
+
+
+def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:
+    _run(["croco", "--config", str(finished / "config.yaml"), "--out", str(tmp_path / "again")])
+    losses = [
+        [json.loads(line)["completion"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (finished, tmp_path / "again")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_goes_on_where_it_stopped(finished: Path, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    args = ["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.schedule", "constant"]
+    _run([*args, "--train.steps", "2"])
+    _run([*args, "--train.steps", "4"])
+    straight = tmp_path / "straight"
+    _run(["croco", "--data", str(photos), "--out", str(straight), *QUICK, "--train.schedule", "constant"])
+    weights = [
+        create_model("croco", checkpoint=f / "checkpoints" / "step_00000004").state_dict() for f in (folder, straight)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["cocor"], "unknown command 'cocor'; known: croco"),
+        (["croco", "--rooms", "many"], "--rooms"),
+        (["croco", "--speed", "3"], "--speed"),
+        (["croco", "--preset", "huge"], "unknown preset 'huge'; known: tiny, paper, paper-v1"),
+        (["croco", "--preset"], "--preset needs a value"),
+        (["croco", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
+        (["croco", "--data", "absent"], "data: absent is not a folder"),
+        (["croco", "--data", "{empty}"], "{empty}"),
+        (["croco", "--data", "{photos}", "--pairs", "absent.tsv"], "absent.tsv"),
+        (["croco", "--data", "{photos}", "--method.mask-ratio", "1.5"], "mask_ratio"),
+        (["croco", "--data", "{photos}", "--method.model", "crocodile"], "unknown model 'crocodile'"),
+        (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"photos": str(photos), "empty": str(tmp_path / "empty")}
+    sys.argv = ["pretrain.py", *(a.format(**places) for a in args), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    assert message.format(**places) in error
+
+
+def test_a_run_folder_of_another_run_is_refused_and_kept(finished: Path, photos: Path, capsys) -> None:
+    before = sorted((finished / "checkpoints").rglob("*"))
+    sys.argv = [
+        "pretrain.py",
+        "croco",
+        "--data",
+        str(photos),
+        "--out",
+        str(finished),
+        *QUICK,
+        "--method.mask-ratio",
+        "0.5",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 2
+    assert "mask_ratio" in capsys.readouterr().err
+    assert sorted((finished / "checkpoints").rglob("*")) == before
+    assert load_config(CroCoRun, finished / "config.yaml").method.mask_ratio == 0.9
+
+
+def test_help_explains_every_option(capsys) -> None:
+    sys.argv = ["pretrain.py", "croco", "--help"]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    def options(kind: type, prefix: str = "--"):
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            name = prefix + field.name.replace("_", "-")
+            if dataclasses.is_dataclass(hints[field.name]):
+                yield from options(hints[field.name], f"{name}.")
+            else:
+                yield name
+
+    listed = list(options(RECIPE.run))
+    assert len(listed) > 30
+    for name in listed:
+        start = text.index(f"{name} ") if f"{name} " in text else text.index(f"{name},")
+        assert "default:" in text[start : start + 600], name
+
+
+def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
+    for name in RECIPE.presets:
+        config = RECIPE.preset(name)
+        config.check()
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(CroCoRun, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wings: 2", "unknown field wings"),
+        ("train: {epochs: soon}", "train: epochs: expected a number"),
+        ("train: {optimizer: sgd}", "expected one of adamw, lamb"),
+        ("method: {image_size: [64]}", "a list of 2"),
+        ("strict: 1", "expected bool"),
+        ("- 1", "the fields of CroCoRun"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_broken_config_files_say_where(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(CroCoRun, tmp_path / "config.yaml")
+
+
+def test_run_folders_are_numbered(tmp_path: Path) -> None:
+    assert numbered_folder(tmp_path, "croco").name == "croco-001"
+    for name in ("croco-002", "croco-010", "croco-x", "other-099"):
+        (tmp_path / name).mkdir()
+    assert numbered_folder(tmp_path, "croco").name == "croco-011"
+
+
+def test_as_a_program_help_lists_the_methods(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, TOOLS / "pretrain.py", "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    assert "croco" in done.stdout
+    assert not list(tmp_path.iterdir())
