@@ -7,12 +7,17 @@
 Importing this package registers the readers; their heavy libraries load when a file of theirs is read.
 """
 
+from geo3d.datasets.image_pairs import ImagePairs
+from geo3d.datasets.mvimgnet import MVImgNet
+from geo3d.datasets.scannet import ScanNet
+from geo3d.datasets.scannet_frames import ScanNetFrames
 from geo3d.datasets.scene import (
     PARTS,
     BrokenScene,
     Mesh,
     MissingPart,
     Quarantine,
+    Remark,
     Scene,
     SceneDataset,
     Tracks,
@@ -20,16 +25,28 @@ from geo3d.datasets.scene import (
     open_dataset,
     register_dataset,
 )
+from geo3d.datasets.transforms import Transforms
+
+# In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it;
+# ImagePairs takes any folder with images.
+for _reader in (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs):
+    register_dataset(_reader)
 
 __all__ = [
     "PARTS",
     "BrokenScene",
+    "ImagePairs",
+    "MVImgNet",
     "Mesh",
     "MissingPart",
     "Quarantine",
+    "Remark",
+    "ScanNet",
+    "ScanNetFrames",
     "Scene",
     "SceneDataset",
     "Tracks",
+    "Transforms",
     "list_datasets",
     "open_dataset",
     "register_dataset",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from geo3d.datasets.files import decode
+from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, PointCloud, View
 
@@ -27,40 +29,8 @@ PARTS = {
     "pairs": "view pairs listed by the dataset itself",
 }
 
-
-class BrokenScene(InputError):
-    """A scene that cannot be read: says which, in which file, at which byte and why."""
-
-    def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
-        self.scene, self.file, self.reason, self.offset = scene, str(file), reason, offset
-        at = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"scene {scene}: {file}{at}: {reason}")
-
-    def __reduce__(self):  # exceptions travel from loader workers by pickling
-        return type(self), (self.scene, self.file, self.reason, self.offset)
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something in a scene was left out and the rest is used; not an error.
-
-    Args:
-        scene: name of the scene.
-        file: where it was noticed.
-        reason: what was left out and why.
-        count: how many of them.
-        offset: byte of ``file``, where it makes sense.
-    """
-
-    scene: str
-    file: str
-    reason: str
-    count: int
-    offset: int | None = None
-
-    def __str__(self) -> str:
-        at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"scene {self.scene}: {self.file}{at}: {self.count} {self.reason}"
+#: Parts that come with the list of views.
+VIEW_PARTS = frozenset({"views", "poses", "depth", "masks", "tracks", "pairs"})
 
 
 class MissingPart(InputError):
@@ -123,7 +93,7 @@ class Scene:
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
-        """What the reader left out of the scene's views, such as listed images that do not exist."""
+        """What the reader left out of the scene's views, such as listed images that do not exist; reads their list."""
         return ()
 
     def __repr__(self) -> str:
@@ -183,71 +153,67 @@ class Scene:
         raise MissingPart(f"scene {self.name} has no pairs")
 
     def view(self, index: int) -> View:
-        """View ``index`` with everything the scene has of it, as tensors."""
+        """View ``index`` with everything the scene has of it, as tensors.
+
+        Raises:
+            BrokenScene: a file is damaged, or an image is not of its camera's size.
+        """
         self.require("views")
-        image = torch.from_numpy(np.array(self.image(index).convert("RGB"))).float() / 255
+        name = self.view_names[index]
+        where = f"{self.root}: view {name}"
+        image = torch.from_numpy(decode(self.image(index), where, self.name, "RGB")).float() / 255
         posed, deep = "poses" in self.parts, "depth" in self.parts
-        return View(
-            self.view_names[index],
-            camera=self.camera(index) if posed else None,
-            world_from_camera=torch.from_numpy(self.pose(index)) if posed else None,
-            image=image,
-            depth=torch.from_numpy(self.depth(index)) if deep else None,
-            depth_camera=self.depth_camera(index) if deep else None,
-            mask=torch.from_numpy(self.mask(index)) if "masks" in self.parts else None,
-        )
-
-
-def are_rigid(poses: np.ndarray) -> np.ndarray:
-    """Which of ``poses`` (N, 4, 4) are finite rotations with a translation; those of lost frames are not."""
-    finite = np.isfinite(poses).all((1, 2))
-    rotation = np.where(finite[:, None, None], poses, 0)[:, :3, :3].astype(np.float64)
-    gram = rotation @ rotation.transpose(0, 2, 1)
-    # Text files carry six decimals and float32 chains drift: 1e-2 tells those from zeros, scalings and noise.
-    orthonormal = np.abs(gram - np.eye(3)).max((1, 2), initial=0) < 1e-2
-    return finite & orthonormal & (np.linalg.det(rotation) > 0)
-
-
-@dataclass
-class Quarantine:
-    """Scenes that could not be read, with file, offset and reason; and what was left out of the others."""
-
-    entries: list[BrokenScene] = field(default_factory=list)
-    strict: bool = False
-    remarks: list[Remark] = field(default_factory=list)
-
-    def add(self, broken: BrokenScene) -> None:
-        """Note a broken scene once, or raise it when strict."""
-        if self.strict:
-            raise broken
-        if str(broken) not in {str(entry) for entry in self.entries}:
-            self.entries.append(broken)
-
-    def note(self, remarks: Iterable[Remark]) -> None:
-        """Note what was left out of a readable scene, each remark once."""
-        self.remarks.extend(r for r in remarks if r not in self.remarks)
-
-    def __len__(self) -> int:
-        """Number of broken scenes' entries; remarks do not count."""
-        return len(self.entries)
-
-    def report(self) -> str:
-        """One line for each broken scene, then one for each remark; empty when all is well."""
-        return "\n".join(map(str, [*self.entries, *self.remarks]))
+        known = {
+            "camera": self.camera(index) if posed else None,
+            "world_from_camera": torch.from_numpy(self.pose(index)) if posed else None,
+            "depth": torch.from_numpy(self.depth(index)) if deep else None,
+            "depth_camera": self.depth_camera(index) if deep else None,
+            "mask": torch.from_numpy(self.mask(index)) if "masks" in self.parts else None,
+        }
+        try:
+            return View(name, image=image, **known)
+        except ValueError as error:
+            raise BrokenScene(self.name, where, str(error)) from error
 
 
 class SceneDataset(Sequence):
     """The scenes under one folder, in a fixed order.
 
     Subclasses set ``kind`` and implement :meth:`detect`, :meth:`names` and :meth:`open`.
+
+    Args:
+        root: the folder.
+        quarantine: where broken scenes are noted; a new one when not given.
+        split: text file with one scene name a line, such as ScanNet's official lists; only those scenes are used,
+            in the file's order. A listed scene that is not under ``root`` is a broken scene.
+
+    Raises:
+        InputError: ``split`` cannot be read or lists nothing.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, root: str | Path, quarantine: Quarantine | None = None) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, quarantine: Quarantine | None = None, split: str | Path | None = None) -> None:
+        # Absolute, because the name of a scene that is the root itself is the folder's name.
+        self.root = Path(root).absolute()
         self.quarantine = quarantine if quarantine is not None else Quarantine()
         self.scene_names = self.names()
+        if split is not None:
+            self._restrict(Path(split))
+
+    def _restrict(self, split: Path) -> None:
+        """Keep the scenes that ``split`` lists."""
+        try:
+            listed = split.read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{split}: the split list cannot be read: {error}") from error
+        if not listed:
+            raise InputError(f"{split}: the split list is empty; give a text file with one scene name a line")
+        known = set(self.scene_names)
+        self.scene_names = [name for name in listed if name in known]
+        for name in listed:
+            if name not in known:
+                self.quarantine.add(BrokenScene(name, self.root, f"listed in {split}, but there is no such scene"))
 
     @classmethod
     def detect(cls, root: Path) -> bool:
@@ -269,15 +235,22 @@ class SceneDataset(Sequence):
         return self.open(self.scene_names[index])
 
     def readable(self, *parts: str) -> Iterator[Scene]:
-        """Scenes that open and hold all ``parts``; broken ones go to the quarantine."""
+        """Scenes that open and hold all ``parts``; broken ones go to the quarantine.
+
+        Where parts of views are asked for, the list of views is read, so that damage to it shows here and not in the
+        middle of a run, and what it leaves out is noted in the quarantine. Images and meshes are not read.
+        """
         for name in self.scene_names:
             try:
                 scene = self.open(name)
+                if not all(part in scene.parts for part in parts):
+                    continue
+                if VIEW_PARTS.intersection(parts):
+                    self.quarantine.note(scene.remarks)
             except BrokenScene as broken:
                 self.quarantine.add(broken)
                 continue
-            if all(part in scene.parts for part in parts):
-                yield scene
+            yield scene
 
 
 _REGISTRY: dict[str, type[SceneDataset]] = {}
@@ -296,18 +269,22 @@ def list_datasets() -> list[str]:
     return list(_REGISTRY)
 
 
-def open_dataset(root: str | Path, kind: str = "auto", quarantine: Quarantine | None = None) -> SceneDataset:
+def open_dataset(
+    root: str | Path, kind: str = "auto", quarantine: Quarantine | None = None, split: str | Path | None = None
+) -> SceneDataset:
     """Open a folder as a dataset.
 
     Args:
         root: the folder.
         kind: one of :func:`list_datasets`, or ``auto`` to recognise the layout.
         quarantine: where broken scenes are noted; a new one when not given.
+        split: text file with one scene name a line; only those scenes are used.
 
     Raises:
-        InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, or it holds no scene.
+        InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, it holds no scene, or
+            ``split`` cannot be read.
     """
-    root = Path(root)
+    root = Path(root).absolute()
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of a dataset")
     if kind == "auto":
@@ -318,7 +295,7 @@ def open_dataset(root: str | Path, kind: str = "auto", quarantine: Quarantine | 
             )
     if kind not in _REGISTRY:
         raise InputError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")
-    dataset = _REGISTRY[kind](root, quarantine)
+    dataset = _REGISTRY[kind](root, quarantine, split)
     if len(dataset) == 0:
         raise InputError(f"{root}: no scene found in the {kind} layout; see docs/datasets.md")
     return dataset

@@ -20,7 +20,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from geo3d.datasets.scene import BrokenScene, Remark, are_rigid
+from geo3d.datasets.files import are_rigid
+from geo3d.datasets.posed import ViewList
+from geo3d.datasets.scene import BrokenScene, Remark
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
 
@@ -70,7 +72,7 @@ class SensHeader:
     Args:
         sensor_name: the recording device.
         color_camera, depth_camera: intrinsics.
-        color_extrinsic, depth_extrinsic: (4, 4) as stored; the frames' pose is used for both, as ScanNet's exporter does.
+        color_extrinsic, depth_extrinsic: (4, 4) as stored; the frames' pose serves for both, as in ScanNet's exporter.
         color_compression, depth_compression: codes of the payloads.
         depth_shift: depth units per metre.
         frame_count: frames that the header promises.
@@ -99,7 +101,7 @@ class SensIndex:
         color_time, depth_time: (N,) uint64 microseconds.
         color_offset, depth_offset: (N,) int64 first byte of each payload.
         color_bytes, depth_bytes: (N,) int64 length of each payload.
-        remarks: what was left out: frames that lost their pose, frames that the header promises and the file does not hold.
+        remarks: what was left out: frames that lost their pose, and frames that the file does not hold.
     """
 
     number: np.ndarray
@@ -239,6 +241,18 @@ class SensFile:
             depth_bytes=frames["depth_bytes"].astype(np.int64),
             remarks=tuple(remarks),
         )
+
+    @property
+    def views(self) -> ViewList:
+        """The usable frames, named by their number as ScanNet's exporter does."""
+        names = [str(number) for number in self.index.number]
+        cameras = [self.header.color_camera] * len(names)
+        return ViewList(names, cameras, self.index.world_from_camera, self.index.remarks)
+
+    @property
+    def depth_camera(self) -> Camera:
+        """Intrinsics of the depth maps."""
+        return self.header.depth_camera
 
     def _read_records(self, header: SensHeader) -> tuple[list[bytes], list[int]]:
         """Records of all complete frames, their offsets, and the offset after the last of them."""

@@ -1,0 +1,61 @@
+"""PosedScene: a scene whose views, cameras and poses are read once, as one list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from geo3d.datasets.scene import Remark, Scene
+from geo3d.geometry import Camera
+
+
+@dataclass(frozen=True)
+class ViewList:
+    """The usable views of a scene, in a fixed order.
+
+    Args:
+        names: name of each view.
+        cameras: intrinsics of each image; views that share a camera share the object.
+        poses: (N, 4, 4) float64 ``world_from_camera``.
+        remarks: what was left out.
+    """
+
+    names: Sequence[str]
+    cameras: Sequence[Camera]
+    poses: np.ndarray
+    remarks: tuple[Remark, ...] = ()
+
+
+class PosedScene(Scene):
+    """Base of scenes with posed views. Subclasses implement :meth:`read_views`, and :meth:`image`."""
+
+    def read_views(self) -> ViewList:
+        """Read the list of views; called once, when one is first asked for.
+
+        Raises:
+            BrokenScene: the list cannot be read, or holds too few views.
+        """
+        raise NotImplementedError
+
+    @cached_property
+    def views(self) -> ViewList:
+        """The list of views."""
+        self.require("views")
+        return self.read_views()
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        return self.views.remarks if "views" in self.parts else ()
+
+    @property
+    def view_names(self) -> Sequence[str]:
+        return self.views.names
+
+    def camera(self, index: int) -> Camera:
+        return self.views.cameras[index]
+
+    def pose(self, index: int) -> np.ndarray:
+        return self.views.poses[index].copy()

@@ -1,0 +1,72 @@
+"""What could not be read: broken scenes, remarks on readable ones, and the quarantine that collects both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geo3d.errors import InputError
+
+
+class BrokenScene(InputError):
+    """A scene that cannot be read: says which, in which file, at which byte and why."""
+
+    def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
+        self.scene, self.file, self.reason, self.offset = scene, str(file), reason, offset
+        at = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"scene {scene}: {file}{at}: {reason}")
+
+    def __reduce__(self):  # exceptions travel from loader workers by pickling
+        return type(self), (self.scene, self.file, self.reason, self.offset)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something in a scene was left out and the rest is used; not an error.
+
+    Args:
+        scene: name of the scene.
+        file: where it was noticed.
+        reason: what was left out and why.
+        count: how many of them.
+        offset: byte of ``file``, where it makes sense.
+    """
+
+    scene: str
+    file: str
+    reason: str
+    count: int
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        at = "" if self.offset is None else f" at byte {self.offset}"
+        return f"scene {self.scene}: {self.file}{at}: {self.count} {self.reason}"
+
+
+@dataclass
+class Quarantine:
+    """Scenes that could not be read, with file, offset and reason; and what was left out of the others."""
+
+    entries: list[BrokenScene] = field(default_factory=list)
+    strict: bool = False
+    remarks: list[Remark] = field(default_factory=list)
+
+    def add(self, broken: BrokenScene) -> None:
+        """Note a broken scene once, or raise it when strict."""
+        if self.strict:
+            raise broken
+        if str(broken) not in {str(entry) for entry in self.entries}:
+            self.entries.append(broken)
+
+    def note(self, remarks: Iterable[Remark]) -> None:
+        """Note what was left out of a readable scene, each remark once."""
+        self.remarks.extend(r for r in remarks if r not in self.remarks)
+
+    def __len__(self) -> int:
+        """Number of broken scenes' entries; remarks do not count."""
+        return len(self.entries)
+
+    def report(self) -> str:
+        """One line for each broken scene, then one for each remark; empty when all is well."""
+        return "\n".join(map(str, [*self.entries, *self.remarks]))
