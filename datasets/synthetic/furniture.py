@@ -482,7 +482,7 @@ def tv(palette: Palette, rng: np.random.Generator) -> Thing:
 def monitor(palette: Palette, rng: np.random.Generator) -> Thing:
     screen = tv(palette, rng)
     scale = 0.5
-    small = [replace(p, corners=p.corners * [scale, 0.7, scale], uv=p.uv) for p in screen.patches]
+    small = [replace(p, corners=p.corners * [scale, 0.7, scale]) for p in screen.patches]
     return Thing("monitor", small)
 
 
@@ -522,6 +522,14 @@ def rug(palette: Palette, rng: np.random.Generator) -> Thing:
 
 def bath_mat(palette: Palette, rng: np.random.Generator) -> Thing:
     return Thing("mat", box((rng.uniform(0.6, 0.8), rng.uniform(0.4, 0.5), 0.015), (0, 0, 0), palette.fabric()))
+
+
+def place_mat(palette: Palette, rng: np.random.Generator) -> Thing:
+    width, depth = rng.uniform(0.5, 0.65), rng.uniform(0.4, 0.5)
+    print_on = palette.picture((width, depth)) if rng.random() < 0.5 else palette.fabric()
+    sheet = box((width, depth, 0.004), (0, 0, 0), palette.fabric())
+    sheet[4] = replace(sheet[4], texture=print_on)
+    return Thing("mat", sheet)
 
 
 def trash_can(palette: Palette, rng: np.random.Generator) -> Thing:
@@ -592,7 +600,7 @@ def _label(radius: float, low: float, high: float, palette: Palette) -> Patch:
 
 
 def bottle(palette: Palette, rng: np.random.Generator) -> Thing:
-    radius, height, skin = rng.uniform(0.03, 0.045), rng.uniform(0.2, 0.32), palette.paint()
+    radius, height, skin = rng.uniform(0.03, 0.045), rng.uniform(0.2, 0.32), palette.glaze()
     neck = 0.35 * radius
     profile = [
         (0, 0),
@@ -609,7 +617,7 @@ def bottle(palette: Palette, rng: np.random.Generator) -> Thing:
 
 
 def cup(palette: Palette, rng: np.random.Generator) -> Thing:
-    radius, height, skin = rng.uniform(0.036, 0.046), rng.uniform(0.085, 0.11), palette.paint()
+    radius, height, skin = rng.uniform(0.036, 0.046), rng.uniform(0.085, 0.11), palette.glaze()
     profile = [(0, 0), (radius, 0.002), (radius, height), (0.9 * radius, height), (0.88 * radius, 0.008), (0, 0.008)]
     angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 9)
     around = np.linspace(0, 2 * np.pi, 9)
@@ -637,11 +645,11 @@ def vase(palette: Palette, rng: np.random.Generator) -> Thing:
     radius[0] = 0.6 * belly
     outside = list(zip(radius.tolist(), (height * t).tolist()))
     inside = [(0.85 * radius[-1], height), (0.8 * neck, 0.7 * height), (0, 0.68 * height)]
-    return Thing("vase", [lathe([(0, 0), *outside, *inside], palette.fabric(), segments=28)])
+    return Thing("vase", [lathe([(0, 0), *outside, *inside], palette.glaze(), segments=28)])
 
 
 def bowl(palette: Palette, rng: np.random.Generator) -> Thing:
-    radius, height, skin = rng.uniform(0.08, 0.13), rng.uniform(0.05, 0.08), palette.paint()
+    radius, height, skin = rng.uniform(0.08, 0.13), rng.uniform(0.05, 0.08), palette.glaze()
     t = np.linspace(0, 0.5 * np.pi, 7)
     outside = np.stack([0.4 * radius + 0.6 * radius * np.sin(t), height * (1 - np.cos(t))], 1).tolist()
     inside = (
@@ -678,7 +686,7 @@ def books(palette: Palette, rng: np.random.Generator) -> Thing:
 
 
 def teapot(palette: Palette, rng: np.random.Generator) -> Thing:
-    radius, skin = rng.uniform(0.07, 0.09), palette.fabric()
+    radius, skin = rng.uniform(0.07, 0.09), palette.glaze()
     height = 1.3 * radius
     body = [
         (0, 0),
@@ -712,7 +720,7 @@ def teapot(palette: Palette, rng: np.random.Generator) -> Thing:
 
 def toy_car(palette: Palette, rng: np.random.Generator) -> Thing:
     length, width = rng.uniform(0.18, 0.26), rng.uniform(0.09, 0.11)
-    paint, glass, rubber = palette.paint(), palette.plain(np.array([90, 120, 140.0])), palette.plain(np.full(3, 40.0))
+    paint, glass, rubber = palette.glaze(), palette.plain(np.array([90, 120, 140.0])), palette.plain(np.full(3, 40.0))
     r = 0.13 * length
     patches = box((length, width, 0.2 * length), (0, 0, 0.8 * r), paint, palette.picture((length, 0.2 * length)))
     cabin = box((0.5 * length, 0.9 * width, 0.16 * length), (-0.05 * length, 0, 0.8 * r + 0.2 * length), glass)
@@ -730,7 +738,7 @@ def toy_tower(palette: Palette, rng: np.random.Generator) -> Thing:
     patches, z = [], 0.0
     side = rng.uniform(0.09, 0.12)
     for _ in range(int(rng.integers(3, 6))):
-        block = box((side, side, 0.6 * side), (0, 0, 0), palette.paint(), palette.picture((side, 0.6 * side), "shapes"))
+        block = box((side, side, 0.6 * side), (0, 0, 0), palette.glaze(), palette.picture((side, 0.6 * side), "shapes"))
         patches += placed(block, (*rng.uniform(-0.01, 0.01, 2), z), rng.uniform(0, 2 * np.pi))
         z += 0.6 * side
         side *= rng.uniform(0.75, 0.95)

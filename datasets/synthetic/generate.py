@@ -27,7 +27,7 @@ from geo3d.geometry import Camera
 
 #: Raised whenever the same configuration would give other files.
 VERSION = 1
-_MANIFEST = "synthetic.json"
+_MANIFEST, _UNFINISHED = "synthetic.json", "unfinished"
 _ROOMS, _OBJECTS = 0, 1  # so that room i and object i draw from different streams
 
 
@@ -41,13 +41,13 @@ class SyntheticConfig:
     """Number of rooms: bedrooms, living rooms, offices, kitchens and bathrooms in turn."""
     objects: int = 12
     """Number of single-object captures; the classes follow in turn."""
-    views: int = 24
+    views: int = 20
     """Number of views a scene."""
     width: int = 320
     """Image width in pixels."""
     height: int = 240
     """Image height in pixels."""
-    mesh_edge: float = 0.035
+    mesh_edge: float = 0.04
     """Longest edge of the rooms' meshes in metres."""
     seed: int = 0
     """Every other seed gives other scenes; scene i is the same whatever the number of scenes."""
@@ -133,14 +133,15 @@ def write_object(folder: Path, config: SyntheticConfig, index: int) -> None:
 
 
 def _make(relative: str, config: SyntheticConfig, index: int) -> tuple[str, float]:
-    """Write one scene under a temporary name, then rename it: a folder under its name is complete."""
+    """Write one scene apart, then move it to its place: a folder in its place is complete."""
     start = time.perf_counter()
-    final = config.output / relative
-    unfinished = final.with_name(f".{final.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    final, unfinished = config.output / relative, config.output / _UNFINISHED / relative
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
     writer = write_room if relative.startswith("scannet") else write_object
     writer(unfinished, config, index)
+    final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(unfinished, final)
     return relative, time.perf_counter() - start
 
@@ -235,9 +236,11 @@ def write_synthetic(
     if workers <= 1:
         for name, i in missing:
             note(*_make(name, config, i))
-        return summary
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
-            note(*done.result())
-    summary.written.sort()
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
+                note(*done.result())
+        summary.written.sort()
+    if (config.output / _UNFINISHED).exists():
+        shutil.rmtree(config.output / _UNFINISHED)
     return summary

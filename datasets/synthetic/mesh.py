@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geo3d.datasets.synthetic.stage import Stage, by_shape, edge_lengths, grid_sample
+from geo3d.datasets.synthetic.stage import CHUNK, Stage, by_shape, edge_lengths, grid_sample
 
 _HIDDEN = 0.04  # vertices less open than this are covered by something and could not be scanned
 _SEGMENT = 0.5  # metres; larger surfaces are over-segmented into blocks of this side
@@ -84,21 +84,32 @@ def _visible(stage: Stage, parts: dict[str, np.ndarray], edge: float) -> FineMes
     triangle = parts["xyz"][faces]
     area = np.linalg.norm(np.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0]), axis=1)
     faces = faces[open_enough[faces].any(1) & (area > 1e-10)]
-    kept = np.unique(faces)
+    used = np.zeros(len(patch), bool)
+    used[faces] = True
+    kept = np.flatnonzero(used)
     renumber = np.zeros(len(patch), np.int32)
     renumber[kept] = np.arange(len(kept))
     patch, block = patch[kept], parts["segment"][kept]
     instance = stage.instance[patch]
     owner = np.where(block < 0, instance, len(stage.things) + patch)  # small patches share their thing's segments
-    _, first, member = np.unique(np.stack([owner, block], 1), axis=0, return_index=True, return_inverse=True)
-    footprint = np.full(len(kept), 0.7 * edge, np.float32)
+    name = owner * (block.max() - block.min() + 1) + block - block.min()
+    _, first, member = np.unique(name, return_index=True, return_inverse=True)
     return FineMesh(
         vertices=parts["xyz"][kept].astype(np.float32),
         faces=renumber[faces],
-        colors=stage.shade(
-            patch, parts["uv"][kept].astype(np.float32), parts["light"][kept].astype(np.float32), footprint
-        ),
+        colors=_vertex_colors(stage, patch, parts["uv"][kept], parts["light"][kept], edge),
         semantic=stage.semantic[instance],
         instance=instance,
-        segment=first[member.ravel()].astype(np.int32),
+        segment=first[member].astype(np.int32),
     )
+
+
+def _vertex_colors(stage: Stage, patch: np.ndarray, uv: np.ndarray, light: np.ndarray, edge: float) -> np.ndarray:
+    """Colours (V, 3) uint8, averaged over about the spacing of the vertices."""
+    colors = np.empty((len(patch), 3), np.uint8)
+    footprint = np.full(CHUNK, 0.7 * edge, np.float32)
+    for start in range(0, len(patch), CHUNK):
+        part = slice(start, start + CHUNK)
+        at, lit = uv[part].astype(np.float32), light[part].astype(np.float32)
+        colors[part] = stage.shade(patch[part], at, lit, footprint[: len(at)])
+    return colors

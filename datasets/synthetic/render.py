@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geo3d.datasets.synthetic.stage import Stage
+from geo3d.datasets.synthetic.stage import CHUNK, Stage
 from geo3d.geometry import Camera
 
 
@@ -30,10 +30,9 @@ class Rendering:
 
 
 def pixel_rays(camera: Camera) -> np.ndarray:
-    """Camera-frame directions (H * W, 3) float32 through the pixel centres, of unit z."""
-    return camera.unproject(
-        camera.pixel_grid().reshape(-1, 2), camera.pixel_grid().new_ones(camera.height * camera.width)
-    ).numpy()
+    """Camera-frame directions (H * W, 3) float64 through the pixel centres, of unit z."""
+    grid = camera.pixel_grid().reshape(-1, 2)
+    return camera.unproject(grid, grid.new_ones(len(grid))).numpy()
 
 
 def render(stage: Stage, camera: Camera, world_from_camera: np.ndarray) -> Rendering:
@@ -45,26 +44,39 @@ def render(stage: Stage, camera: Camera, world_from_camera: np.ndarray) -> Rende
         world_from_camera: (4, 4) pose, metres.
     """
     directions = (pixel_rays(camera) @ world_from_camera[:3, :3].T).astype(np.float32)
-    origins = np.broadcast_to(world_from_camera[:3, 3].astype(np.float32), directions.shape)
-    hit = stage.cast(origins, directions)
+    origin = world_from_camera[:3, 3].astype(np.float32)
+    count = len(directions)
+    color, depth = np.empty((count, 3), np.uint8), np.empty(count, np.float32)
+    normal, instance = np.empty((count, 3), np.float32), np.empty(count, np.int32)
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        color[part], depth[part], normal[part], instance[part] = _trace(stage, origin, directions[part], camera.fx)
     shape = (camera.height, camera.width)
-    triangle, seen = hit["primID"], hit["primID"] >= 0
-    triangle = np.where(seen, triangle, 0)
-    depth = np.where(seen, hit["tfar"], 0).astype(np.float32)
-    normal = stage.triangle_normal.take(triangle, 0)
-    facing = (normal * directions).sum(1)
-    normal = np.where(seen[:, None], -np.sign(facing)[:, None] * normal, 0).astype(np.float32)
-    slant = np.abs(facing) / np.linalg.norm(directions, axis=1)
-    footprint = depth / camera.fx / np.sqrt(np.maximum(slant, 0.1))
-    patch = stage.triangle_patch[triangle]
-    uv, light = stage.surface_at(triangle, hit["u"], hit["v"])
-    color = stage.shade(patch, uv, light, footprint)
-    color[~seen] = 0
-    instance = np.where(seen, stage.instance[patch], -1)
+    semantic = np.where(instance >= 0, stage.semantic[instance], 0)
     return Rendering(
         color.reshape(*shape, 3),
         depth.reshape(shape),
         normal.reshape(*shape, 3),
-        np.where(seen, stage.semantic[instance], 0).reshape(shape),
+        semantic.reshape(shape),
         instance.reshape(shape),
     )
+
+
+def _trace(
+    stage: Stage, origin: np.ndarray, directions: np.ndarray, focal: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Colour, depth, normal and instance of the first hits of rays (N, 3) from one origin."""
+    hit = stage.cast(np.broadcast_to(origin, directions.shape), directions)
+    seen = hit["primID"] >= 0
+    triangle = np.where(seen, hit["primID"], 0)
+    depth = np.where(seen, hit["tfar"], np.float32(0))
+    normal = stage.triangle_normal.take(triangle, 0)
+    facing = np.einsum("ij,ij->i", normal, directions)
+    normal *= np.where(seen, -np.sign(facing), 0)[:, None]
+    slant = np.abs(facing) / np.sqrt(np.einsum("ij,ij->i", directions, directions))
+    footprint = depth / np.sqrt(np.maximum(slant, np.float32(0.1))) / np.float32(focal)
+    patch = stage.triangle_patch.take(triangle)
+    uv, light = stage.surface_at(triangle, hit["u"], hit["v"])
+    color = stage.shade(patch, uv, light, footprint)
+    color[~seen] = 0
+    return color, depth, normal, np.where(seen, stage.instance[patch], -1)

@@ -408,8 +408,13 @@ def furnish_tabletop(object_class: str, palette: Palette, rng: np.random.Generat
             things += placed
     lights = _lights(size, things, rng)
     things.append(furniture.ceiling_lamp(palette, rng).moved(np.array([*lights[0].center[:2], size[2]]), 0.0))
-    stand = furniture.table(palette, rng)
+    near = replace(palette, scale=_OBJECT_SCALE)
+    stand = furniture.table(near, rng)
     things.append(stand)
-    thing = SMALL_OBJECTS[object_class](replace(palette, scale=_OBJECT_SCALE), rng)
-    things.append(thing.moved(np.array([*rng.uniform(-0.04, 0.04, 2), stand.shelf[2]]), rng.uniform(0, 2 * np.pi)))
+    cloth = furniture.place_mat(palette, rng)
+    height = stand.shelf[2]
+    things.append(cloth.moved(np.array([0, 0, height]), rng.uniform(0, 2 * np.pi)))
+    thing = SMALL_OBJECTS[object_class](near, rng)
+    height += cloth.bounds[1, 2]
+    things.append(thing.moved(np.array([*rng.uniform(-0.04, 0.04, 2), height]), rng.uniform(0, 2 * np.pi)))
     return Room("tabletop", size, things, taken, lights)

@@ -12,8 +12,12 @@ from geo3d.datasets.synthetic.shapes import Patch, vertex_normals
 from geo3d.datasets.synthetic.texture import Atlas, Palette
 from geo3d.errors import require_extra
 
+#: Rays and surface points are worked off in pieces that stay in a processor's cache: about twice as fast.
+CHUNK = 8192
+
 _LUXEL = 0.12  # metres between samples of the baked light
-_AMBIENT_RAYS = 32
+_AMBIENT = 0.5  # light from everywhere, beside lamps of about 2
+_AMBIENT_RAYS = 20
 _LIGHT_RAYS = 4
 _AMBIENT_REACH = 1.2  # metres within which a surface darkens its neighbours
 _LIFT = 2e-3  # metres by which shadow rays start off their surface
@@ -199,10 +203,13 @@ class Stage:
         place, normal = np.concatenate(places), np.concatenate(normals)
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
         start = place + _LIFT * normal
-        openness = self._openness(start, normal, rng)
-        light = 0.5 * openness[:, None] * np.array([1.0, 1.0, 1.0])
-        for lamp in lights:
-            light = light + self._direct(lamp, start, normal, rng)
+        openness, direct = np.empty(len(start)), np.empty((len(start), 3))
+        step = CHUNK // _AMBIENT_RAYS
+        for first in range(0, len(start), step):
+            part = slice(first, first + step)
+            openness[part] = self._openness(start[part], normal[part], rng)
+            direct[part] = sum(self._direct(lamp, start[part], normal[part], rng) for lamp in lights)
+        light = direct + _AMBIENT * openness[:, None]
         exposure = 0.62 / np.percentile(light.mean(1), 60)
         light = np.minimum(np.maximum(light * exposure, 0.02), 1.35) ** (1 / _GAMMA)
         baked = np.concatenate([light, openness[:, None]], 1).astype(np.float32)
@@ -217,7 +224,7 @@ class Stage:
             self._light[self._light_start[patches][:, None] + within] = bordered
 
     def _openness(self, start: np.ndarray, normal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Share (N,) of the half-space above each place that is free within reach, cosine-weighted."""
+        """Share (N,) of the half-space above each place that is free within reach, cosine-weighted; 0 within solids."""
         k = np.arange(_AMBIENT_RAYS)
         radius = np.sqrt((k + 0.5) / _AMBIENT_RAYS)
         angle = 2.399963 * k + rng.uniform(0, 2 * np.pi, (len(start), 1))  # golden angle: even over the disc
@@ -230,9 +237,12 @@ class Stage:
             + (radius * np.sin(angle))[..., None] * bitangent[:, None]
             + np.sqrt(1 - radius**2)[:, None] * normal[:, None]
         )
-        origin = np.broadcast_to(start[:, None], direction.shape)
-        free = self.distance(origin.reshape(-1, 3), direction.reshape(-1, 3)).reshape(len(start), -1)
-        return (np.minimum(free, _AMBIENT_REACH) / _AMBIENT_REACH).mean(1)
+        origin, direction = np.repeat(start, _AMBIENT_RAYS, 0), direction.reshape(-1, 3)
+        hit = self.cast(origin, direction)
+        behind = np.einsum("ij,ij->i", self.triangle_normal[hit["primID"]], direction) > 0
+        inside = (hit["primID"] >= 0) & behind  # the ray meets the back of a surface: it starts within a solid
+        free = np.where(inside, 0, np.minimum(hit["tfar"], _AMBIENT_REACH) / _AMBIENT_REACH)
+        return free.reshape(len(start), -1).mean(1)
 
     def _direct(self, lamp: Light, start: np.ndarray, normal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Light (N, 3) that comes straight from one lamp."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw
 Color = np.ndarray  # (3,) float, 0 to 255
 
 _BANK_SIDE = 512
+_FABRICS = ("weave", "stripes", "uneven stripes", "checks", "plaid", "dots", "diamonds", "cloudy")
+_GLAZES = ("cloudy", "marble", "terrazzo", "dots", "uneven stripes", "brick", "diamonds")
+_WALLS = ("plaster", "plaster", "cloudy", "uneven stripes", "diamonds", "brick", "weave", "marble")
+_FLOORS = ("planks", "parquet", "tiles", "terrazzo", "carpet", "marble")
 _BANK_SEED = 40  # the patterns are the same in every data set; colours, sizes and offsets are drawn per scene
 _BANK_METRES = 2.0  # what a full-size pattern covers: 4 mm a texel, finer than a pixel of a room view
 
@@ -215,7 +220,7 @@ def picture(kind: str, size: tuple[float, float], rng: np.random.Generator, glow
 
 @dataclass
 class Palette:
-    """The textures of one scene, drawn as builders ask for them.
+    """The textures of one scene, drawn as builders ask for them; a scene has few materials of each family.
 
     Args:
         rng: draws colours and patterns.
@@ -225,11 +230,20 @@ class Palette:
     rng: np.random.Generator
     scale: float = 1.0
     textures: list[Texture] = field(default_factory=list)
+    families: dict[tuple[str, float], list[int]] = field(default_factory=dict)
 
     def add(self, texture: Texture) -> int:
         """Keep a texture; returns the number by which patches name it."""
         self.textures.append(texture)
         return len(self.textures) - 1
+
+    def _one_of(self, family: str, most: int, make: Callable[[], int]) -> int:
+        """A new material of a family, or one that the scene has; the more it has, the rarer a new one."""
+        known = self.families.setdefault((family, self.scale), [])
+        if self.rng.random() * most < len(known):
+            return int(self.rng.choice(known))
+        known.append(make())
+        return known[-1]
 
     def tiled(self, pattern: str, low: Color, high: Color, metres: float = 1.0, wear: float = 0.3) -> int:
         """A pattern between two colours, ``metres`` a repeat."""
@@ -246,51 +260,60 @@ class Palette:
 
     def paint(self) -> int:
         """Paint of a random clear colour."""
-        return self.plain(random_color(self.rng, (0.2, 0.9), (0.35, 0.95)))
+        return self._one_of("paint", 12, lambda: self.plain(random_color(self.rng, (0.2, 0.9), (0.35, 0.95))))
 
     def white(self) -> int:
         """Ceramic, enamel, white paint."""
+        return self._one_of("white", 3, self._new_white)
+
+    def _new_white(self) -> int:
         return self.plain(self.rng.uniform(215, 240) * np.array([1, 1, self.rng.uniform(0.93, 1)]), 0.12)
 
     def shade(self) -> int:
         """A lamp's shade, lit from within."""
+        return self._one_of("shade", 2, self._new_shade)
+
+    def _new_shade(self) -> int:
         tone = self.rng.uniform([235, 215, 170], [250, 240, 220])
         return self.add(replace(tiled("weave", 0.93 * tone, tone, 0.5 * self.scale, 0.1, self.rng), glow=1.0))
 
     def metal(self) -> int:
         """Grey to black."""
-        return self.plain(np.full(3, self.rng.uniform(50, 170)), 0.25)
+        return self._one_of("metal", 4, lambda: self.plain(np.full(3, self.rng.uniform(50, 170)), 0.25))
 
     def wood(self) -> int:
         """Wood from birch to walnut, the grain along v."""
+        return self._one_of("wood", 5, self._new_wood)
+
+    def _new_wood(self) -> int:
         tone = np.array([190, 140, 90]) * self.rng.uniform(0.5, 1.25) * self.rng.uniform(0.92, 1.08, 3)
         return self.tiled("wood", 0.6 * tone, np.minimum(1.15 * tone, 250), 0.9, 0.15)
 
     def fabric(self) -> int:
         """Upholstery or bedding: plain weave, stripes, checks, plaid, dots or diamonds."""
-        pattern = self.rng.choice(
-            ["weave", "stripes", "uneven stripes", "checks", "plaid", "dots", "diamonds", "cloudy"]
-        )
-        first = random_color(self.rng, (0.2, 0.9), (0.25, 0.9))
-        second = (
-            first * self.rng.uniform(0.55, 0.8)
-            if self.rng.random() < 0.5
-            else random_color(self.rng, (0.05, 0.5), (0.6, 1))
-        )
-        return self.tiled(str(pattern), first, second, float(self.rng.uniform(0.5, 1.0)), 0.35)
+        return self._one_of("fabric", 10, lambda: self._two_tone(_FABRICS, 0.35))
+
+    def glaze(self) -> int:
+        """Pottery, or a printed toy: speckles, veins, dots and stripes."""
+        return self._one_of("glaze", 12, lambda: self._two_tone(_GLAZES, 0.5))
+
+    def _two_tone(self, patterns: tuple[str, ...], wear: float) -> int:
+        pattern = str(self.rng.choice(patterns))
+        first = random_color(self.rng, (0.2, 0.9), (0.3, 0.9))
+        near = self.rng.random() < 0.5
+        second = first * self.rng.uniform(0.55, 0.8) if near else random_color(self.rng, (0.05, 0.5), (0.6, 1))
+        return self.tiled(pattern, first, second, float(self.rng.uniform(0.5, 1.0)), wear)
 
     def wall(self) -> int:
         """Plaster, wallpaper, brick or panelling, light enough to light the room."""
         tone = random_color(self.rng, (0.03, 0.3), (0.72, 0.92))
-        pattern = self.rng.choice(
-            ["plaster", "plaster", "cloudy", "uneven stripes", "diamonds", "brick", "weave", "marble"]
-        )
-        contrast = {"brick": 0.6, "plaster": 0.78, "cloudy": 0.8}.get(str(pattern), 0.86)
-        return self.tiled(str(pattern), contrast * tone, np.minimum(1.05 * tone, 250), _BANK_METRES, 0.25)
+        pattern = str(self.rng.choice(_WALLS))
+        contrast = {"brick": 0.6, "plaster": 0.78, "cloudy": 0.8}.get(pattern, 0.86)
+        return self.tiled(pattern, contrast * tone, np.minimum(1.05 * tone, 250), _BANK_METRES, 0.25)
 
     def floor(self) -> int:
         """Planks, parquet, tiles, terrazzo, marble or carpet."""
-        pattern = str(self.rng.choice(["planks", "parquet", "tiles", "terrazzo", "carpet", "marble"]))
+        pattern = str(self.rng.choice(_FLOORS))
         if pattern in ("planks", "parquet"):
             tone = np.array([185, 140, 95]) * self.rng.uniform(0.6, 1.15) * self.rng.uniform(0.93, 1.07, 3)
         else:
@@ -312,46 +335,24 @@ class Atlas:
 
     def __init__(self, textures: list[Texture]) -> None:
         levels = [_mip_levels(t.image) for t in textures]
-        self.level_count = np.array([len(x) for x in levels], np.int32)
-        most = int(self.level_count.max())
-        self.width = np.array([t.image.shape[1] for t in textures], np.int32)
-        self.height = np.array([t.image.shape[0] for t in textures], np.int32)
-        self.size = np.array([t.size for t in textures], np.float32)
-        self.texel = (self.size / np.stack([self.width, self.height], 1)).max(1)
-        self.start = np.zeros((len(textures), most), np.int32)
+        self._last_level = np.array([len(x) - 1 for x in levels], np.int32)
+        self._width = np.array([t.image.shape[1] for t in textures], np.int32)
+        self._height = np.array([t.image.shape[0] for t in textures], np.int32)
+        self._size = np.array([t.size for t in textures], np.float32)
+        self._texel = (self._size / np.stack([self._width, self._height], 1)).max(1).astype(np.float32)
+        self._start = np.zeros((len(textures), self._last_level.max() + 1), np.int32)
         packed, offset = [], 0
         for i, pyramid in enumerate(levels):
             for j, level in enumerate(pyramid):
-                self.start[i, j] = offset
+                self._start[i, j] = offset
                 texels = np.zeros((level.shape[0] * level.shape[1], 4), np.uint8)
                 texels[:, :3] = (level + 0.5).reshape(-1, 3)
                 packed.append(texels)
                 offset += len(texels)
-        self.texels = np.concatenate(packed).view(np.uint32)[:, 0]
-
-    def _bilinear(self, texture: np.ndarray, level: np.ndarray, uv: np.ndarray) -> np.ndarray:
-        """Colours (N, 3) float32, 0 to 255, at one mip level; ``uv`` in repeats."""
-        width, height = self.width[texture] >> level, self.height[texture] >> level
-        x, y = uv[:, 0] * width - np.float32(0.5), uv[:, 1] * height - np.float32(0.5)
-        x0, y0 = np.floor(x), np.floor(y)
-        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-        left, low = x0.astype(np.int32), y0.astype(np.int32)
-        right, high = (left + 1) & (width - 1), (low + 1) & (height - 1)
-        left, low = left & (width - 1), low & (height - 1)
-        start = self.start[texture, level]
-        low, high = start + low * width, start + high * width
-
-        def fetch(index: np.ndarray) -> np.ndarray:
-            return self.texels.take(index).view(np.uint8).reshape(-1, 4)[:, :3].astype(np.float32)
-
-        lower = fetch(low + left)
-        lower += fx * (fetch(low + right) - lower)
-        upper = fetch(high + left)
-        upper += fx * (fetch(high + right) - upper)
-        return lower + fy * (upper - lower)
+        self._packed = np.concatenate(packed).view(np.uint32)[:, 0]
 
     def lookup(self, texture: np.ndarray, uv: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Filtered colours of surface points (trilinear between mip levels).
+        """Filtered colours of surface points, bilinear in the nearest mip level.
 
         Args:
             texture: (N,) texture numbers.
@@ -361,12 +362,24 @@ class Atlas:
         Returns:
             (N, 3) float32, 0 to 255.
         """
-        repeats = (uv / self.size[texture]).astype(np.float32)
-        level = np.log2(np.maximum(footprint / self.texel[texture], np.float32(1)))
-        last = self.level_count[texture] - 1
-        level = np.minimum(level, last)
-        fine = level.astype(np.int32)
-        blend = (level - fine)[:, None].astype(np.float32)
-        color = self._bilinear(texture, fine, repeats)
-        color += blend * (self._bilinear(texture, np.minimum(fine + 1, last), repeats) - color)
-        return color
+        size, texel = self._size.take(texture, 0), self._texel.take(texture)
+        level = np.log2(np.maximum(footprint / texel, np.float32(1))) + np.float32(0.3)
+        level = np.minimum(level.astype(np.int32), self._last_level.take(texture))
+        width, height = self._width.take(texture) >> level, self._height.take(texture) >> level
+        x, y = uv[:, 0] / size[:, 0] * width - np.float32(0.5), uv[:, 1] / size[:, 1] * height - np.float32(0.5)
+        x0, y0 = np.floor(x), np.floor(y)
+        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+        left, low = x0.astype(np.int32), y0.astype(np.int32)
+        right, high = (left + 1) & (width - 1), (low + 1) & (height - 1)
+        left, low = left & (width - 1), low & (height - 1)
+        start = self._start.take(texture * self._start.shape[1] + level)
+        low, high = start + low * width, start + high * width
+        lower = self._texels_at(low + left)
+        lower += fx * (self._texels_at(low + right) - lower)
+        upper = self._texels_at(high + left)
+        upper += fx * (self._texels_at(high + right) - upper)
+        return lower + fy * (upper - lower)
+
+    def _texels_at(self, index: np.ndarray) -> np.ndarray:
+        """(N, 3) float32."""
+        return self._packed.take(index).view(np.uint8).reshape(-1, 4)[:, :3].astype(np.float32)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from geo3d.datasets.synthetic.render import pixel_rays
 from geo3d.datasets.synthetic.stage import Stage
 from geo3d.geometry import Camera
 
 _CLEARANCE = 0.35  # metres between the camera and any surface
 _RADII = np.linspace(0, 0.85, 18)  # distance from the room's middle, relative to the half-size
-_VIEWS_A_ROUND = 24
+_VIEWS_A_ROUND = 20
 _WALKS = 5  # how many walks are tried; the one that sees most furniture is kept
 
 
-def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Poses ``world_from_camera`` (N, 4, 4) at positions (N, 3) looking at targets (N, 3), level with the horizon."""
+def look_at(position: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
+    """Poses ``world_from_camera`` (N, 4, 4) at positions (N, 3) looking at targets (N, 3), rolled (N,) radians."""
     forward = target - position
     forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    down = np.cross(forward, right)
+    c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
     pose = np.zeros((len(position), 4, 4))
-    pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2] = right, np.cross(forward, right), forward
+    pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2] = c * right + s * down, c * down - s * right, forward
     pose[:, :3, 3], pose[:, 3, 3] = position, 1
     return pose
 
@@ -30,6 +33,11 @@ def _wander(count: int, low: float, high: float, rng: np.random.Generator) -> np
     t = np.linspace(0, 1, count)
     curve = sum(np.sin(2 * np.pi * (k * t + rng.uniform())) / k for k in (1, 2, 3))
     return low + (high - low) * (0.5 + 0.5 * np.tanh(curve))
+
+
+def _hand_roll(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Roll (count,) in radians of a camera held by hand: up to 4 degrees."""
+    return _wander(count, -0.07, 0.07, rng)
 
 
 def _sphere(count: int) -> np.ndarray:
@@ -100,14 +108,12 @@ def _walk_once(stage: Stage, size: np.ndarray, count: int, rng: np.random.Genera
     across = angle + np.pi + _wander(count, -0.7, 0.7, rng)
     reach = 0.7 * np.stack([np.cos(across), np.sin(across)], -1) * size[:2] / 2
     target = np.concatenate([reach, _wander(count, 0.3, 1.0, rng)[:, None]], -1)
-    return look_at(position, target)
+    return look_at(position, target, _hand_roll(count, rng))
 
 
 def _interest(stage: Stage, camera: Camera, poses: np.ndarray) -> float:
     """How much of the views is furniture, less a fine for views close to a surface."""
-    small = camera.resized(16, 12)
-    grid = small.pixel_grid().reshape(-1, 2)
-    rays = small.unproject(grid, grid.new_ones(len(grid))).numpy()
+    rays = pixel_rays(camera.resized(16, 12))
     directions = np.einsum("vij,rj->vri", poses[:, :3, :3], rays)
     origins = np.broadcast_to(poses[:, None, :3, 3], directions.shape)
     hit = stage.cast(origins.reshape(-1, 3), directions.reshape(-1, 3))
@@ -139,4 +145,4 @@ def orbit(center: np.ndarray, extent: float, camera: Camera, count: int, rng: np
     distance = np.maximum(fit * _wander(count, 0.9, 1.25, rng), 0.3)
     offset = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], -1)
     aim = center + extent * rng.normal(0, 0.03, (count, 3))
-    return look_at(center + distance[:, None] * offset, aim)
+    return look_at(center + distance[:, None] * offset, aim, _hand_roll(count, rng))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.synthetic.render import Rendering, render
+from geo3d.datasets.synthetic.render import Rendering, pixel_rays, render
 from geo3d.datasets.synthetic.stage import Stage
 from geo3d.datasets.synthetic.write_scannet import encode_jpeg
 from geo3d.geometry import Camera
@@ -43,8 +43,7 @@ def _sample_surface(
     views: list[Rendering], camera: Camera, poses: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points under random pixels, half of them on the object: xyz, normal, colour."""
-    grid = camera.pixel_grid().reshape(-1, 2)
-    rays = camera.unproject(grid, grid.new_ones(len(grid))).numpy()
+    rays = pixel_rays(camera)
     xyz, normal, rgb = [], [], []
     for view, pose in zip(views, poses):
         on_object = np.flatnonzero(view.instance.ravel() == view.instance.max())

@@ -93,9 +93,10 @@ def _write_annotation(folder: Path, name: str, mesh: FineMesh, stage: Stage) -> 
     segments = {"params": {"segMaxSide": "0.5"}, "sceneId": name, "segIndices": mesh.segment.tolist()}
     (folder / f"{name}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments, separators=(",", ":")))
     groups = []
-    pairs = np.unique(np.stack([mesh.instance, mesh.segment], 1), axis=0)
+    names = np.unique(mesh.segment)
+    owner = mesh.instance[names]  # a segment is named by one of its vertices
     for instance in np.unique(mesh.instance):
-        members = pairs[pairs[:, 0] == instance, 1].tolist()
+        members = names[owner == instance].tolist()
         number = len(groups)
         label = stage.things[instance].category
         groups.append({"id": number, "objectId": number, "segments": members, "label": label})
