@@ -109,16 +109,29 @@ class Camera:
             depth: (...) metres along z.
 
         Returns:
-            (..., 3) metres.
+            (..., 3) metres. Pixels of a fisheye lens at 90 degrees and more from its axis give meaningless points.
         """
-        distorted = (uv - uv.new_tensor([self.cx, self.cy])) / uv.new_tensor([self.fx, self.fy])
-        xy = distorted
-        if self.model != "PINHOLE":
-            for _ in range(
-                _UNDISTORT_ITERATIONS
-            ):  # fixed point; converges for distortion that is invertible in the image
-                xy = xy + (distorted - self._distort(xy))
+        xy = self._undistort((uv - uv.new_tensor([self.cx, self.cy])) / uv.new_tensor([self.fx, self.fy]))
         return torch.cat([xy * depth.unsqueeze(-1), depth.unsqueeze(-1)], -1)
+
+    def _undistort(self, distorted: Tensor) -> Tensor:
+        """Inverse of :meth:`_distort`, by iteration; converges where the distortion is invertible."""
+        if self.model == "OPENCV":
+            xy = distorted
+            for _ in range(_UNDISTORT_ITERATIONS):
+                xy = xy + (distorted - self._distort(xy))
+            return xy
+        if self.model == "OPENCV_FISHEYE":
+            k1, k2, k3, k4 = self.distortion
+            radius = distorted.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            theta = radius
+            for _ in range(_UNDISTORT_ITERATIONS):  # Newton's, as the tangent below lets a fixed point diverge
+                t2 = theta * theta
+                value = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+                slope = 1 + t2 * (3 * k1 + t2 * (5 * k2 + t2 * (7 * k3 + t2 * 9 * k4)))
+                theta = theta - (value - radius) / slope
+            return distorted * torch.tan(theta) / radius
+        return distorted
 
     def pixel_grid(self) -> Tensor:
         """Pixel centres (height, width, 2) as (u, v), float64."""
