@@ -164,8 +164,10 @@ def _desk_group(palette: Palette, rng: np.random.Generator) -> Group:
                 thing.moved(np.array([x, rng.uniform(-1, 1) * (depth / 2 - reach), height]), rng.uniform(0, 2 * np.pi))
             )
     seat = furniture.office_chair(palette, rng) if rng.random() < 0.7 else furniture.chair(palette, rng)
-    gap = desk.bounds[1, 1] + np.abs(seat.bounds[:, :2]).max() + rng.uniform(0.06, 0.2)
-    return [*group, seat.moved(np.array([rng.uniform(-0.15, 0.15), gap, 0]), np.pi + rng.uniform(-0.5, 0.5))]
+    turned = seat.moved(np.zeros(3), np.pi + rng.uniform(-0.5, 0.5))
+    reach = -thing_footprint(turned).corners[:, 1].min()
+    away = np.array([rng.uniform(-0.15, 0.15), desk.bounds[1, 1] + reach + rng.uniform(0.03, 0.15), 0])
+    return [*group, turned.moved(away, 0.0)]
 
 
 def _tv_group(palette: Palette, rng: np.random.Generator) -> Group:

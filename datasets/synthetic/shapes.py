@@ -95,10 +95,12 @@ def ellipsoid(radii: Sequence[float], center: Sequence[float], texture: int, rou
         return np.sign(x) * np.abs(x) ** roundness
 
     latitude, longitude = np.linspace(-np.pi / 2, np.pi / 2, 11)[:, None], np.linspace(0, 2 * np.pi, 25)
+    across = np.cos(latitude)
+    across[[0, -1]] = 0  # the poles are points
     unit = np.stack(
         [
-            power(np.cos(latitude)) * power(np.cos(longitude)),
-            power(np.cos(latitude)) * power(np.sin(longitude)),
+            power(across) * power(np.cos(longitude)),
+            power(across) * power(np.sin(longitude)),
             power(np.sin(latitude)) * np.ones_like(longitude),
         ],
         -1,
