@@ -226,7 +226,8 @@ class SensFile:
             lost = int((~usable).sum())
             remarks.append(Remark(self.scene, str(self.path), "frames skipped: their pose was lost", lost))
         if not usable.any():
-            raise self._broken(f"no usable frame: {'; '.join(str(r) for r in remarks) or 'it lists none'}", header.size)
+            why = "; ".join(f"{r.count} {r.reason}" for r in remarks) or "it lists none"
+            raise self._broken(f"no usable frame: {why}", header.size)
         frames = frames[usable]
         color_offset = np.array(offsets[: len(records)], dtype=np.int64)[usable] + _FRAME.size
         color_bytes = frames["color_bytes"].astype(np.int64)
