@@ -42,7 +42,7 @@ def _load(device_type: str) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path} does not load: {error}"
+        return f"{path.name} does not load: {error.__cause__ or error}"
     return None
 
 
