@@ -1,8 +1,7 @@
 """The training loop: optimizer, schedule, precision, several processes, exact resume, logging."""
 
 from geo3d.train.config import TrainConfig
-from geo3d.train.launch import is_main_process
 from geo3d.train.result import RunResult
 from geo3d.train.trainer import Trainer, TrainingDiverged
 
-__all__ = ["RunResult", "TrainConfig", "Trainer", "TrainingDiverged", "is_main_process"]
+__all__ = ["RunResult", "TrainConfig", "Trainer", "TrainingDiverged"]

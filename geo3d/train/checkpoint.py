@@ -139,7 +139,7 @@ class CheckpointStore:
 
     def _mark_best(self, path: Path, loss: float) -> None:
         best = self.best()
-        if best is None or damage(best, sizes_only=True) or not loss > loss_of(best):
+        if best is None or damage(best, sizes_only=True) or math.isnan(loss_of(best)) or loss <= loss_of(best):
             write_text(self.folder / "best", path.name + "\n")
 
     def _prune(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 #: Under FSDP, members of a ModuleList (the blocks of a network) from this many parameters on are a shard of their own.
 SHARD_FROM = 1_000_000
 
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes files and prints, judged by the launcher's environment variables."""
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+T = TypeVar("T")
 
 
 def launch(config: TrainConfig) -> Fabric:
@@ -56,6 +52,20 @@ def launch(config: TrainConfig) -> Fabric:
         )
         raise InputError(f"cannot train with {asked}: {' '.join(str(error).split())}") from error
     return fabric
+
+
+def first_process(fabric: Fabric, function: Callable[[], T]) -> T:
+    """The result of ``function``, called in the first process alone; an InputError of it is raised in all."""
+    value = error = None
+    if fabric.is_global_zero:
+        try:
+            value = function()
+        except InputError as raised:
+            error = raised
+    value, error = fabric.broadcast((value, error))
+    if error is not None:
+        raise error
+    return value
 
 
 def _device_type(accelerator: str) -> str:

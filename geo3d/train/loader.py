@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from geo3d.errors import InputError, MissingExtra
 from geo3d.methods.method import SampleSet
 from geo3d.train.order import BatchKey, StepPlan, epoch_order, sample_generator
+
+#: How long a worker goes on after SIGTERM unless the training process ends it.
+SECONDS_TO_LIVE = 30
 
 #: Broken samples in a row after which the data as a whole is taken to be unreadable.
 MAX_REPLACEMENTS = 100
@@ -97,24 +101,25 @@ class _Keys:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each, and deaf to signals: the training process finishes its step before it lets workers go."""
+    """One thread each, and slow to obey: a signal to the whole group must let the training process finish its step."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_LIVE))
 
 
 def _identity(batch: Batch) -> Batch:
     return batch
 
 
+@contextmanager
 def load_batches(
     batches: DrawnBatches, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False
-) -> Iterable[Batch]:
-    """Batches of process ``rank`` in steps ``start`` to ``stop`` - 1, in order.
+) -> Iterator[Iterator[Batch]]:
+    """Context of an iterator over the batches of process ``rank`` in steps ``start`` to ``stop`` - 1, in order.
 
-    One iteration spans all epochs, so workers live as long as the run.
+    The iterator spans all epochs, so workers live as long as the run; they end with the context.
     """
-    return DataLoader(
+    loader = DataLoader(
         batches,
         batch_size=None,
         sampler=_Keys(batches.plan, start, stop, rank),
@@ -124,3 +129,9 @@ def load_batches(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # the loader seeds its workers; nothing draws from that, and the global one stays
     )
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if workers:  # not left to the garbage collector: an exception's traceback keeps the iterator alive
+            iterator._shutdown_workers()

@@ -8,20 +8,21 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
 
+from geo3d.checkpoints.loading import MODEL_CARD_KEY
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, MethodOutput, SampleSet
 from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
 from geo3d.train.config import TrainConfig
 from geo3d.train.curve import draw_loss_curve
 from geo3d.train.engine import Engine
-from geo3d.train.launch import launch
+from geo3d.train.launch import first_process, launch
 from geo3d.train.loader import Batch, BrokenSample, DrawnBatches, load_batches
 from geo3d.train.logger import Logger
 from geo3d.train.meter import Meter, Timer, mean_scalars
@@ -29,6 +30,9 @@ from geo3d.train.order import BatchKey, StepPlan, step_seed
 from geo3d.train.result import RunResult, RunState, StoppedBy
 from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class TrainingDiverged(InputError):
@@ -57,6 +61,7 @@ class Trainer:
         run_dir: the run's folder; made if need be.
         run_config: plain values that describe the whole run, stored in the checkpoints; its entry ``method``, where
             there is one, must be the same when a run is continued.
+        fabric: processes that :func:`launch` has started; started by :meth:`fit` when not given.
 
     Raises:
         InputError: the config makes no sense, or there are no samples.
@@ -69,12 +74,14 @@ class Trainer:
         config: TrainConfig,
         run_dir: str | Path,
         run_config: dict[str, Any] | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         config.check()
         if len(samples) == 0:
             raise InputError(f"{method.name}: there are no samples to train on")
         self.method, self.samples, self.config = method, samples, dataclasses.replace(config)
         self.run_dir = Path(run_dir)
+        self._given_fabric = fabric
         self.run_config = json.loads(json.dumps(run_config or {}, default=str))
 
     def fit(self) -> RunResult:
@@ -89,15 +96,18 @@ class Trainer:
         with StopSignals() as self._signals, _torch_settings(self.config.deterministic):
             self._prepare()
             try:
-                stopped_by = self._run()
+                with self._load() as batches:
+                    self._log.open(self._state.step, self._total)  # with workers forked: it may start threads
+                    stopped_by = self._run(batches)
                 return self._finish(stopped_by)
             finally:
                 self._log.close()
 
     def _prepare(self) -> None:
         config = self.config
-        self._fabric = launch(config)
+        self._fabric = self._given_fabric or launch(config)
         self._main = self._fabric.global_rank == 0
+        self.run_dir = self._fabric.broadcast(self.run_dir)
         self._log = Logger(self.run_dir, self._main)
         self._plan = StepPlan(len(self.samples), config.batch_size, config.accumulate, self._fabric.world_size)
         self._total = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
@@ -134,16 +144,18 @@ class Trainer:
 
     # The loop
 
-    def _run(self) -> StoppedBy:
-        state, config = self._state, self.config
+    def _load(self) -> AbstractContextManager[Iterator[Batch]]:
+        workers = self.config.workers if self._state.step < self._total else 0
         pinned = self._fabric.device.type == "cuda"
         rank = self._fabric.global_rank
-        batches = iter(load_batches(self._batches, state.step, self._total, rank, config.workers, pinned))
-        self._log.open(state.step, self._total)  # after the workers are forked: it may start threads
+        return load_batches(self._batches, self._state.step, self._total, rank, workers, pinned)
+
+    def _run(self, batches: Iterator[Batch]) -> StoppedBy:
+        state, config = self._state, self.config
+        self._limit, self._save_timer = Timer(config.minutes), Timer(config.save_every_minutes)
         if state.step == 0:
             self._draw_picture()
         self._meter = Meter(self._plan.effective_batch)
-        self._limit, self._save_timer = Timer(config.minutes), Timer(config.save_every_minutes)
         while state.step < self._total:
             agreed = self._train_step(batches)
             if config.picture_every and state.step % config.picture_every == 0 and state.step < self._total:
@@ -283,13 +295,14 @@ class Trainer:
             }
             head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
             head["run_config"] = json.dumps(self.run_config)
+            head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
             self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head)
             draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name)
         self._saved, self._saved_step = self._fabric.broadcast(self._saved), self._state.step
 
     def _resume(self) -> None:
         """Take up the newest whole checkpoint of the run folder, if there is any."""
-        path = self._broadcast_from_main(self._find_checkpoint)
+        path = first_process(self._fabric, self._find_checkpoint)
         if path is None:
             return
         state, weights, ema = load_checkpoint(path)
@@ -306,19 +319,6 @@ class Trainer:
         if quarantine.is_file():
             self._quarantined = {int(line.split("\t")[0]) for line in quarantine.read_text().splitlines()}
         return self._store.newest_valid(self._log.say)
-
-    def _broadcast_from_main(self, function: Any) -> Any:
-        """The result of ``function``, called by the first process; an InputError of it is raised in all."""
-        value = error = None
-        if self._main:
-            try:
-                value = function()
-            except InputError as raised:
-                error = raised
-        value, error = self._fabric.broadcast((value, error))
-        if error is not None:
-            raise error
-        return value
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         changes = self.config.changes_that_matter(state["train_config"])

@@ -1,0 +1,46 @@
+"""Schedules against their formulas and against torch's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from geo3d.errors import InputError
+from geo3d.train.schedule import Schedule
+
+
+def test_cosine_rises_linearly_and_falls_to_its_minimum() -> None:
+    schedule = Schedule("cosine", peak=2.0, steps=110, warmup=10, minimum=0.5)
+    assert [schedule.lr(step) for step in range(11)] == pytest.approx([0.2 * step for step in range(11)])
+    assert schedule.lr(60) == pytest.approx((2.0 + 0.5) / 2)
+    assert schedule.lr(35) == pytest.approx(0.5 + 1.5 * (1 + math.cos(math.pi / 4)) / 2)
+    assert schedule.lr(110) == pytest.approx(0.5)
+    assert schedule.lr(500) == pytest.approx(0.5)  # trained for longer than the schedule
+    assert schedule.beta1(3) is None
+
+
+def test_constant_rises_and_stays() -> None:
+    schedule = Schedule("constant", peak=3.0, steps=5, warmup=6)
+    assert [schedule.lr(step) for step in (0, 3, 6, 100)] == [0, 1.5, 3, 3]
+    assert Schedule("constant", 3.0, 5).lr(0) == 3
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(40, 0), (41, 7), (200, 100), (10, 3), (4, 0)])
+def test_one_cycle_is_that_of_torch(steps: int, warmup: int) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rise = warmup / steps if warmup else 0.3
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=steps, pct_start=rise)
+    schedule = Schedule("one_cycle", peak=0.3, steps=steps, warmup=warmup)
+    for step in range(steps):
+        assert schedule.lr(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-12)
+        assert schedule.beta1(step) == pytest.approx(optimizer.param_groups[0]["betas"][0], rel=1e-12)
+        if step < steps - 1:
+            optimizer.step()
+            reference.step()
+
+
+def test_warm_up_longer_than_the_schedule_is_refused() -> None:
+    with pytest.raises(InputError, match=r"warm-up takes 10 steps of a schedule of 10"):
+        Schedule("cosine", 1.0, steps=10, warmup=10)

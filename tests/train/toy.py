@@ -1,0 +1,147 @@
+"""A pretext task small enough to train in a moment, and runs of it, in this process or as a program of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from geo3d.errors import InputError
+from geo3d.methods.method import Method, MethodOutput
+from geo3d.train import RunResult, TrainConfig, Trainer
+
+SIZE = 8
+
+
+class ToySamples:
+    """Vectors on a plane in 8 dimensions, each with noise and a mask drawn for the occasion.
+
+    Args:
+        count: number of items.
+        broken: items that cannot be read.
+        infinite: items that hold a value that is not a number.
+        seconds: how long it takes to draw an item.
+    """
+
+    def __init__(
+        self, count: int = 52, broken: tuple[int, ...] = (), infinite: tuple[int, ...] = (), seconds: float = 0
+    ) -> None:
+        self.count, self.broken, self.infinite, self.seconds = count, broken, infinite, seconds
+
+    def __len__(self) -> int:
+        return self.count
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        if index in self.broken:
+            raise InputError(f"{self.describe(index)}: cut off at byte 7")
+        time.sleep(self.seconds)
+        plane = np.linspace(-1, 1, 2 * SIZE).reshape(2, SIZE)
+        clean = np.random.default_rng(index).standard_normal(2) @ plane
+        x = clean + 0.01 * rng.standard_normal(SIZE)
+        if index in self.infinite:
+            x[0] = np.nan
+        mask = rng.permutation(SIZE) < SIZE // 4
+        return {"x": torch.from_numpy(x).float(), "mask": torch.from_numpy(mask), "index": index}
+
+    def describe(self, index: int) -> str:
+        return f"toy-{index:03d}"
+
+
+class ToyMethod(Method):
+    """Fills in masked entries.
+
+    Args:
+        noisy: with dropout, batch statistics and noise from the step's generator, which depend on how samples are
+            grouped into batches.
+        signal_at: number of a forward pass, and the signal that this process sends to itself in it.
+        pictures: whether it draws any.
+    """
+
+    name = "toy"
+
+    def __init__(self, noisy: bool = True, signal_at: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        between = [nn.BatchNorm1d(16), nn.Dropout(0.1)] if noisy else [nn.LayerNorm(16)]
+        self.token = nn.Parameter(torch.zeros(1, SIZE))
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(SIZE, 16), nn.GELU(), *between), nn.Linear(16, SIZE)])
+        self.noisy, self.signal_at, self.passes = noisy, signal_at, 0
+        self.seen: list[list[int]] = []
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        if self.training:
+            self.passes += 1
+            self.seen.append(batch["index"].tolist())
+            if self.signal_at and self.passes == self.signal_at[0]:
+                os.kill(os.getpid(), self.signal_at[1])
+        x, mask = batch["x"], batch["mask"]
+        visible = torch.where(mask, self.token, x)
+        if self.noisy:
+            visible = visible + 0.01 * torch.randn(x.shape, generator=generator).to(x)
+        y = visible
+        for block in self.blocks:
+            y = block(y)
+        error = (y - x).square()
+        masked = (error * mask).sum() / mask.sum()
+        rest = 0.1 * error.mean()
+        return MethodOutput({"masked": masked, "all": rest}, {"largest": y.abs().max()}, {"y": y})
+
+    def no_weight_decay(self) -> set[str]:
+        return {"token"}
+
+    def model_card(self) -> dict[str, Any]:
+        return {"name": "toy"}
+
+
+class DrawingToyMethod(ToyMethod):
+    """The same with pictures."""
+
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        assert not self.training
+        torch.rand(3)  # a careless picture must not disturb training
+        rows = torch.stack([batch["x"][0], output.extras["y"][0]]).clamp(-1, 1)
+        gray = ((rows + 1) * 127).byte().cpu().numpy()
+        return np.repeat(gray[..., None], 3, axis=2)
+
+
+def train_toy(
+    run_dir: Path,
+    method: type[ToyMethod] = ToyMethod,
+    samples: ToySamples | None = None,
+    toy: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunResult:
+    """Train the toy for 12 steps of 8 samples (6 an epoch) with every number logged; ``changes`` go to the config."""
+    config = {
+        "steps": 12, "batch_size": 8, "workers": 0, "lr": 0.02, "warmup_steps": 3, "log_every": 1, "seed": 5,
+        "accelerator": "cpu", "save_every_minutes": None,
+    } | changes  # fmt: skip
+    torch.manual_seed(1)
+    return Trainer(method(**(toy or {})), samples or ToySamples(), TrainConfig(**config), run_dir).fit()
+
+
+def numbers(run_dir: Path) -> list[dict[str, Any]]:
+    """Records of a run's metrics.jsonl without what is measured by the clock."""
+    clock = {"time", "seconds", "wait_seconds", "samples_per_second"}
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def main() -> None:
+    """Run as ``toy.py FOLDER '{"train": {...}, "toy": {...}, "samples": {...}}'``; ends like a tool."""
+    options = json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    samples = ToySamples(**options.get("samples", {}))
+    result = train_toy(Path(sys.argv[1]), samples=samples, toy=options.get("toy"), **options.get("train", {}))
+    print(result.stopped_by, result.steps, flush=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
