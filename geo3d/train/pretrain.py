@@ -51,12 +51,16 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
         return folder
 
     folder = first_process(fabric, start)
+    run = replace(run, out=folder)
     task = recipe.task(run, folder, say)
-    if fabric.is_global_zero:
-        save_config(replace(run, out=folder), folder / "config.yaml")
+    config = folder / "config.yaml"
+    if fabric.is_global_zero and not config.exists():
+        save_config(run, config)
     before = task.measure()
     trainer = Trainer(task.method, task.samples, replace(run.train, strict=run.strict), folder, to_plain(run), fabric)
     result = trainer.fit()
+    if fabric.is_global_zero:
+        save_config(run, config)  # once more: a run that was continued may have been given other bounds
     if result.stopped_by == "signal":
         return result, None
     figures, text = task.report(before, task.measure())
