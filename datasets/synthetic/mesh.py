@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geo3d.datasets.synthetic.stage import CHUNK, Stage, by_shape, edge_lengths, grid_sample
+from geo3d.datasets.synthetic.shapes import by_shape, edge_lengths, grid_sample
+from geo3d.datasets.synthetic.stage import Stage
 
 _HIDDEN = 0.04  # vertices less open than this are covered by something and could not be scanned
 _SEGMENT = 0.5  # metres; larger surfaces are over-segmented into blocks of this side
+_PIECE = 16384  # vertices coloured at a time, which bounds the memory
 _SMALL = 0.04  # square metres; smaller surfaces of one thing share segments
 
 
@@ -50,7 +52,7 @@ def fine_mesh(stage: Stage, edge: float) -> FineMesh:
         for key, members in by_shape(cells):
             rows, across = _fractions(key[: row_edges.shape[1]]), _fractions(key[row_edges.shape[1] :])
             grid = grid_sample(both[members], rows, across)
-            light = stage.light_coordinates(index[members], rows / rows[-1], across / across[-1])
+            light = stage.light.coordinates(index[members], rows / rows[-1], across / across[-1])
             n, r, c = grid.shape[:3]
             corner = np.arange(n * r * c).reshape(n, r, c) + count
             a, b, d, e = corner[:, :-1, :-1], corner[:, :-1, 1:], corner[:, 1:, 1:], corner[:, 1:, :-1]
@@ -80,7 +82,7 @@ def _blocks(xyz: np.ndarray, height: np.ndarray, width: np.ndarray) -> np.ndarra
 
 def _visible(stage: Stage, parts: dict[str, np.ndarray], edge: float) -> FineMesh:
     patch, faces = parts["patch"], parts["faces"]
-    open_enough = stage.light_at(patch, parts["light"])[:, 3] > _HIDDEN
+    open_enough = stage.light.at(patch, parts["light"])[:, 3] > _HIDDEN
     triangle = parts["xyz"][faces]
     area = np.linalg.norm(np.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0]), axis=1)
     faces = faces[open_enough[faces].any(1) & (area > 1e-10)]
@@ -107,9 +109,9 @@ def _visible(stage: Stage, parts: dict[str, np.ndarray], edge: float) -> FineMes
 def _vertex_colors(stage: Stage, patch: np.ndarray, uv: np.ndarray, light: np.ndarray, edge: float) -> np.ndarray:
     """Colours (V, 3) uint8, averaged over about the spacing of the vertices."""
     colors = np.empty((len(patch), 3), np.uint8)
-    footprint = np.full(CHUNK, 0.7 * edge, np.float32)
-    for start in range(0, len(patch), CHUNK):
-        part = slice(start, start + CHUNK)
+    footprint = np.full(_PIECE, 0.7 * edge, np.float32)
+    for start in range(0, len(patch), _PIECE):
+        part = slice(start, start + _PIECE)
         at, lit = uv[part].astype(np.float32), light[part].astype(np.float32)
         colors[part] = stage.shade(patch[part], at, lit, footprint[: len(at)])
     return colors

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geo3d.datasets.synthetic.stage import CHUNK, Stage
+from geo3d.datasets.synthetic.stage import Stage
 from geo3d.geometry import Camera
+
+_PIECE = 16384  # rays cast at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def render(stage: Stage, camera: Camera, world_from_camera: np.ndarray) -> Rende
     count = len(directions)
     color, depth = np.empty((count, 3), np.uint8), np.empty(count, np.float32)
     normal, instance = np.empty((count, 3), np.float32), np.empty(count, np.int32)
-    for start in range(0, count, CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, count, _PIECE):
+        part = slice(start, start + _PIECE)
         color[part], depth[part], normal[part], instance[part] = _trace(stage, origin, directions[part], camera.fx)
     shape = (camera.height, camera.width)
     semantic = np.where(instance >= 0, stage.semantic[instance], 0)
@@ -66,11 +68,11 @@ def _trace(
     stage: Stage, origin: np.ndarray, directions: np.ndarray, focal: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Colour, depth, normal and instance of the first hits of rays (N, 3) from one origin."""
-    hit = stage.cast(np.broadcast_to(origin, directions.shape), directions)
+    hit = stage.tracer.cast(np.broadcast_to(origin, directions.shape), directions)
     seen = hit["primID"] >= 0
     triangle = np.where(seen, hit["primID"], 0)
     depth = np.where(seen, hit["tfar"], np.float32(0))
-    normal = stage.triangle_normal.take(triangle, 0)
+    normal = stage.tracer.normal.take(triangle, 0)
     facing = np.einsum("ij,ij->i", normal, directions)
     normal *= np.where(seen, -np.sign(facing), 0)[:, None]
     slant = np.abs(facing) / np.sqrt(np.einsum("ij,ij->i", directions, directions))

@@ -9,8 +9,8 @@ import numpy as np
 
 from geo3d.datasets.synthetic import furniture
 from geo3d.datasets.synthetic.furniture import SMALL_OBJECTS, Builder, Thing
+from geo3d.datasets.synthetic.light import Light
 from geo3d.datasets.synthetic.shapes import rectangle
-from geo3d.datasets.synthetic.stage import Light
 from geo3d.datasets.synthetic.texture import Palette
 
 _WALL_GAP = 0.02  # metres between a wall and what stands against it

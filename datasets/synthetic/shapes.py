@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,3 +142,26 @@ def vertex_normals(corners: np.ndarray) -> np.ndarray:
     next_row = np.concatenate([normal[..., 1:2, :, :], normal[..., :-1, :, :]], -3).mean(-2, keepdims=True)
     next_row /= np.maximum(np.linalg.norm(next_row, axis=-1, keepdims=True), 1e-12)
     return np.where(pole, next_row, normal)
+
+
+def grid_sample(grid: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Bilinear samples (N, len(rows), len(columns), K) of grids (N, R, C, K) at fractional row and column indices."""
+    r0 = np.minimum(rows.astype(int), grid.shape[1] - 2)
+    c0 = np.minimum(columns.astype(int), grid.shape[2] - 2)
+    fr, fc = (rows - r0)[:, None, None], (columns - c0)[:, None]
+    lines = grid[:, r0] * (1 - fr) + grid[:, r0 + 1] * fr
+    return lines[:, :, c0] * (1 - fc) + lines[:, :, c0 + 1] * fc
+
+
+def edge_lengths(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Longest edge in metres of every row interval (..., R - 1) and column interval (..., C - 1) of grids."""
+    rows = np.linalg.norm(np.diff(corners, axis=-3), axis=-1).max(-1)
+    columns = np.linalg.norm(np.diff(corners, axis=-2), axis=-1).max(-2)
+    return rows, columns
+
+
+def by_shape(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Groups of equal rows: (row, indices) for every distinct row of ``keys`` (P, K)."""
+    distinct, group = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    yield from zip(distinct, np.split(order, np.cumsum(np.bincount(group.ravel()))[:-1]))

@@ -10,7 +10,7 @@ from geo3d.geometry import Camera
 
 _CLEARANCE = 0.35  # metres between the camera and any surface
 _RADII = np.linspace(0, 0.85, 18)  # distance from the room's middle, relative to the half-size
-_VIEWS_A_ROUND = 20
+_VIEWS_A_ROUND = 20  # neighbours are 18 degrees apart, so that they overlap
 _WALKS = 5  # how many walks are tried; the one that sees most furniture is kept
 
 
@@ -52,7 +52,7 @@ def clearance(stage: Stage, position: np.ndarray) -> np.ndarray:
     """Distance (N,) in metres from positions (N, 3) to the nearest surface, by rays all around."""
     directions = _sphere(64)
     origins = np.repeat(position, len(directions), 0)
-    return stage.distance(origins, np.tile(directions, (len(position), 1))).reshape(len(position), -1).min(1)
+    return stage.tracer.distance(origins, np.tile(directions, (len(position), 1))).reshape(len(position), -1).min(1)
 
 
 def _free_path(free: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -94,9 +94,8 @@ def walk_room(stage: Stage, size: np.ndarray, camera: Camera, count: int, rng: n
 
 
 def _walk_once(stage: Stage, size: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    rounds = max(1, round(count / _VIEWS_A_ROUND))
-    turn = rng.choice([-1, 1]) * 2 * np.pi * rounds / count
-    angle = rng.uniform(0, 2 * np.pi) + turn * np.arange(count)
+    step = rng.choice([-1, 1]) * 2 * np.pi / _VIEWS_A_ROUND
+    angle = rng.uniform(0, 2 * np.pi) + step * np.arange(count)
     around = np.stack([np.cos(angle), np.sin(angle)], -1) * size[:2] / 2
     height = np.minimum(_wander(count, 1.2, 1.8, rng), size[2] - 0.5)
     spots = np.concatenate(
@@ -116,7 +115,7 @@ def _interest(stage: Stage, camera: Camera, poses: np.ndarray) -> float:
     rays = pixel_rays(camera.resized(16, 12))
     directions = np.einsum("vij,rj->vri", poses[:, :3, :3], rays)
     origins = np.broadcast_to(poses[:, None, :3, 3], directions.shape)
-    hit = stage.cast(origins.reshape(-1, 3), directions.reshape(-1, 3))
+    hit = stage.tracer.cast(origins.reshape(-1, 3), directions.reshape(-1, 3))
     category = stage.semantic[stage.instance[stage.triangle_patch[hit["primID"]]]].reshape(len(poses), -1)
     furniture = ~np.isin(category, [1, 2, 22])
     nearest = hit["tfar"].reshape(len(poses), -1).min(1)
@@ -138,7 +137,8 @@ def orbit(center: np.ndarray, extent: float, camera: Camera, count: int, rng: np
     Returns:
         (count, 4, 4) poses.
     """
-    sweep = rng.uniform(np.pi, 2 * np.pi) * rng.choice([-1, 1])
+    widest = 2 * np.pi * min(1, count / _VIEWS_A_ROUND)
+    sweep = rng.uniform(0.5, 1) * widest * rng.choice([-1, 1])
     azimuth = rng.uniform(0, 2 * np.pi) + np.linspace(0, sweep, count)
     elevation = np.radians(_wander(count, 12, 50, rng))
     fit = extent * camera.fy / (0.6 * camera.height)

@@ -71,7 +71,7 @@ def sparse_model(
         inside = (local[:, 2] > 0) & (uv >= 0).all(1) & (uv <= [camera.width - 1, camera.height - 1]).all(1)
         facing = -(towards * normal).sum(1) > _STEEPEST * length
         candidate = np.flatnonzero(inside & facing)
-        reached = stage.distance(
+        reached = stage.tracer.distance(
             np.broadcast_to(pose[:3, 3], (len(candidate), 3)), towards[candidate] / length[candidate, None]
         )
         seen = candidate[reached > length[candidate] - _OCCLUSION]

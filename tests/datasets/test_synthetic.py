@@ -21,11 +21,12 @@ pytest.importorskip("embreex", reason="embreex is not installed: pip install 'ge
 
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.datasets.synthetic.furniture import CATEGORIES, SMALL_OBJECTS, Thing
+from geo3d.datasets.synthetic.light import Light
 from geo3d.datasets.synthetic.mesh import fine_mesh
 from geo3d.datasets.synthetic.render import pixel_rays, render
 from geo3d.datasets.synthetic.room import ROOM_KINDS, Room, footprint, furnish_room, thing_footprint
 from geo3d.datasets.synthetic.shapes import box, cylinder, ellipsoid, rectangle, vertex_normals
-from geo3d.datasets.synthetic.stage import Light, Stage
+from geo3d.datasets.synthetic.stage import Stage
 from geo3d.datasets.synthetic.texture import Atlas, Palette, Texture
 from geo3d.datasets.synthetic.walk import look_at, walk_room
 
@@ -108,9 +109,9 @@ def test_light_falls_off_and_shadows() -> None:
 
     x = np.array([0.0, 0.2, 1.2, 2.0, 2.8])
     start = np.stack([x, np.full(5, 0.05), np.full(5, 0.5)], 1)
-    hit = stage.cast(start, np.tile([0.0, 0.0, -1.0], (5, 1)))
+    hit = stage.tracer.cast(start, np.tile([0.0, 0.0, -1.0], (5, 1)))
     _, xy = stage.surface_at(hit["primID"], hit["u"], hit["v"])
-    baked = stage.light_at(stage.triangle_patch[hit["primID"]], xy)
+    baked = stage.light.at(stage.triangle_patch[hit["primID"]], xy)
     squared = x**2 + 0.05**2 + 2.0**2
     lit = 2 * (2 / np.sqrt(squared)) / (0.6 + squared) * (x > 0.6)
     expected = (0.5 * baked[:, 3] + lit) ** (1 / 2.2)
@@ -197,8 +198,8 @@ def test_walk_keeps_clear_and_looks_at_furniture(index: int) -> None:
         assert 60 < view.color.mean() < 200, "well exposed"
         seen |= set(np.unique(view.instance).tolist())
         rays = pixel_rays(camera) @ pose[:3, :3].T
-        hit = stage.cast(np.broadcast_to(pose[:3, 3], rays.shape), rays)
-        backs += ((stage.triangle_normal[hit["primID"]] * rays).sum(1) > 0).mean() / len(poses)
+        hit = stage.tracer.cast(np.broadcast_to(pose[:3, 3], rays.shape), rays)
+        backs += ((stage.tracer.normal[hit["primID"]] * rays).sum(1) > 0).mean() / len(poses)
     assert len(seen) >= 0.85 * len(room.things), "the walk covers the room"
     assert backs < 0.002, "surfaces face outwards; a lamp's open shade may show its inside"
 
@@ -215,7 +216,7 @@ def test_mesh_follows_the_rendered_surfaces() -> None:
     normal = np.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     above = triangle.mean(1) + 5e-4 * normal
-    hit = stage.cast(above, -normal)
+    hit = stage.tracer.cast(above, -normal)
     # quads that are not flat (cushions) are divided along other diagonals than the rays' triangles
     assert np.mean(np.abs(hit["tfar"] - 5e-4) < 5e-4) > 0.97
     same = stage.instance[stage.triangle_patch[hit["primID"]]] == mesh.instance[mesh.faces[::37, 0]]
