@@ -85,7 +85,7 @@ void launch(const Tensor& tokens, const Tensor& positions, const Frequencies& fr
   const int64_t blocks = tokens.size(0) * tokens.size(2);
   STD_TORCH_CHECK(blocks <= INT32_MAX, "rope_2d: at most 2^31 - 1 tokens in a batch, got ", blocks);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tokens.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tokens.get_device_index(), &stream));
   rotate_token<Scalar><<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       static_cast<const Scalar*>(tokens.const_data_ptr()), strides_of(tokens),
       static_cast<const int64_t*>(positions.const_data_ptr()), positions.stride(0), positions.stride(1),

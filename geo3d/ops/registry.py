@@ -140,12 +140,13 @@ def get_operator(name: str) -> Operator:
     return _OPERATORS[name]
 
 
-def explain(name: str, *args: Any) -> dict[str, str]:
+def explain(name: str, tensor: Tensor, *args: Any) -> dict[str, str]:
     """Which implementation of an operator would run, and why the others would not.
 
     Args:
         name: of the operator, without the namespace.
-        args: the operator's arguments; the first tensor is enough unless a kernel's predicate needs more.
+        tensor: the operator's first argument.
+        args: its other arguments; needed only where a kernel's predicate looks at them.
 
     Returns:
         For every kernel and for the reference, in the order of preference: ``chosen``, ``refused: <why>`` or
@@ -155,7 +156,7 @@ def explain(name: str, *args: Any) -> dict[str, str]:
         ValueError: no operator of that name.
     """
     operator = get_operator(name)
-    chosen, refusals = operator.choose(*args)
+    chosen, refusals = operator.choose(tensor, *args)
     verdicts = {kernel.device_type: "not needed" for kernel in operator.kernels} | {_REFERENCE: "not needed"}
     verdicts |= {kernel: f"refused: {reason}" for kernel, reason in refusals.items()}
     verdicts[_REFERENCE if chosen is None else chosen.device_type] = "chosen"

@@ -282,7 +282,7 @@ def test_kernels_refuse_what_they_cannot_take(name: str, kernel: str) -> None:
 
 def test_explain_refuses_unknown_names() -> None:
     with pytest.raises(ValueError, match=r"no operator 'rope_3d'; there are .*rope_2d"):
-        explain("rope_3d")
+        explain("rope_3d", torch.zeros(1))
 
 
 def test_deterministic_mode_passes_over_a_kernel_that_is_not() -> None:
