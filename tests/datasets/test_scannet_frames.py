@@ -1,0 +1,199 @@
+"""Exported ScanNet frames: order, what is skipped, intrinsics of the right size, damage, and genuine frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import (
+    COLOR,
+    DEPTH,
+    build_frames,
+    depth_map,
+    intrinsic_matrix,
+    lost_pose,
+    orbit,
+    picture,
+    save_matrix,
+)
+from PIL import Image
+
+from geo3d.datasets import BrokenScene, MissingPart, Quarantine, ScanNetFrames, open_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build_frames(tmp_path / "scene0000_00")
+    return tmp_path / "scene0000_00"
+
+
+def opened(folder: Path):
+    (scene,) = ScanNetFrames(folder.parent)
+    return scene
+
+
+def test_frames_sort_as_numbers(folder):
+    scene = opened(folder)
+    assert scene.view_names == ["0", "3", "20", "100"]
+    for index, pose in enumerate(orbit()):
+        np.testing.assert_allclose(scene.pose(index), pose, atol=1e-8)  # nine decimals in the text
+        np.testing.assert_allclose(scene.depth(index), depth_map(index), atol=5e-4 + 1e-6)  # whole millimetres
+    assert scene.remarks == ()
+    assert scene.metric
+
+
+def test_each_kind_of_image_has_its_own_intrinsics(folder):
+    scene = opened(folder)
+    for camera, expected in ((scene.camera(0), COLOR), (scene.depth_camera(0), DEPTH)):
+        assert (camera.width, camera.height) == (expected.width, expected.height)
+        np.testing.assert_allclose(camera.matrix, expected.matrix, atol=1e-8)
+
+
+@pytest.mark.parametrize("pattern", ["intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt"])
+def test_both_places_of_intrinsics(folder, pattern):
+    for kind, camera in (("color", COLOR), ("depth", DEPTH)):
+        (folder / "intrinsic" / f"intrinsic_{kind}.txt").unlink()
+        save_matrix(folder / pattern.format(kind), intrinsic_matrix(camera))
+    assert opened(folder).camera(0).fx == pytest.approx(COLOR.fx)
+    assert opened(folder).depth_camera(0).fx == pytest.approx(DEPTH.fx)
+
+
+def test_images_at_depth_resolution_need_one_matrix(folder):
+    (folder / "intrinsic" / "intrinsic_color.txt").unlink()
+    for file in (folder / "color").iterdir():
+        picture(DEPTH).save(file)
+    scene = opened(folder)
+    assert scene.camera(0).width == DEPTH.width
+    np.testing.assert_allclose(scene.camera(0).matrix, DEPTH.matrix, atol=1e-8)
+
+
+def test_intrinsics_of_another_size_are_refused(folder):
+    """Frames are often shrunk without their matrix; poses would then be meaningless without a word."""
+    save_matrix(folder / "intrinsic" / "intrinsic_color.txt", intrinsic_matrix(COLOR.resized(1296, 968)))
+    with pytest.raises(
+        BrokenScene, match=r"principal point \(647.5, 483.5\) is not near the centre .* 32 x 24"
+    ) as error:
+        opened(folder).camera(0)
+    assert error.value.file.endswith("intrinsic_color.txt")
+
+
+def test_what_is_skipped_is_counted(folder):
+    (folder / "color" / "20.jpg").unlink()
+    (folder / "depth" / "3.png").unlink()
+    save_matrix(folder / "pose" / "100.txt", lost_pose())
+    picture().save(folder / "color" / "7.jpg")
+    quarantine = Quarantine()
+    (scene,) = ScanNetFrames(folder.parent, quarantine).readable("views")
+    assert scene.view_names == ["0"]
+    reasons = {remark.reason: remark.count for remark in quarantine.remarks}
+    assert reasons == {
+        "frames skipped: they have no image": 1,
+        "frames skipped: they have no pose file": 1,
+        "frames skipped: they have no depth map": 1,
+        "frames skipped: their pose was lost": 1,
+    }
+    assert len(quarantine) == 0
+
+
+def test_without_depth(folder):
+    for file in (folder / "depth").iterdir():
+        file.unlink()
+    scene = opened(folder)
+    assert scene.parts == {"views", "poses"}
+    assert len(scene.view_names) == 4
+    with pytest.raises(MissingPart, match="depth"):
+        scene.depth_camera(0)
+    assert scene.view(0).depth is None
+
+
+def test_no_usable_frame(folder):
+    for file in (folder / "pose").iterdir():
+        save_matrix(file, lost_pose())
+    with pytest.raises(BrokenScene, match="no usable frame: 4 frames skipped: their pose was lost"):
+        opened(folder).pose(0)
+
+
+def test_no_frame_at_all(folder):
+    for file in [*(folder / "pose").iterdir(), *(folder / "color").iterdir()]:
+        file.unlink()
+    with pytest.raises(BrokenScene, match="no usable frame: the folder is empty"):
+        opened(folder).pose(0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "read", "reason"),
+    [
+        ("pose/3.txt", b"1 0 0 0", "pose", "16 numbers are expected, found 4"),
+        ("pose/3.txt", b"", "pose", "16 numbers are expected, found 0"),
+        ("pose/3.txt", b"1 " * 15 + b"one", "pose", "16 numbers are expected: could not convert string"),
+        ("intrinsic/intrinsic_color.txt", b"\x00\xff", "camera", "is not UTF-8 text"),
+        (
+            "intrinsic/intrinsic_color.txt",
+            b"0 0 15.5 0 0 0 11.5 0" + b" 0" * 8,
+            "camera",
+            "focal lengths must be positive",
+        ),
+        ("color/0.jpg", b"", "camera", "is not an image"),
+        ("color/3.jpg", b"JFIF?", "image", "is not an image"),
+        ("depth/3.png", b"\x89PNG", "depth", "is not an image"),
+    ],
+)
+def test_damage_is_named(folder, file, content, read, reason):
+    (folder / file).write_bytes(content)
+    with pytest.raises(BrokenScene, match=reason) as error:
+        getattr(opened(folder), read)(1)
+    assert error.value.scene == "scene0000_00"
+    assert error.value.file == str(folder / file)
+
+
+def test_images_that_are_cut(folder):
+    color, depth = folder / "color" / "3.jpg", folder / "depth" / "3.png"
+    for path in (color, depth):
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BrokenScene, match="the image cannot be decoded") as error:
+        opened(folder).view(1)
+    assert "view 3" in error.value.file
+    with pytest.raises(BrokenScene, match="the image cannot be decoded"):
+        opened(folder).depth(1)
+
+
+def test_depth_of_eight_bits_is_refused(folder):
+    Image.new("L", (DEPTH.width, DEPTH.height)).save(folder / "depth" / "3.png")
+    with pytest.raises(BrokenScene, match="16 bits and one channel, this image is of mode L"):
+        opened(folder).depth(1)
+
+
+def test_an_image_of_another_size_is_named(folder):
+    picture(DEPTH).save(folder / "color" / "3.jpg")
+    with pytest.raises(BrokenScene, match=r"image is \(12, 16\).* its camera says \(24, 32\)"):
+        opened(folder).view(1)
+
+
+def test_a_folder_that_is_no_scene(folder):
+    (folder.parent / "scene0001_00" / "color").mkdir(parents=True)
+    dataset = open_dataset(folder.parent)
+    assert [scene.name for scene in dataset.readable("poses")] == ["scene0000_00"]
+    assert "scene scene0001_00" in dataset.quarantine.report()
+
+
+def test_scenes_in_a_folder_of_scans(folder):
+    folder.parent.joinpath("scans").mkdir()
+    folder.rename(folder.parent / "scans" / folder.name)
+    dataset = open_dataset(folder.parent)
+    assert (dataset.kind, list(dataset.scene_names)) == ("scannet_frames", ["scene0000_00"])
+
+
+def test_genuine_frames(data_folder):
+    dataset = open_dataset(data_folder / "scannet_frames")
+    (scene,) = dataset.readable("poses")
+    assert (dataset.kind, scene.name, scene.parts) == ("scannet_frames", "scene_a", {"views", "poses"})
+    assert scene.view_names == ["0048", "0054", "0060", "0066"]
+    camera = scene.camera(0)
+    assert (camera.width, camera.height, camera.fx, camera.cy) == (640, 480, 577.590698, 242.683609)
+    assert scene.image(2).format == "PNG"
+    np.testing.assert_allclose(scene.pose(0)[:3, 3], [1.896290, 2.467417, 1.399475])
+    assert scene.view(3).image.shape == (480, 640, 3)
+    # A hand-held camera, held level enough that image down is world down, z being up.
+    for index in range(4):
+        assert scene.pose(index)[2, 1] < -0.7
