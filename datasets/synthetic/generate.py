@@ -156,32 +156,39 @@ def _claim(config: SyntheticConfig) -> None:
     """Check that the folder is new or was made with the same configuration, and write its manifest.
 
     Raises:
-        InputError: it holds something else.
+        InputError: it holds something else, or cannot be made.
     """
     path = config.output / _MANIFEST
+    unfinished = config.output / f".{_MANIFEST}.part"
     wanted = _manifest(config)
     if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}: not a manifest of synthetic data ({error}); delete the folder or give another output"
-            ) from error
-        if found != wanted:
-            keys = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
-            changes = ", ".join(f"{k} {found.get(k)} instead of {wanted.get(k)}" for k in keys)
-            raise InputError(
-                f"{config.output}: was made with another configuration ({changes}); delete it or give another output"
-            )
+        _compare(path, wanted)
         return
-    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
-        raise InputError(
-            f"{config.output}: holds something that is not synthetic data; give a new or empty folder as output"
-        )
-    config.output.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(json.dumps(wanted, indent=1) + "\n")
-    os.replace(unfinished, path)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        foreign = [entry for entry in config.output.iterdir() if entry != unfinished]
+        if foreign:
+            reason = f"holds {foreign[0].name}, which is not synthetic data; give a new or empty folder as output"
+            raise InputError(f"{config.output}: {reason}")
+        unfinished.write_text(json.dumps(wanted, indent=1) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"{config.output}: cannot be written: {error.strerror}; give another output") from error
+
+
+def _compare(path: Path, wanted: dict) -> None:
+    """Raise :class:`InputError` unless the manifest at ``path`` says ``wanted``."""
+    advice = "delete the folder or give another output"
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not a manifest of synthetic data ({error}); {advice}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a manifest of synthetic data; {advice}")
+    keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    if keys:
+        changes = ", ".join(f"{key} {found.get(key)} instead of {wanted.get(key)}" for key in keys)
+        raise InputError(f"{path.parent}: was made with another configuration ({changes}); {advice}")
 
 
 def _write_lists(config: SyntheticConfig) -> None:
@@ -238,8 +245,12 @@ def write_synthetic(
             note(*_make(name, config, i))
     else:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
-                note(*done.result())
+            try:
+                for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
+                    note(*done.result())
+            except BaseException:  # an interrupt, or a full disk: do not make the scenes that wait
+                pool.shutdown(cancel_futures=True)
+                raise
         summary.written.sort()
     if (config.output / _UNFINISHED).exists():
         shutil.rmtree(config.output / _UNFINISHED)

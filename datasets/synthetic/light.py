@@ -176,8 +176,6 @@ def _direct(tracer: Tracer, lamp: Light, start: np.ndarray, normal: np.ndarray, 
         if lamp.facing is not None:
             strength *= np.maximum(-(unit @ lamp.facing), 0)
         lit = np.flatnonzero(strength > 1e-3)
-        seen = lit[
-            tracer.distance(start[lit], towards[lit]) > 0.95
-        ]  # nearer the lamp stands its own shade
+        seen = lit[tracer.distance(start[lit], towards[lit]) > 0.95]  # nearer the lamp stands its own shade
         total[seen] += strength[seen] / (_SOFTENING + squared[seen])
     return total[:, None] / _LAMP_RAYS * lamp.color

@@ -403,8 +403,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not synthetic data"):
+    with pytest.raises(InputError, match=r"thesis\.txt, which is not synthetic data"):
         write_synthetic(replace(config, output=foreign))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_synthetic(replace(config, output=foreign / "thesis.txt"))
+    (foreign / "synthetic.json").write_text("[]")
+    with pytest.raises(InputError, match="not a manifest"):
+        write_synthetic(replace(config, output=foreign))
+    (foreign / "synthetic.json").unlink()
     assert [p.name for p in foreign.iterdir()] == ["thesis.txt"]
 
 
