@@ -22,6 +22,21 @@ _REQUIRED = ("cameras", "images", "points3D")
 # What pycolmap raises on damaged models.
 _PYCOLMAP_ERRORS = (ValueError, IndexError, KeyError, RuntimeError, MemoryError, OSError)
 _HALF_PIXEL = 0.5
+# COLMAP's camera models that ours can express: our name, and how many focal lengths stand before the principal point.
+# What follows are our coefficients in our order, of which the simpler models leave out the last.
+_MODELS = {
+    "SIMPLE_PINHOLE": ("PINHOLE", 1),
+    "PINHOLE": ("PINHOLE", 2),
+    "SIMPLE_RADIAL": ("OPENCV", 1),
+    "RADIAL": ("OPENCV", 1),
+    "OPENCV": ("OPENCV", 2),
+    "FULL_OPENCV": ("OPENCV", 2),
+    "SIMPLE_FISHEYE": ("OPENCV_FISHEYE", 1),
+    "FISHEYE": ("OPENCV_FISHEYE", 2),
+    "SIMPLE_RADIAL_FISHEYE": ("OPENCV_FISHEYE", 1),
+    "RADIAL_FISHEYE": ("OPENCV_FISHEYE", 1),
+    "OPENCV_FISHEYE": ("OPENCV_FISHEYE", 2),
+}
 # How many parameters COLMAP's camera models have, by their number in binary files (COLMAP 4.2 has 18).
 _PARAMETER_COUNTS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2)
 
@@ -104,26 +119,15 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: list[flo
     Raises:
         ValueError: the model has terms that :class:`Camera` cannot express, or parameters that make no camera.
     """
-    shared_focal = {
-        "SIMPLE_PINHOLE",
-        "SIMPLE_RADIAL",
-        "RADIAL",
-        "SIMPLE_RADIAL_FISHEYE",
-        "RADIAL_FISHEYE",
-        "SIMPLE_FISHEYE",
-    }
-    fx, fy, cx, cy, *k = [parameters[0], *parameters] if model in shared_focal else parameters
-    if model in ("SIMPLE_PINHOLE", "PINHOLE"):
-        ours, distortion = "PINHOLE", []
-    elif model in ("SIMPLE_RADIAL", "RADIAL", "OPENCV"):
-        ours, distortion = "OPENCV", [*k, 0, 0, 0][:4]
-    elif model == "FULL_OPENCV" and not any(k[4:]):
-        ours, distortion = "OPENCV", k[:4]
-    elif model in ("SIMPLE_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"):
-        ours, distortion = "OPENCV_FISHEYE", [*k, 0, 0, 0, 0][:4]
-    else:
+    ours, focal_lengths = _MODELS.get(model, (None, 0))
+    if ours is None:
         raise ValueError(f"camera model {model} cannot be represented; undistort the images with COLMAP first")
-    return Camera(width, height, fx, fy, cx - _HALF_PIXEL, cy - _HALF_PIXEL, ours, tuple(map(float, distortion)))
+    fx, fy, cx, cy, *k = parameters if focal_lengths == 2 else [parameters[0], *parameters]
+    terms = 0 if ours == "PINHOLE" else 4
+    if any(k[terms:]):
+        raise ValueError(f"camera model {model} with k3 and beyond cannot be represented; undistort the images first")
+    distortion = tuple(float(term) for term in [*k, 0, 0, 0, 0][:terms])
+    return Camera(width, height, fx, fy, cx - _HALF_PIXEL, cy - _HALF_PIXEL, ours, distortion)
 
 
 def _read_cameras(model: Any, scene: str, file: Path) -> dict[int, Camera]:
