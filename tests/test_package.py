@@ -125,12 +125,14 @@ def test_wheel_works_where_there_is_only_torch(wheel: Path, tmp_path: Path) -> N
     subprocess.run([*install, "torch", "numpy", "safetensors"], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     code = """
-import geo3d.ops, torch
-assert "site-packages" in geo3d.ops.__file__, geo3d.ops.__file__
-tokens = torch.randn(2, 3, 12, 16, requires_grad=True)
-geo3d.ops.rope_2d(tokens, torch.ones(2, 12, 2, dtype=torch.int64)).sum().backward()
-assert tokens.grad is not None
-print(geo3d.ops.explain("rope_2d", tokens)["cpu"])
+import geo3d, geo3d.ops, torch
+assert "site-packages" in geo3d.__file__, geo3d.__file__
+model = geo3d.create_model("croco_tiny")
+views = torch.rand(2, 1, 3, 64, 64)
+prediction = model(*views, torch.arange(10).unsqueeze(0)).prediction
+prediction.square().mean().backward()
+assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+print(geo3d.ops.explain("rope_2d", torch.zeros(1, 1, 1, 4))["cpu"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
