@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -40,7 +41,7 @@ class Engine:
         self.fabric, self.method, self.config = fabric, method, config
         if config.compile:
             method.compile()
-        self.model = fabric.setup_module(method)
+        self.model = fabric.setup_module(method).train()
         self.optimizer = fabric.setup_optimizers(build_optimizer(method, config))
         self.ema = Ema(method, config.ema_decay) if config.ema_decay is not None else None
         self._buffers: list[Tensor] = []
@@ -101,14 +102,19 @@ class Engine:
         self.optimizer.step()  # the scaler leaves the weights alone and lowers its scale
         return norm, outcome
 
-    @torch.no_grad()
-    def predict(self, data: Any, generator: torch.Generator) -> tuple[Any, MethodOutput]:
-        """Batch on the device and the output of a forward pass in evaluation mode. Every process must call it."""
-        data = self.fabric.to_device(data)
+    @contextmanager
+    def predict(self, data: Any, generator: torch.Generator) -> Iterator[tuple[Any, MethodOutput]]:
+        """Context of evaluation, without gradients: the batch on the device and what a forward pass makes of it.
+
+        Every process must enter it.
+        """
         self.model.eval()
-        output = self.model(data, generator=generator)
-        self.model.train()
-        return data, output
+        try:
+            with torch.no_grad():
+                data = self.fabric.to_device(data)
+                yield data, self.model(data, generator=generator)
+        finally:
+            self.model.train()
 
     def state(self) -> dict[str, Any]:
         """Model, averaged model (or None), optimizer and loss scaler on the CPU. Every process must call it."""

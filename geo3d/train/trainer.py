@@ -345,11 +345,11 @@ class Trainer:
         batch = self._batches[key]
         if batch.error:
             raise InputError(batch.error)
-        data, output = self._engine.predict(batch.data, self._seed_pass(key))
-        if self._main:
-            folder = self.run_dir / "pictures"
-            folder.mkdir(exist_ok=True)
-            Image.fromarray(self.method.picture(data, output)).save(folder / f"step_{self._state.step:08d}.png")
+        with self._engine.predict(batch.data, self._seed_pass(key)) as (data, output):
+            if self._main:
+                folder = self.run_dir / "pictures"
+                folder.mkdir(exist_ok=True)
+                Image.fromarray(self.method.picture(data, output)).save(folder / f"step_{self._state.step:08d}.png")
 
     def _finish(self, stopped_by: StoppedBy) -> RunResult:
         state, meter = self._state, self._meter

@@ -15,7 +15,7 @@ from torch import nn
 
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.train import RunResult, TrainConfig, Trainer
+from geo3d.train import RunResult, TrainConfig, Trainer, launch
 
 SIZE = 8
 
@@ -123,7 +123,8 @@ def train_toy(
         "accelerator": "cpu", "save_every_minutes": None,
     } | changes  # fmt: skip
     torch.manual_seed(1)
-    return Trainer(method(**(toy or {})), samples or ToySamples(), TrainConfig(**config), run_dir).fit()
+    samples = ToySamples() if samples is None else samples
+    return Trainer(method(**(toy or {})), samples, TrainConfig(**config), run_dir).fit()
 
 
 def numbers(run_dir: Path) -> list[dict[str, Any]]:
@@ -134,9 +135,13 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run as ``toy.py FOLDER '{"train": {...}, "toy": {...}, "samples": {...}}'``; ends like a tool."""
+    """Run as ``toy.py FOLDER '{"train": {...}, "toy": {...}, "samples": {...}}'``; ends like a tool.
+
+    ``shard_from`` is the size from which FSDP makes a block a shard of its own.
+    """
     options = json.loads(sys.argv[2])
     torch.set_num_threads(1)
+    launch.SHARD_FROM = options.get("shard_from", launch.SHARD_FROM)
     samples = ToySamples(**options.get("samples", {}))
     result = train_toy(Path(sys.argv[1]), samples=samples, toy=options.get("toy"), **options.get("train", {}))
     print(result.stopped_by, result.steps, flush=True)
