@@ -246,6 +246,7 @@ class SceneDataset(Sequence):
                 if not all(part in scene.parts for part in parts):
                     continue
                 if VIEW_PARTS.intersection(parts):
+                    len(scene.view_names)
                     self.quarantine.note(scene.remarks)
             except BrokenScene as broken:
                 self.quarantine.add(broken)

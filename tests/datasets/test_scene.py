@@ -1,0 +1,130 @@
+"""What all readers share: the quarantine, splits, recognising layouts, small files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import build_scannet, lost_pose, orbit, picture
+
+from geo3d.datasets import BrokenScene, Quarantine, Remark, Scene, SceneDataset, list_datasets, open_dataset
+from geo3d.datasets.files import are_rigid, check_size, decode, numeric_order, open_image
+from geo3d.datasets.scene import register_dataset
+from geo3d.errors import InputError
+from geo3d.geometry import Camera
+
+
+def test_broken_scenes_travel_between_processes():
+    broken = BrokenScene("scene7", Path("a.sens"), "cut", 42)
+    assert str(broken) == "scene scene7: a.sens at byte 42: cut"
+    copy = pickle.loads(pickle.dumps(broken))
+    assert (str(copy), copy.scene, copy.file, copy.reason, copy.offset) == (str(broken), "scene7", "a.sens", "cut", 42)
+    assert isinstance(copy, InputError)
+
+
+def test_quarantine_reports_each_scene_once():
+    quarantine = Quarantine()
+    assert (len(quarantine), quarantine.report()) == (0, "")
+    for _ in range(2):
+        quarantine.add(BrokenScene("a", "x.ply", "cut", 3))
+        quarantine.note([Remark("b", "y.json", "frames skipped: no pose", 5)])
+    quarantine.add(BrokenScene("a", "x.ply", "cut", 4))
+    assert len(quarantine) == 2
+    assert quarantine.report().splitlines() == [
+        "scene a: x.ply at byte 3: cut",
+        "scene a: x.ply at byte 4: cut",
+        "scene b: y.json: 5 frames skipped: no pose",
+    ]
+
+
+def test_a_strict_quarantine_raises_broken_scenes_and_keeps_remarks():
+    quarantine = Quarantine(strict=True)
+    quarantine.note([Remark("b", "y.sens", "frames are missing", 5, 77)])
+    with pytest.raises(BrokenScene, match="scene a"):
+        quarantine.add(BrokenScene("a", "x.ply", "cut"))
+    assert quarantine.report() == "scene b: y.sens at byte 77: 5 frames are missing"
+
+
+class _ListedTwice(SceneDataset):
+    kind = "scannet"
+
+
+def test_a_kind_is_registered_once():
+    before = list_datasets()
+    with pytest.raises(ValueError, match="'scannet' is registered twice"):
+        register_dataset(_ListedTwice)
+    assert list_datasets() == before
+    assert before[-1] == "image_pairs", "which takes any folder of images"
+
+
+def test_folders_that_cannot_be_opened(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        open_dataset(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"not recognised as any of scannet, .*see docs/datasets.md"):
+        open_dataset(tmp_path)
+    with pytest.raises(InputError, match="unknown dataset kind 'kitti'; known: scannet"):
+        open_dataset(tmp_path, "kitti")
+    with pytest.raises(InputError, match="no scene found in the scannet layout"):
+        open_dataset(tmp_path, "scannet")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read"), (b"", "is empty"), (b"\xff", "cannot be read")]
+)
+def test_splits_that_cannot_be_used(tmp_path, content, reason):
+    build_scannet(tmp_path / "scannet")
+    split = tmp_path / "split.txt"
+    if content is not None:
+        split.write_bytes(content)
+    with pytest.raises(InputError, match=f"split.txt: the split list {reason}"):
+        open_dataset(tmp_path / "scannet", split=split)
+
+
+def test_a_scene_of_another_package_counts_by_its_parts():
+    class Bare(Scene):
+        name, root = "bare", Path("nowhere")
+
+    for read in ("camera", "pose", "image", "depth", "mask"):
+        with pytest.raises(InputError, match="scene bare has no"):
+            getattr(Bare(), read)(0)
+    assert Bare().remarks == ()
+
+
+def test_a_relative_root(tmp_path, monkeypatch):
+    build_scannet(tmp_path)
+    monkeypatch.chdir(tmp_path / "scans" / "scene0001_00")
+    (scene,) = open_dataset(".")
+    assert scene.name == "scene0001_00"
+    monkeypatch.chdir(tmp_path)
+    assert len(scene.mesh().vertices) == 8, "a change of the working folder does not matter"
+
+
+def test_numeric_order():
+    names = ["10.jpg", "9.jpg", "a2", "a10", "010.jpg", "b"]
+    assert sorted(names, key=numeric_order) == ["9.jpg", "010.jpg", "10.jpg", "a2", "a10", "b"]
+
+
+def test_are_rigid():
+    pose = orbit(1)[0]
+    mirrored, scaled, nan = pose @ np.diag([1.0, 1, -1, 1]), pose @ np.diag([2.0, 2, 2, 1]), pose.copy()
+    nan[0, 3] = np.nan
+    printed = np.round(pose, 6)
+    poses = np.stack([pose, printed, mirrored, scaled, nan, lost_pose(), np.zeros((4, 4))])
+    assert are_rigid(poses).tolist() == [True, True, False, False, False, False, False]
+    assert are_rigid(np.zeros((0, 4, 4))).tolist() == []
+
+
+def test_images_are_opened_without_decoding(tmp_path):
+    picture(Camera.from_fov(640, 480, 1.0)).save(tmp_path / "a.jpg")
+    image = open_image(tmp_path / "a.jpg", "scene")
+    assert image.draft("RGB", (160, 120)) is not None
+    assert decode(image, tmp_path / "a.jpg", "scene", "RGB").shape == (120, 160, 3)
+    check_size(tmp_path / "a.jpg", "scene", Camera.from_fov(640, 480, 1.0))
+    with pytest.raises(BrokenScene, match="is 640 x 480, its camera says 480 x 640"):
+        check_size(tmp_path / "a.jpg", "scene", Camera.from_fov(480, 640, 1.0))
+    with pytest.raises(BrokenScene, match="No such file"):
+        open_image(tmp_path / "b.jpg", "scene")
+    with pytest.raises(BrokenScene, match="cannot be read"):
+        open_image(tmp_path, "scene")
