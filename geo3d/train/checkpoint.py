@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import geo3d
 from geo3d.errors import InputError
 
 _NAME = re.compile(r"step_(\d{8,})")
@@ -83,14 +83,14 @@ class CheckpointStore:
         unfinished = self.folder / (_UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_file(model, unfinished / "model.safetensors", metadata)
+        save_file(_untied(model), unfinished / "model.safetensors", metadata)
         if ema is not None:
-            save_file(ema, unfinished / "ema.safetensors", metadata)
+            save_file(_untied(ema), unfinished / "ema.safetensors", metadata)
         torch.save(state, unfinished / "state.pt")
         manifest = {
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
-            "geo3d": version("geo3d"),
+            "geo3d": geo3d.__version__,
             "torch": torch.__version__,
             "files": {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())},
         }
@@ -194,6 +194,17 @@ def write_text(path: Path, text: str) -> None:
     _to_disk(unfinished)
     unfinished.replace(path)
     _to_disk(path.parent)
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, with a copy of those that share another's memory: safetensors wants each on its own."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        alone[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return alone
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from geo3d.errors import InputError
 
 #: Fields that may differ between a checkpoint and the run that continues it: they leave the numbers as they are,
-#: or only move the end of the run. ``batch_size`` and ``accumulate`` are compared through their product.
+#: or only move the end of the run. Batches are compared as the samples of a step.
 RESUMABLE_CHANGES = frozenset(
     {"epochs", "steps", "minutes", "batch_size", "accumulate", "workers", "strict", "max_bad_steps", "compile"}
     | {"accelerator", "devices", "strategy", "num_nodes"}
@@ -148,13 +147,3 @@ class TrainConfig:
     def peak_lr(self, effective_batch: int) -> float:
         """Highest learning rate of the run, for a step of ``effective_batch`` samples."""
         return self.lr if self.lr is not None else self.base_lr * effective_batch / 256
-
-    def changes_that_matter(self, before: dict[str, Any]) -> list[str]:
-        """What of ``before`` (the fields of a checkpoint's config) differs and would change the numbers, as text."""
-        now = dataclasses.asdict(self)
-        names = [name for name in now if name not in RESUMABLE_CHANGES and name in before]
-        return [f"{n} ({before[n]} -> {now[n]})" for n in names if _plain(before[n]) != _plain(now[n])]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

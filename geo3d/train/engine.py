@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from geo3d.errors import InputError
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.train.config import TrainConfig
 from geo3d.train.ema import Ema
+from geo3d.train.meter import scalars
 from geo3d.train.optimizer import build_optimizer
+from geo3d.train.result import Outcome
 from geo3d.train.sharding import (
     load_model_state,
     load_optimizer_state,
@@ -24,8 +26,6 @@ from geo3d.train.sharding import (
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Outcome = Literal["updated", "overflow", "bad"]
 
 
 class Engine:
@@ -57,13 +57,16 @@ class Engine:
         """Keep the buffers (such as running statistics) in case the step turns out bad."""
         self._buffers = [buffer.clone() for buffer in self.method.buffers()]
 
-    def forward_backward(self, data: Any, generator: torch.Generator, last: bool) -> MethodOutput:
-        """One of a step's forward passes, and its gradient added up; ``last`` shares gradients among processes."""
+    def forward_backward(self, data: Any, generator: torch.Generator, last: bool) -> dict[str, Tensor]:
+        """One of a step's forward passes, and its gradient added up; returns its :func:`scalars`.
+
+        ``last`` says that it is the step's last, after which gradients are shared among processes.
+        """
         alone = self.fabric.world_size == 1
         with nullcontext() if last or alone else self.fabric.no_backward_sync(self.model):
             output = self.model(self.fabric.to_device(data), generator=generator)
             self.fabric.backward(output.loss / self.config.accumulate)
-        return output
+        return scalars(output)
 
     def update(self, loss: float) -> tuple[float | None, Outcome]:
         """Change the weights by the gradient, unless it or ``loss`` is not finite.

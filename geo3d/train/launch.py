@@ -68,6 +68,15 @@ def first_process(fabric: Fabric, function: Callable[[], T]) -> T:
     return value
 
 
+def gather(fabric: Fabric, items: list[T]) -> list[T]:
+    """The items of all processes in the order of their ranks; every process must call it."""
+    if fabric.world_size == 1:
+        return items
+    lists: list[list[T]] = [[] for _ in range(fabric.world_size)]
+    distributed.all_gather_object(lists, items)
+    return [item for some in lists for item in some]
+
+
 def _device_type(accelerator: str) -> str:
     if accelerator != "auto":
         return accelerator

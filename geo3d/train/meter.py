@@ -6,18 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from geo3d.methods.method import MethodOutput
 
 
-def mean_scalars(outputs: list[MethodOutput]) -> dict[str, Tensor]:
-    """Mean over a step's passes of ``loss``, each ``loss/<name>`` and ``metric/<name>``, float32 scalars."""
-    columns: dict[str, list[Tensor]] = {"loss": [output.loss for output in outputs]}
-    columns |= {f"loss/{name}": [output.losses[name] for output in outputs] for name in outputs[0].losses}
-    columns |= {f"metric/{name}": [output.metrics[name] for output in outputs] for name in outputs[0].metrics}
-    return {name: torch.stack([v.detach().float() for v in values]).mean() for name, values in columns.items()}
+def scalars(output: MethodOutput) -> dict[str, Tensor]:
+    """``loss``, each ``loss/<name>`` and ``metric/<name>``, detached float32 scalars."""
+    named = {"loss": output.loss}
+    named |= {f"loss/{name}": value for name, value in output.losses.items()}
+    named |= {f"metric/{name}": value for name, value in output.metrics.items()}
+    return {name: value.detach().float() for name, value in named.items()}
 
 
 class Timer:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 StoppedBy = Literal["finished", "signal", "time"]
 
+#: What became of a step: ``overflow`` is one in which the fp16 loss scale was too high.
+Outcome = Literal["updated", "overflow", "bad"]
+
 #: Weight of the past in the smoothed loss.
 SMOOTHING = 0.98
 
@@ -36,8 +39,15 @@ class RunState:
     broken: int = 0
     seconds: float = 0.0
 
-    def count_loss(self, loss: float) -> None:
-        """Take the loss of a good step into the smoothed loss."""
+    def count_step(self, outcome: Outcome, loss: float) -> None:
+        """Count a step and take its loss into the smoothed loss, unless it is bad."""
+        self.step += 1
+        if outcome == "bad":
+            self.bad_steps += 1
+            self.bad_in_row += 1
+            return
+        self.bad_in_row = 0
+        self.overflows += outcome == "overflow"
         self.first_loss = loss if self.first_loss is None else self.first_loss
         self.loss_sum = SMOOTHING * self.loss_sum + (1 - SMOOTHING) * loss
         self.loss_weight = SMOOTHING * self.loss_weight + (1 - SMOOTHING)

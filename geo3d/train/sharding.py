@@ -30,12 +30,15 @@ def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:
 
 
 def whole(value: Any) -> Any:
-    """A detached copy on the CPU of the whole tensor; other values as they are. Every process must call it."""
+    """The whole tensor on the CPU, detached (itself if it was there); other values as they are.
+
+    Every process must call it.
+    """
     if not isinstance(value, Tensor):
         return value
     if is_sharded(value):
         value = value.full_tensor()
-    return value.detach().to("cpu", copy=True).contiguous()
+    return value.detach().cpu().contiguous()
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:

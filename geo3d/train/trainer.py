@@ -14,25 +14,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
 from geo3d.errors import InputError
-from geo3d.methods.method import Method, MethodOutput, SampleSet
+from geo3d.methods.method import Method, SampleSet
 from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
 from geo3d.train.config import TrainConfig
 from geo3d.train.curve import draw_loss_curve
 from geo3d.train.engine import Engine
-from geo3d.train.launch import first_process, launch
+from geo3d.train.identity import check_same_run, run_identity
+from geo3d.train.launch import first_process, gather, launch
 from geo3d.train.loader import Batch, BrokenSample, DrawnBatches, load_batches
 from geo3d.train.logger import Logger
-from geo3d.train.meter import Meter, Timer, mean_scalars
+from geo3d.train.meter import Meter, Timer
 from geo3d.train.order import BatchKey, StepPlan, step_seed
+from geo3d.train.quarantine import SampleQuarantine
 from geo3d.train.result import RunResult, RunState, StoppedBy
 from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+#: Samples named at most when training has diverged.
+NAMES_IN_AN_ERROR = 64
 
 
 class TrainingDiverged(InputError):
@@ -111,6 +118,7 @@ class Trainer:
         self._log = Logger(self.run_dir, self._main)
         self._plan = StepPlan(len(self.samples), config.batch_size, config.accumulate, self._fabric.world_size)
         self._total = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
+        self._identity = run_identity(config, self._plan, self.run_config)
         self._schedule = self._make_schedule()
         self._batches = DrawnBatches(self.samples, self.method.collate, self._plan, config.seed, config.strict)
         self._store = CheckpointStore(self.run_dir / "checkpoints", config.keep_last, config.keep_best)
@@ -118,7 +126,6 @@ class Trainer:
         self._state = RunState()
         self._saved: Path | None = None
         self._saved_step = 0
-        self._quarantined: set[int] = set()
         self._resume()
         self._resumed_from = self._state.step
         self._greet()
@@ -173,22 +180,19 @@ class Trainer:
         lr = self._schedule.lr(state.step)
         self._engine.set_rates(lr, self._schedule.beta1(state.step))
         self._engine.remember_buffers()
-        outputs, taken = [], []
-        for accumulated in range(config.accumulate):
-            with self._meter.waiting():
-                batch = next(batches)
-            if batch.error:
-                raise InputError(batch.error)
-            generator = self._seed_pass(batch.key)
-            outputs.append(self._engine.forward_backward(batch.data, generator, accumulated == config.accumulate - 1))
-            taken.append(batch)
-        values, agreed = self._share(outputs, taken)
+        passes, taken = [], []
+        for number in range(1, config.accumulate + 1):
+            taken.append(self._next(batches))
+            generator = self._seed_pass(taken[-1].key)
+            passes.append(self._engine.forward_backward(taken[-1].data, generator, number == config.accumulate))
+        values, agreed = self._share(passes, taken)
         norm, outcome = self._engine.update(values["loss"])
-        state.step += 1
+        state.count_step(outcome, values["loss"])
         self._meter.count_step()
         if agreed.broken:
-            self._quarantine([broken for batch in taken for broken in batch.broken])
-        self._count(outcome, values["loss"], taken)
+            self._set_aside([broken for batch in taken for broken in batch.broken])
+        if outcome == "bad":
+            self._complain(values["loss"], passes, taken)
         if outcome == "bad" or state.step % config.log_every == 0 or state.step == self._total:
             self._log.log(self._record(values, lr, norm))
         rate = self._meter.overall_rate
@@ -196,47 +200,57 @@ class Trainer:
         self._log.progress(state.step, self._total, self._epochs, state.smooth_loss, rate, remaining)
         return agreed
 
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        with self._meter.waiting():
+            batch = next(batches)
+        if batch.error:
+            raise InputError(batch.error)
+        return batch
+
     def _seed_pass(self, key: BatchKey) -> torch.Generator:
         """The generator of a forward pass; torch's global one is seeded alike, for layers such as nn.Dropout."""
         seed = step_seed(self.config.seed, key.step, key.first)
         torch.manual_seed(seed)
         return torch.Generator().manual_seed(seed)
 
-    def _share(self, outputs: list[MethodOutput], taken: list[Batch]) -> tuple[dict[str, float], Agreed]:
-        """Means over passes and processes of all scalars, and what holds if it does on any process."""
-        scalars, fabric = mean_scalars(outputs), self._fabric
+    def _share(self, passes: list[dict[str, Tensor]], taken: list[Batch]) -> tuple[dict[str, float], Agreed]:
+        """Means of all scalars over passes and processes, and what holds if it does on any process."""
+        fabric = self._fabric
         own = Agreed(
             signal=self._signals.received is not None,
             late=self._main and self._limit.over,
             save=self._main and self._save_timer.over,
             broken=any(batch.broken for batch in taken),
         )
-        flags = torch.tensor(own, dtype=torch.float32, device=fabric.device)
-        packed = torch.cat([torch.stack(list(scalars.values())), flags])
+        means = [torch.stack(values).mean() for values in zip(*(some.values() for some in passes))]
+        packed = torch.cat([torch.stack(means), torch.tensor(own, dtype=torch.float32, device=fabric.device)])
         if fabric.world_size > 1:
-            packed = fabric.all_reduce(packed, reduce_op="sum")
+            packed = fabric.all_reduce(packed, reduce_op="mean")
         numbers = packed.tolist()
-        means = [number / fabric.world_size for number in numbers[: len(scalars)]]
-        return dict(zip(scalars, means)), Agreed(*(number > 0 for number in numbers[len(scalars) :]))
+        return dict(zip(passes[0], numbers)), Agreed(*(number > 0 for number in numbers[-len(own) :]))
 
-    def _count(self, outcome: str, loss: float, taken: list[Batch]) -> None:
-        state = self._state
-        if outcome != "bad":
-            state.count_loss(loss)
-        state.overflows += outcome == "overflow"
-        state.bad_steps += outcome == "bad"
-        state.bad_in_row = state.bad_in_row + 1 if outcome == "bad" else 0
-        if outcome != "bad":
-            return
-        names = ", ".join(self.samples.describe(index) for batch in taken for index in batch.indices)
-        what = "loss" if not math.isfinite(loss) else "gradient"
+    def _complain(self, loss: float, passes: list[dict[str, Tensor]], taken: list[Batch]) -> None:
+        """Report a bad step, and end the run when there were too many in a row; every process must call it."""
+        state, limit = self._state, self.config.max_bad_steps
+        what = "gradient" if math.isfinite(loss) else "loss"
         self._log.say(f"step {state.step}: the {what} is not finite; skipped ({state.bad_in_row} in a row)")
-        if state.bad_in_row > self.config.max_bad_steps:
-            raise TrainingDiverged(
-                f"the {what} has not been finite for {state.bad_in_row} steps in a row (train.max_bad_steps is "
-                f"{self.config.max_bad_steps}), at step {state.step}; lower the learning rate or look at these "
-                f"samples: {names}"
-            )
+        if state.bad_in_row <= limit:
+            return
+        suspects = [b for b, values in zip(taken, passes) if math.isfinite(loss) or not values["loss"].isfinite()]
+        names = gather(self._fabric, [self.samples.describe(index) for batch in suspects for index in batch.indices])
+        more = f" and {len(names) - NAMES_IN_AN_ERROR} more" if len(names) > NAMES_IN_AN_ERROR else ""
+        raise TrainingDiverged(
+            f"the {what} has not been finite for {state.bad_in_row} steps in a row, more than train.max_bad_steps "
+            f"({limit}), at step {state.step}; lower the learning rate or look at these samples: "
+            f"{', '.join(names[:NAMES_IN_AN_ERROR])}{more}"
+        )
+
+    def _set_aside(self, broken: list[BrokenSample]) -> None:
+        """Count and name the broken samples of all processes; every process must call it."""
+        broken = gather(self._fabric, broken)
+        self._state.broken += len(broken)
+        if self._main:
+            self._quarantine.add(broken)
 
     @property
     def _epochs(self) -> float:
@@ -259,24 +273,6 @@ class Trainer:
         }
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
-    # Samples that cannot be read
-
-    def _quarantine(self, broken: list[BrokenSample]) -> None:
-        """Count and name broken samples of all processes; all must call it."""
-        if self._fabric.world_size > 1:
-            lists: list[Any] = [None] * self._fabric.world_size
-            torch.distributed.all_gather_object(lists, broken)
-            broken = [sample for some in lists for sample in some]
-        self._state.broken += len(broken)
-        if not self._main:
-            return
-        with (self.run_dir / "quarantine.txt").open("a") as file:
-            for index, name, reason in broken:
-                if index not in self._quarantined:
-                    self._quarantined.add(index)
-                    self._log.say(f"sample {name} cannot be read and is replaced: {reason}")
-                    file.write(f"{index}\t{name}\t{' '.join(reason.split())}\n")
-
     # Checkpoints
 
     def _save(self) -> None:
@@ -286,13 +282,7 @@ class Trainer:
         if self._main:
             self._log.flush()
             weights, ema = state.pop("model"), state.pop("ema")
-            state |= {
-                "counters": counters.as_dict(),
-                "train_config": json.loads(json.dumps(dataclasses.asdict(self.config))),
-                "effective_batch": self._plan.effective_batch,
-                "samples": self._plan.size,
-                "run_config": self.run_config,
-            }
+            state |= {"counters": counters.as_dict(), "steps": self._total, "identity": self._identity}
             head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
             head["run_config"] = json.dumps(self.run_config)
             head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
@@ -306,34 +296,19 @@ class Trainer:
         if path is None:
             return
         state, weights, ema = load_checkpoint(path)
-        self._check_same_run(state)
+        check_same_run(self.run_dir, state["identity"], self._identity)
         self._engine.load_state(state | {"model": weights, "ema": ema})
         self._state = RunState(**state["counters"])
         self._saved, self._saved_step = path, self._state.step
         self._log.say(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
+        if state["steps"] != self._total and self.config.schedule_epochs is None:
+            self._log.say(f"the schedule now runs over {self._total} steps instead of {state['steps']}")
 
     def _find_checkpoint(self) -> Path | None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._store.clean()
-        quarantine = self.run_dir / "quarantine.txt"
-        if quarantine.is_file():
-            self._quarantined = {int(line.split("\t")[0]) for line in quarantine.read_text().splitlines()}
+        self._quarantine = SampleQuarantine(self.run_dir / "quarantine.txt", self._log.say)
         return self._store.newest_valid(self._log.say)
-
-    def _check_same_run(self, state: dict[str, Any]) -> None:
-        changes = self.config.changes_that_matter(state["train_config"])
-        for name, now in (("effective_batch", self._plan.effective_batch), ("samples", self._plan.size)):
-            if state[name] != now:
-                changes.append(f"{name} ({state[name]} -> {now})")
-        before, now = state["run_config"].get("method", {}), self.run_config.get("method", {})
-        if before != now:
-            names = [name for name in before | now if before.get(name) != now.get(name)]
-            changes += [f"method.{name} ({before.get(name)} -> {now.get(name)})" for name in names]
-        if changes:
-            raise InputError(
-                f"{self.run_dir} holds a run with other settings: {', '.join(changes)}; "
-                "set them back to continue it, or choose another run folder"
-            )
 
     # Pictures
 

@@ -116,7 +116,7 @@ def test_signal_in_the_last_step_ends_a_finished_run(tmp_path: Path) -> None:
     assert train_toy(tmp_path, toy={"signal_at": (12, signal.SIGTERM)}).stopped_by == "finished"
 
 
-def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path: Path) -> None:
+def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path: Path, capsys) -> None:
     train_toy(tmp_path / "whole", steps=18, schedule="constant")
     done = train_toy(tmp_path / "cut", schedule="constant")
     before = (done.checkpoint / "manifest.json").stat().st_mtime_ns
@@ -124,8 +124,10 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path: Path) 
     assert (again.steps, again.resumed_from, again.stopped_by) == (12, 12, "finished")
     assert again.checkpoint == done.checkpoint
     assert (done.checkpoint / "manifest.json").stat().st_mtime_ns == before
+    capsys.readouterr()
     longer = train_toy(tmp_path / "cut", steps=18, schedule="constant", keep_last=5, batch_size=4, accumulate=2)
     assert (longer.steps, longer.resumed_from) == (18, 12)
+    assert "the schedule now runs over 18 steps instead of 12" in capsys.readouterr().err
     assert numbers(tmp_path / "cut")[:12] == numbers(tmp_path / "whole")[:12]
 
 
@@ -156,7 +158,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
         ({"seed": 6}, r"holds a run with other settings: seed \(5 -> 6\);"),
         ({"batch_size": 4}, r"effective_batch \(8 -> 4\);"),
         ({"optimizer": "lamb", "lr": 0.1}, r"optimizer \(adamw -> lamb\), lr \(0.02 -> 0.1\);"),
-        ({"betas": (0.9, 0.999)}, r"betas \(\[0.9, 0.95\] -> \(0.9, 0.999\)\);"),
+        ({"betas": (0.9, 0.999)}, r"betas \(\[0.9, 0.95\] -> \[0.9, 0.999\]\);"),
         ({"ema_decay": 0.9}, r"ema_decay \(None -> 0.9\);"),
         ({"samples": ToySamples(53)}, r"samples \(52 -> 53\);"),
         ({"toy": {"noisy": False}}, "the checkpoint holds another network"),

@@ -39,6 +39,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert damage(path) is None
 
 
+def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    path = CheckpointStore(tmp_path).save(1, 0.5, {}, {"a": weight, "b": weight, "row": weight[1]})
+    _, model, _ = load_checkpoint(path)
+    assert torch.equal(model["a"], weight)
+    assert torch.equal(model["b"], weight)
+    assert torch.equal(model["row"], weight[1])
+
+
 def test_head_of_the_weights_is_readable_by_others(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path), 3)
     with safe_open(path / "model.safetensors", framework="numpy") as file:

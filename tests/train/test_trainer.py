@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -337,6 +338,14 @@ def test_every_field_of_the_config_is_explained() -> None:
         after = body.split(f"    {name}: ", 1)[1].split("\n", 2)[1]
         assert after.startswith('    """'), name
     assert len(names) > 30
+
+
+def test_importing_the_trainer_loads_nothing_that_only_a_run_needs() -> None:
+    code = (
+        "import sys, geo3d.train; print(*{'lightning_fabric', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.slow
