@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from geo3d.datasets.ply import write_ply
 from geo3d.datasets.sens import SensFrame, write_sens
 from geo3d.datasets.synthetic.furniture import CATEGORIES
 from geo3d.datasets.synthetic.mesh import FineMesh
@@ -19,8 +20,6 @@ from geo3d.geometry import Camera
 
 JPEG_QUALITY = 92
 _FRAME_MICROSECONDS = 33_333
-_XYZ_RGBA = [("xyz", "<f4", 3), ("rgba", "u1", 4)]
-_FACE = np.dtype([("count", "u1"), ("vertices", "<i4", 3)])
 _NYU40_CLASSES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
     *("picture", "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat"),
@@ -58,35 +57,21 @@ def encode_jpeg(color: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_ply(path: Path, vertices: np.ndarray, faces: np.ndarray, properties: str) -> None:
-    rows = np.empty(len(faces), _FACE)
-    rows["count"], rows["vertices"] = 3, faces
-    header = (
-        "ply\nformat binary_little_endian 1.0\ncomment geo3d synthetic rooms\n"
-        f"element vertex {len(vertices)}\n"
-        "property float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n"
-        f"{properties}element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    )
-    with open(path, "wb") as file:
-        file.write(header.encode())
-        file.write(vertices.tobytes())
-        file.write(rows.tobytes())
-
-
 def _label_colors() -> np.ndarray:
     """A colour (41, 3) uint8 for every nyu40 id, well apart; for looking at the labelled mesh."""
     return np.random.default_rng(0).integers(40, 256, (len(_NYU40_CLASSES) + 1, 3)).astype(np.uint8)
 
 
 def _write_meshes(folder: Path, name: str, mesh: FineMesh, vertices: np.ndarray) -> None:
-    plain = np.empty(len(vertices), _XYZ_RGBA)
-    plain["xyz"], plain["rgba"][:, :3], plain["rgba"][:, 3] = vertices, mesh.colors, 255
-    _write_ply(folder / f"{name}_vh_clean_2.ply", plain, mesh.faces, "")
-    labelled = np.empty(len(vertices), [*_XYZ_RGBA, ("label", "<u2")])
-    labelled["xyz"], labelled["label"] = vertices, mesh.semantic
-    labelled["rgba"][:, :3], labelled["rgba"][:, 3] = _label_colors()[mesh.semantic], 255
-    _write_ply(folder / f"{name}_vh_clean_2.labels.ply", labelled, mesh.faces, "property ushort label\n")
+    xyz = {axis: vertices[:, i].astype(np.float32) for i, axis in enumerate("xyz")}
+    opaque = {"alpha": np.full(len(vertices), 255, np.uint8)}
+
+    def columns(colors: np.ndarray) -> dict[str, np.ndarray]:
+        return xyz | {channel: colors[:, i] for i, channel in enumerate(("red", "green", "blue"))} | opaque
+
+    write_ply(folder / f"{name}_vh_clean_2.ply", columns(mesh.colors), mesh.faces)
+    labelled = columns(_label_colors()[mesh.semantic]) | {"label": mesh.semantic.astype(np.uint16)}
+    write_ply(folder / f"{name}_vh_clean_2.labels.ply", labelled, mesh.faces)
 
 
 def _write_annotation(folder: Path, name: str, mesh: FineMesh, stage: Stage) -> None:
