@@ -27,8 +27,7 @@ from geo3d.datasets.scene import (
 )
 from geo3d.datasets.transforms import Transforms
 
-# In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it;
-# ImagePairs takes any folder with images.
+# In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it.
 for _reader in (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs):
     register_dataset(_reader)
 

@@ -12,6 +12,7 @@ Below a folder with a list no further scene is looked for.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,11 +23,14 @@ import numpy as np
 from PIL import Image
 
 from geo3d.datasets.files import IMAGE_SUFFIXES, image_names, numeric_order, open_image, read_text, subfolders
+from geo3d.datasets.scannet_frames import scan_stem
 from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset
 
 _LISTING, _PAIRS = "listing.txt", "pairs.txt"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _COUPLE = re.compile(r"(.+)_([12])\.\w+")
+# What tells that a folder is laid out for another reader, which would take the images as more than pairs.
+_OTHER_LAYOUTS = frozenset({"sparse", "pose", "transforms.json"})
 _LOOKED_AT = 8
 _DEEPEST_LOOK = 6
 
@@ -113,18 +117,22 @@ def _is_listed(folder: Path) -> bool:
 
 
 class ImagePairs(SceneDataset):
-    """Folders of images that pair up. Takes any folder with images somewhere in it, so it is the last to be tried."""
+    """Folders of images that pair up: any folder with images somewhere in it, unless it is laid out for another reader.
+
+    A folder that holds several datasets is therefore not recognised, rather than read without its poses.
+    """
 
     kind = "image_pairs"
 
     @classmethod
     def detect(cls, root: Path) -> bool:
-        level = [root]
+        level, found = [root], False
         for _ in range(_DEEPEST_LOOK):
-            if any(map(_holds_pairs, level)):
-                return True
+            if any(_OTHER_LAYOUTS.intersection(os.listdir(folder)) or scan_stem(folder) for folder in level):
+                return False
+            found = found or any(map(_holds_pairs, level))
             level = [folder / name for folder in level for name in subfolders(folder)][:_LOOKED_AT]
-        return False
+        return found
 
     def names(self) -> list[str]:
         found = sorted(self._walk(self.root), key=numeric_order)

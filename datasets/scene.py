@@ -292,7 +292,8 @@ def open_dataset(
         kind = next((k for k, cls in _REGISTRY.items() if cls.detect(root)), "")
         if not kind:
             raise InputError(
-                f"{root}: not recognised as any of {', '.join(_REGISTRY)}; see docs/datasets.md for the layouts"
+                f"{root}: not recognised as any of {', '.join(_REGISTRY)}; give one dataset's own folder, "
+                "laid out as in docs/datasets.md"
             )
     if kind not in _REGISTRY:
         raise InputError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from geo3d.datasets import PARTS, MissingPart, Quarantine, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.scene import _REGISTRY
+from geo3d.errors import InputError
 from geo3d.geometry import Camera, PointCloud, View
 
 # How a part is asked for.
@@ -49,8 +50,7 @@ def dataset(kind: str, root: Path) -> SceneDataset:
 
 def test_the_layout_is_recognised_and_no_other(kind, root, dataset):
     assert dataset.kind == kind
-    others = {name for name, cls in _REGISTRY.items() if cls.detect(root)} - {kind}
-    assert others <= {"image_pairs"}, "only the reader of plain images, tried last, may take another's folders"
+    assert [name for name, cls in _REGISTRY.items() if cls.detect(root)] == [kind]
 
 
 def test_a_single_scene_is_recognised(kind, dataset):
@@ -264,6 +264,14 @@ def test_split_keeps_the_listed_scenes(kind, root, dataset, tmp_path):
     assert list(part.scene_names) == [last]
     assert "no_such_scene" in part.quarantine.report()
     assert len(part.quarantine) == 1
+
+
+def test_a_folder_of_several_datasets_is_not_taken_for_pairs(tmp_path):
+    """One folder too high must not lose poses and depth without a word."""
+    for kind in ("mvimgnet", "scannet"):
+        BUILDERS[kind](tmp_path / kind)
+    with pytest.raises(InputError, match="not recognised"):
+        open_dataset(tmp_path)
 
 
 def test_every_part_has_a_dataset(tmp_path):
