@@ -31,7 +31,7 @@ _SAMPLES, _LATTICE_STEP = 144, 89
 _MAP_SIZE = 160  # longer side of the depth map that samples are compared with: 4 pixels of a 640 x 480 map become one
 _MIN_KNOWN = 16  # views with fewer known samples than this say nothing about an overlap
 _MIN_TRACKS = 20  # nor do fewer shared points
-_METRIC_DEPTH = 2.0  # metres: half-way across an ordinary room
+_METRIC_DEPTH = 2.0  # metres: what a hand-held camera in an ordinary room looks at, by and large
 _MIN_CONVERGENCE = math.radians(5)  # spread of the optical axes under which their crossing is noise
 _ANGLE_MARGIN = 1e-3  # radians, for rounding in float32
 _MIN_AIMED = 0.75  # share of the views that must have the crossing of the axes in the image
@@ -131,8 +131,8 @@ def assume_surface(scene: Scene, views: Sequence[int], assumed_depth: float) -> 
     Args:
         scene: needs poses.
         views: view indices.
-        assumed_depth: distance of the planes, in the scene's units; 0 to estimate it: where the optical axes cross
-            (captures around an object), else 2 m where lengths are metres.
+        assumed_depth: distance of the planes, in the scene's units; 0 for an estimate: 2 m where lengths are metres
+            (rooms), else where the optical axes cross (captures around an object).
 
     Raises:
         BrokenScene: the depth cannot be estimated.
@@ -331,43 +331,43 @@ def _surface(
 
 
 def _estimated_depth(scene: Scene, views: Sequence[int], cameras: Sequence[Camera]) -> Tensor:
-    """Depth (V,) at which the views look: that of the point nearest to all optical axes, if they do cross there."""
+    """Depth (V,) at which the views look.
+
+    The axes' crossing is not used where lengths are metres: those are rooms, where cameras look across and the axes
+    cross in mid-air.
+    """
+    if scene.metric:
+        return torch.full((len(views),), _METRIC_DEPTH)
     poses = _poses(scene, views)
     axes, centers = poses[:, :3, 2], poses[:, :3, 3]
     across = torch.eye(3, dtype=torch.float64) - axes.unsqueeze(2) * axes.unsqueeze(1)  # (V, 3, 3) drops the part along
     spread = torch.linalg.eigvalsh(across.mean(0))[0].clamp_min(0).sqrt().asin()
     if spread >= _MIN_CONVERGENCE:
         crossing = torch.linalg.solve(across.sum(0), (across @ centers.unsqueeze(2)).sum(0)).squeeze(1)
-        towards = crossing - centers
-        depth = (towards * axes).sum(1)
-        in_camera = (towards.unsqueeze(1) @ poses[:, :3, :3]).squeeze(1)
+        in_camera = ((crossing - centers).unsqueeze(1) @ poses[:, :3, :3]).squeeze(1)
+        depth = in_camera[:, 2]
         uv = torch.stack([camera.project(point) for camera, point in zip(cameras, in_camera)])
         size = torch.tensor([[camera.width, camera.height] for camera in cameras])
         aimed = (depth > 0) & ((uv >= -0.5) & (uv < size - 0.5)).all(1)
         if aimed.double().mean() >= _MIN_AIMED:
             return torch.where(aimed, depth, depth[aimed].median()).float()
-    if scene.metric:
-        return torch.full((len(views),), _METRIC_DEPTH)
-    reason = (
-        "no depth, no tracks, and the views do not look at one place: give the depth that they look at (assumed_depth)"
-    )
+    reason = "no depth, no tracks, and views that do not look at one place: give the depth they look at (assumed_depth)"
     raise BrokenScene(scene.name, scene.root, reason)
 
 
 def _may_see(surface: Surface) -> Tensor:
     """(V, V) bool: False where view j cannot see any sample of view i, judged by the samples' bounding sphere."""
-    centers = surface.centers.T  # (3, V)
-    middle = surface.xyz.nanmean(2)
-    radius = (surface.xyz - middle.unsqueeze(2)).square().sum(0).nan_to_num(0).amax(1).sqrt()
-    towards = middle.unsqueeze(2) - centers.unsqueeze(1)  # [:, i, j]: from camera j to the samples of i
-    distance = towards.square().sum(0).sqrt().clamp_min(1e-12)
-    along = (towards * surface.rotations[:, :, 2].T.unsqueeze(1)).sum(0)
+    middle = surface.xyz.nanmean(2)  # (3, V)
+    radius = (surface.xyz - middle.unsqueeze(2)).square().sum(0).nan_to_num(0).amax(1).sqrt().unsqueeze(1)
+    axes, own = surface.rotations[:, :, 2].T, surface.rotations[:, :, 2] @ surface.centers.T
+    # [i, j]: from camera j to the samples of i
+    distance = torch.cdist(middle.T, surface.centers, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(1e-12)
+    along = middle.T @ axes - own.diagonal()
     off_axis = torch.acos((along / distance).clamp(-1, 1))
-    widened = surface.half_fov.unsqueeze(0) + torch.asin((radius.unsqueeze(1) / distance).clamp(0, 1))
-    may_see = (distance <= radius.unsqueeze(1)) | (off_axis <= widened + _ANGLE_MARGIN)
+    widened = surface.half_fov + torch.asin((radius / distance).clamp(0, 1)) + _ANGLE_MARGIN
+    may_see = (distance <= radius) | (off_axis <= widened)
     if surface.assumed_depth is not None:  # the plane of view i is seen from its front only
-        ahead = surface.rotations[:, :, 2] @ centers
-        may_see &= ahead - ahead.diagonal().unsqueeze(1) < surface.assumed_depth.unsqueeze(1)
+        may_see &= own - own.diagonal().unsqueeze(1) < surface.assumed_depth.unsqueeze(1)
     return may_see.fill_diagonal_(False)
 
 

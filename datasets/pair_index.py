@@ -85,7 +85,7 @@ class PairIndex:
             MissingExtra: parquet without pyarrow.
         """
         path = Path(path)
-        writer = _by_suffix(path, {".tsv": _write_text, ".parquet": _write_parquet})
+        writer = index_writer(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             writer(self, temporary, path.parent)
@@ -133,6 +133,19 @@ class PairIndexBuilder:
             raise ValueError("PairIndexBuilder: no pair was added")
         joined = (np.concatenate(column) for column in zip(*self._columns))
         return PairIndex(self._datasets, self._options, self._scenes, list(self._views), *joined)
+
+
+def index_writer(path: Path) -> Callable[[PairIndex, Path, Path], None]:
+    """What writes an index to a file of this suffix.
+
+    Raises:
+        InputError: an unknown suffix.
+        MissingExtra: parquet without pyarrow.
+    """
+    writer = _by_suffix(path, {".tsv": _write_text, ".parquet": _write_parquet})
+    if writer is _write_parquet:
+        _arrow()
+    return writer
 
 
 def read_pair_index(path: str | Path) -> PairIndex:

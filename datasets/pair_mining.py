@@ -28,7 +28,7 @@ from geo3d.datasets.covisibility import (
     surface_covisibility,
     track_covisibility,
 )
-from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, replacing
+from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer, replacing
 from geo3d.datasets.pair_picture import PicturedPair, draw_pairs
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
@@ -48,34 +48,27 @@ class PairOptions:
     """Which view pairs are wanted, and how they are looked for."""
 
     min_overlap: float = 0.5
-    """Smallest share of the pixels of one view that the other sees, the smaller of both directions (0 to 1). Half is
-    what CroCo asks of its simulated pairs: with less, most of the masked view cannot be completed from the other."""
+    """Smallest share of one view's pixels that the other sees, the smaller of both directions (0 to 1)."""
     max_overlap: float = 1.0
-    """Largest overlap (0 to 1). All of it by default: near duplicates are kept out by the angle."""
+    """Largest overlap (0 to 1); near duplicates are kept out by the angle already."""
     min_track_overlap: float = 0.25
-    """Smallest overlap where it is measured in shared COLMAP points (0 to 1). Lower than min_overlap, for a point is
-    lost between views 30 degrees apart more often than its surface: they share about 0.3 of their points where
-    they share 0.8 of their pixels."""
+    """Smallest overlap counted in shared COLMAP points, which are lost sooner than their surface (0 to 1)."""
     min_angle: float = 5.0
-    """Smallest angle between the viewing rays towards the shared surface, median (degrees). Less leaves no parallax
-    to learn from; a camera that only turns has none."""
+    """Smallest median angle between the viewing rays to the shared surface (degrees); less shows no parallax."""
     max_angle: float = 60.0
-    """Largest such angle (degrees). Beyond it, surfaces foreshorten until little can be matched."""
+    """Largest such angle (degrees); beyond it, surfaces foreshorten until little can be matched."""
     max_pairs_per_view: int = 8
-    """No view is in more pairs than this, so that no part of a scene crowds out the rest (count)."""
+    """No view is in more pairs than this (count)."""
     max_views: int = 300
     """Views looked at per scene, evenly spaced; 0 for all (count). Time grows with the square of it."""
     depth_tolerance: float = 0.05
-    """Two depths within this length are one surface (metres; not used where a scene's scale is arbitrary)."""
+    """Two depths within this length are one surface (metres; unused where a scene has no metric scale)."""
     relative_depth_tolerance: float = 0.03
-    """Two depths within this share of the depth are one surface (share, 0 to 1); the larger of both tolerances
-    counts."""
+    """Two depths within this share of the depth are one surface (0 to 1); the larger tolerance counts."""
     min_known_depth: float = 0.25
-    """Views whose depth is known on a smaller share of their pixels are in no pair, nor are views of whose common part
-    it is (share, 0 to 1)."""
+    """Least share of a view's pixels, and of what two views have in common, with known depth (0 to 1)."""
     assumed_depth: float = 0.0
-    """Where a scene has neither depth nor tracks: the depth that its views look at (scene's units). 0 estimates it,
-    from where the optical axes cross, else 2 m where lengths are metres."""
+    """Depth that views look at, for scenes with poses alone (scene's units). 0 estimates it; see docs/pairs.md."""
 
     def check(self) -> None:
         """Raise InputError for values that cannot be meant."""
@@ -223,10 +216,11 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
     """Mine all scenes of ``config.data``, write the index, a picture and a report.
 
     Raises:
-        InputError: a folder that is no dataset, options that cannot be meant, or no pair anywhere.
+        InputError: a folder that is no dataset, options or an index name that cannot be meant, or no pair anywhere.
         BrokenScene: the first broken scene, where ``config.strict``.
     """
     config.check()
+    index_writer(config.output)  # a wrong suffix is said before the work, not after
     if not config.data:
         raise InputError("no data: give one or more folders of datasets")
     datasets = [

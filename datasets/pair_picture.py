@@ -68,14 +68,16 @@ def _draw_pair(sheet: Image.Image, corner: tuple[int, int], pair: PicturedPair, 
         draw.text((corner[0], corner[1] + _CAPTION), _fitted(f"cannot be read: {error}", font, width), _INK, font)
         return
     shown = np.linspace(0, len(matched[0]) - 1, min(_DOTS, len(matched[0]))).round().astype(np.int64)
-    for side, (image, uv) in enumerate(zip(images, matched)):
-        left, top = corner[0] + side * (_TILE[0] + _MARGIN), corner[1] + _CAPTION
+    shown = np.argsort(matched[0][:, 0], kind="stable")[shown]  # spread from left to right
+    left, top = corner[0], corner[1] + _CAPTION
+    for image, uv in zip(images, matched):
         full = np.array(image.size)
         image.thumbnail(_TILE)
         sheet.paste(image, (left, top))
         for number, (x, y) in enumerate((uv[shown] + 0.5) * np.array(image.size) / full + (left, top)):
             color = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(number / _DOTS, 0.9, 1.0))
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color, outline=(0, 0, 0))
+        left += image.width + _MARGIN
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset, Tracks
+from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.scene import Scene, SceneDataset, Tracks
 from geo3d.geometry import Camera
 
 CAMERA = Camera.from_fov(160, 120, np.pi / 2)

@@ -23,7 +23,9 @@ from geo3d.datasets.pair_mining import (
     mine_scenes,
     select_pairs,
 )
-from geo3d.datasets.scene import BrokenScene
+from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.scene import open_dataset
+from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
 
@@ -132,6 +134,18 @@ def test_unknown_depth_is_left_out_of_the_count() -> None:
     found = covisibility(Holes(poses, room=HALL), min_overlap=0.1)
     assert found.overlap[0, 1] == pytest.approx(0.75, abs=2 * SHARE)  # fewer samples decide
     assert covisibility(Holes(poses, room=HALL), min_overlap=0.1, min_known_depth=0.6).overlap[0, 1] == 0
+
+
+def test_a_view_without_any_depth_pairs_with_none(recwarn: pytest.WarningsRecorder) -> None:
+    class Blind(BoxScene):
+        def depth(self, index: int) -> np.ndarray:
+            return super().depth(index) * (index != 1)
+
+    poses = [look_at((0, y, 0), (1, y, 0)) for y in (0.0, 0.5, 1.0)]
+    found = covisibility(Blind(poses, room=HALL), min_known_depth=0.0)
+    assert found.overlap[1].max() == 0
+    assert found.overlap[0, 2] == pytest.approx(0.75, abs=SHARE)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
@@ -285,26 +299,24 @@ def test_views_from_opposite_sides_share_no_surface() -> None:
     assert covisibility(scene, min_overlap=0.01).overlap[0, 2] == 0
 
 
-def test_where_axes_do_not_meet_metres_allow_a_guess_and_nothing_else_does() -> None:
-    eyes = ((0, 0, 0), (0, 0.5, 0))
-    metric = assume_surface(facing_wall(*eyes, parts=("views", "poses")), range(2), assumed_depth=0)
-    assert metric.assumed_depth.tolist() == [2.0, 2.0]
-    unscaled = facing_wall(*eyes, parts=("views", "poses"), metric=False)
+def test_in_rooms_the_crossing_of_the_axes_is_in_mid_air() -> None:
+    surface = assume_surface(BoxScene(orbit(6, 20.0), parts=("views", "poses")), range(6), assumed_depth=0)
+    assert surface.assumed_depth.tolist() == [2.0] * 6
+
+
+def test_without_metres_axes_that_do_not_meet_need_a_depth() -> None:
+    unscaled = facing_wall((0, 0, 0), (0, 0.5, 0), parts=("views", "poses"), metric=False)
     with pytest.raises(BrokenScene, match="assumed_depth"):
         covisibility(unscaled)
     found = covisibility(unscaled, assumed_depth=2.0)
     assert found.overlap[0, 1] == pytest.approx(0.875, abs=SHARE)
 
 
-def test_an_outward_looking_camera_does_not_take_the_axes_crossing_behind_it() -> None:
-    eye = np.array((0.0, 0.0, 1.5))
-    poses = [
-        look_at(eye + 0.3 * d, eye + d)
-        for d in ((np.cos(a), np.sin(a), 0.0) for a in np.linspace(0, 5, 7))
-        for d in [np.array(d)]
-    ]
-    surface = assume_surface(BoxScene(poses, parts=("views", "poses")), range(7), assumed_depth=0)
-    assert surface.assumed_depth.tolist() == [2.0] * 7
+def test_axes_that_cross_behind_the_cameras_do_not_count() -> None:
+    eye, outward = np.array((0.0, 0.0, 1.5)), [np.array((np.cos(a), np.sin(a), 0.0)) for a in np.linspace(0, 5, 7)]
+    poses = [look_at(eye + 0.3 * direction, eye + direction) for direction in outward]
+    with pytest.raises(BrokenScene, match="assumed_depth"):
+        covisibility(BoxScene(poses, parts=("views", "poses"), metric=False))
 
 
 # --- matched pixels ---
@@ -467,8 +479,92 @@ def test_no_pair_anywhere_says_why_and_writes_no_index(tmp_path) -> None:
     assert not (tmp_path / "pairs.tsv").exists()
 
 
+def test_a_wrong_name_of_the_index_is_said_before_the_work(tmp_path) -> None:
+    root = AnalyticDataset.write(tmp_path / "set", {"a": "broken"})  # strict: reading it would raise something else
+    with pytest.raises(InputError, match=r"ends in \.tsv or \.parquet"):
+        mine_pairs(PairsConfig(data=(root,), output=tmp_path / "pairs.csv", strict=True))
+
+
 def test_missing_folder_and_no_folder(tmp_path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         mine_pairs(PairsConfig(data=(tmp_path / "nowhere",)))
     with pytest.raises(InputError, match="give one or more folders"):
         mine_pairs(PairsConfig(data=()))
+
+
+# --- real captures ---
+
+
+def test_an_object_capture_is_paired_by_its_tracks(data_folder) -> None:
+    pytest.importorskip("pycolmap")
+    scene = open_dataset(data_folder / "mvimgnet")[0]
+    pairs = mine_scene(scene, PairOptions())
+    assert pairs.evidence == "tracks"
+    assert len(pairs) > 100
+    assert len(np.unique(np.concatenate([pairs.first, pairs.second]))) >= 54  # of 56; some share too few points
+    tracks = scene.tracks()
+    observed = [set(tracks.point[tracks.view == view].tolist()) for view in range(len(scene.view_names))]
+    for k in range(0, len(pairs), 10):
+        first, second = int(pairs.first[k]), int(pairs.second[k])
+        shared = sorted(observed[first] & observed[second])
+        assert pairs.overlap[k] == pytest.approx(len(shared) / max(len(observed[first]), len(observed[second])))
+        rays = [tracks.xyz[shared] - scene.pose(view)[:3, 3] for view in (first, second)]
+        cosine = (rays[0] * rays[1]).sum(1) / np.linalg.norm(rays[0], axis=1) / np.linalg.norm(rays[1], axis=1)
+        assert pairs.angle[k] == pytest.approx(np.median(np.arccos(cosine)), abs=1e-5)
+
+
+def test_captures_with_poses_alone_are_paired_by_their_frusta(data_folder) -> None:
+    fox = open_dataset(data_folder / "fox")[0]
+    pairs = mine_scene(fox, PairOptions())
+    assert pairs.evidence == "frustum"
+    assert set(np.concatenate([pairs.first, pairs.second])) == set(range(35))
+    frames = open_dataset(data_folder / "scannet_frames")[0]
+    found = mine_scene(frames, PairOptions())
+    assert chosen(found) == [(0, 3)]  # four frames of a short walk: the first and the last
+    assert found.evidence == "frustum"
+
+
+def test_all_real_captures_together(data_folder, tmp_path) -> None:
+    pytest.importorskip("pycolmap")
+    roots = tuple(data_folder / name for name in ("fox", "mvimgnet", "pairs"))
+    summary = mine_pairs(PairsConfig(data=roots, output=tmp_path / "pairs.tsv"))
+    assert summary.scenes == 4
+    assert (summary.broken, summary.without_pairs) == (0, 0)
+    assert set(summary.by_evidence) == {"frustum", "tracks", "listed"}
+    report = summary.report.read_text()
+    assert "32 frames skipped" in report  # of fox
+    assert "3 images skipped" in report  # of mouse
+    pairs = ViewPairs.from_index(summary.index)
+    assert len(pairs) == summary.pairs
+    for k in range(0, len(pairs), 60):
+        assert all(min(image.size) > 200 for image in pairs.images(k))
+    with Image.open(summary.picture) as picture:
+        assert len(picture.getcolors(1 << 24)) > 10_000
+
+
+# --- rooms that geo3d makes ---
+
+
+def test_synthetic_rooms_and_objects(tmp_path) -> None:
+    pytest.importorskip("embreex")
+    pytest.importorskip("pycolmap")
+    from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+
+    config = SyntheticConfig(output=tmp_path / "made", scenes=1, objects=1, views=12, width=160, height=120, workers=1)
+    write_synthetic(config)
+    roots = (tmp_path / "made" / "scannet", tmp_path / "made" / "mvimgnet")
+    summary = mine_pairs(PairsConfig(data=roots, output=tmp_path / "pairs.tsv", min_overlap=0.4))
+    assert set(summary.by_evidence) == {"depth", "tracks"}
+    assert min(summary.by_evidence.values()) >= 5
+    room = open_dataset(roots[0])[0]
+    pairs = mine_scene(room, PairOptions(min_overlap=0.4))
+    colors = []
+    for first, second in chosen(pairs)[:5]:
+        pixels = matched_pixels(room, first, second, "depth", PairOptions().tolerance)
+        images = [np.array(room.image(view).convert("RGB"), dtype=np.float64) for view in (first, second)]
+        at = [np.rint(uv).astype(int) for uv in pixels]
+        seen = [image[p[:, 1], p[:, 0]] for image, p in zip(images, at)]
+        shuffled = seen[1][np.random.default_rng(0).permutation(len(seen[1]))]
+        colors.append((np.abs(seen[0] - seen[1]).mean(), np.abs(seen[0] - shuffled).mean()))
+    matched, unmatched = np.mean(colors, axis=0)
+    assert matched < 0.5 * unmatched  # the same surface has much the same colour from both sides

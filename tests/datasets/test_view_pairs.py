@@ -14,7 +14,8 @@ from PIL import Image
 from geo3d.datasets import scene as scene_module
 from geo3d.datasets.pair_index import read_pair_index
 from geo3d.datasets.pair_mining import PairOptions, PairsConfig, mine_pairs
-from geo3d.datasets.scene import BrokenScene, SceneDataset, open_dataset
+from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.scene import SceneDataset, open_dataset
 from geo3d.datasets.view_pairs import PairTable, ViewPairs
 from geo3d.errors import InputError
 from geo3d.geometry import ViewPair
