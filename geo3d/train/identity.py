@@ -23,14 +23,17 @@ def run_identity(config: TrainConfig, plan: StepPlan, run_config: dict[str, Any]
 
 
 def check_same_run(run_dir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise :class:`InputError` naming what differs between two identities and would change the numbers."""
+    """Raise :class:`InputError` naming what differs between two identities and would change the numbers.
+
+    Fields that only one of them knows, since another version of geo3d wrote it, are not compared.
+    """
     pairs = [(name, saved[name], now[name]) for name in ("effective_batch", "samples")]
     for prefix, before, after in (
         ("", saved["train_config"], now["train_config"]),
         ("method.", saved["run_config"].get("method", {}), now["run_config"].get("method", {})),
     ):
-        names = [name for name in before | after if prefix or name not in RESUMABLE_CHANGES]
-        pairs += [(prefix + name, before.get(name), after.get(name)) for name in names]
+        names = [name for name in after if name in before and (prefix or name not in RESUMABLE_CHANGES)]
+        pairs += [(prefix + name, before[name], after[name]) for name in names]
     changes = [f"{name} ({before} -> {after})" for name, before, after in pairs if before != after]
     if changes:
         raise InputError(

@@ -104,23 +104,23 @@ def _fully_sharded() -> Any:
     """Fabric's strategy for torch's second FSDP, which works on CPUs too and keeps parameter names as they are."""
     from lightning_fabric.strategies import ModelParallelStrategy
 
-    class FullySharded(ModelParallelStrategy):
-        def setup_environment(self) -> None:
-            self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
-            super().setup_environment()
-
-    return FullySharded(_shard)
+    return ModelParallelStrategy(_shard)
 
 
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:
-    """Give all processes the weights of the first, then shard large blocks and the rest."""
+    """Give all processes the weights of the first, then shard large blocks and the rest over all of them.
+
+    ``mesh`` is Fabric's, which sets the processes of a machine apart; here it only says what device they have.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    module.to(torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None))
+    everyone = init_device_mesh(mesh.device_type, (distributed.get_world_size(),))
+    module.to(torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else mesh.device_type)
     for tensor in [*module.parameters(), *module.buffers()]:
         distributed.broadcast(tensor.detach(), 0)
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     for block in [block for members in reversed(lists) for block in members]:
         if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
-            fully_shard(block, mesh=mesh["data_parallel"])
-    return fully_shard(module, mesh=mesh["data_parallel"])
+            fully_shard(block, mesh=everyone)
+    return fully_shard(module, mesh=everyone)

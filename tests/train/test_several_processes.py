@@ -45,7 +45,10 @@ def command(folder: Path, torchrun: bool, samples: dict, **changes: object) -> t
 
 
 def assert_near(one: Path, other: Path) -> None:
-    """The same course of training but for the order in which float32 numbers are summed, 12 steps long."""
+    """The same course of training but for the order in which float32 numbers are summed, 12 steps long.
+
+    Measured: losses and norms differ by 1e-7 of their size, weights by 1e-7, moments by 1e-8; bounds are 20 times that.
+    """
     first, second = numbers(one), numbers(other)
     assert [record["step"] for record in first] == list(range(1, 13))
     assert [record["bad_steps"] for record in first] == [record["bad_steps"] for record in second]
@@ -55,16 +58,16 @@ def assert_near(one: Path, other: Path) -> None:
     for key in ("loss", "loss/masked", "loss_smooth", "grad_norm"):
         for a, b in zip(first, second):
             assert (a[key] is None) == (b[key] is None) == (a["step"] in (4, 7) and key != "loss_smooth")
-            assert a[key] is None or a[key] == pytest.approx(b[key], rel=1e-4)
+            assert a[key] is None or a[key] == pytest.approx(b[key], rel=2e-6)
     (state, *weights), (other_state, *other_weights) = (
         load_checkpoint(folder / "checkpoints" / "step_00000012") for folder in (one, other)
     )
     for tensors, other_tensors in zip(weights, other_weights):  # the weights, their average
         assert tensors.keys() == other_tensors.keys()
         for name in tensors:
-            torch.testing.assert_close(tensors[name], other_tensors[name], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(tensors[name], other_tensors[name], rtol=0, atol=2e-6)
     for name, moments in state["optimizer"].items():
-        torch.testing.assert_close(moments, other_state["optimizer"][name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(moments, other_state["optimizer"][name], rtol=0, atol=2e-7)
         assert moments["step"] == 10
 
 

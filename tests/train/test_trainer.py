@@ -348,6 +348,17 @@ def test_importing_the_trainer_loads_nothing_that_only_a_run_needs() -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
+def test_a_gpu_learns_as_a_cpu_does_and_resumes(tmp_path: Path, precision: str) -> None:
+    cpu = train_toy(tmp_path / "cpu", toy={"noisy": False}, steps=60)
+    config = {"accelerator": "cuda", "devices": "1", "precision": precision, "workers": 1, "ema_decay": 0.9}
+    first = train_toy(tmp_path / "gpu", toy={"noisy": False, "signal_at": (25, signal.SIGTERM)}, steps=60, **config)
+    gpu = train_toy(tmp_path / "gpu", toy={"noisy": False}, steps=60, **config)
+    assert (first.steps, gpu.resumed_from, gpu.steps) == (25, 25, 60)
+    assert gpu.final_loss == pytest.approx(cpu.final_loss, rel=0.15)  # as in mixed precision on CPUs
+
+
 @pytest.mark.slow
 def test_compiled_run_learns_the_same_with_plain_names(tmp_path: Path) -> None:
     plain = train_toy(tmp_path / "plain", toy={"noisy": False}, steps=30)
