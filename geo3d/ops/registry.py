@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geo3d.errors import InputError
 from geo3d.ops import _library
 
 # Kept for the life of the process: dropping a Library takes its definitions out of the dispatcher.
 _OPERATORS_LIBRARY = torch.library.Library("geo3d", "FRAGMENT")
 _KERNELS_LIBRARY = torch.library.Library("geo3d_kernels", "FRAGMENT")
 _REFERENCE = "reference"
+
+Result = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ class Operator:
         reference: plain PyTorch, any device, float64 too; same signature and results as the operator.
         check: raises TypeError or ValueError on arguments that the operator does not take.
         kernels: compiled implementations.
+        differentiable: whether it has a derivative.
     """
 
     name: str
-    reference: Callable[..., Tensor]
+    reference: Callable[..., Result]
     check: Callable[..., None]
     kernels: tuple[Kernel, ...]
-    compiled: Callable[..., Tensor] = field(repr=False)
+    compiled: Callable[..., Result] = field(repr=False)
+    differentiable: bool = True
 
     def choose(self, *args: Any) -> tuple[Kernel | None, dict[str, str]]:
         """The kernel that runs for these arguments (None: the reference), and why each one before it does not."""
@@ -77,27 +82,45 @@ class Operator:
             refusals[kernel.device_type] = reason
         return None, refusals
 
-    def __call__(self, *args: Any) -> Tensor:
-        """Check, choose and run; what the dispatcher calls below autograd."""
+    def __call__(self, *args: Any) -> Result:
+        """Check, choose and run; what the dispatcher calls below autograd.
+
+        Raises:
+            InputError: a kernel met values that the operator does not take; its message begins with the name.
+        """
         self.check(*args)
         kernel, _ = self.choose(*args)
-        if kernel is not None:
+        if kernel is None:
+            return self.reference(*args)
+        try:
             return self.compiled(*args)
-        return self.reference(*args)
+        except RuntimeError as error:
+            first_line = str(error).partition("\n")[0]
+            if not first_line.startswith(f"{self.name}: "):
+                raise
+            raise InputError(first_line) from None
 
 
 _OPERATORS: dict[str, Operator] = {}
 
 
+def _mark_constant(ctx: Any, inputs: tuple[Any, ...], output: Result) -> None:
+    ctx.mark_non_differentiable(*((output,) if isinstance(output, Tensor) else output))
+
+
+def _no_gradient(ctx: Any, *gradients: Tensor) -> None:
+    """The backward of results that are constants to autograd."""
+
+
 def define_operator(
     schema: str,
     *,
-    reference: Callable[..., Tensor],
+    reference: Callable[..., Result],
     check: Callable[..., None],
-    fake: Callable[..., Tensor],
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
+    fake: Callable[..., Result],
     kernels: tuple[Kernel, ...],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> Operator:
     """Enter an operator in the dispatcher.
 
@@ -106,20 +129,24 @@ def define_operator(
         reference, check, kernels: see :class:`Operator`.
         fake: the result's shape, strides and dtype without its values; for ``torch.compile`` and ``torch.export``.
         setup_context, backward: as :func:`torch.library.register_autograd` takes them. ``backward`` calls an operator.
+            Without them no result is differentiable.
     """
     name = schema.partition("(")[0]
     _OPERATORS_LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _KERNELS_LIBRARY.define(schema)
-    operator = Operator(name, reference, check, kernels, getattr(torch.ops.geo3d_kernels, name).default)
+    compiled = getattr(torch.ops.geo3d_kernels, name).default
+    operator = Operator(name, reference, check, kernels, compiled, differentiable=backward is not None)
 
-    def checked_fake(*args: Any) -> Tensor:
+    def checked_fake(*args: Any) -> Result:
         check(*args)
         return fake(*args)
 
     qualified = f"geo3d::{name}"
     _OPERATORS_LIBRARY.impl(name, operator.__call__, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, checked_fake, lib=_OPERATORS_LIBRARY)
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_OPERATORS_LIBRARY)
+    torch.library.register_autograd(
+        qualified, backward or _no_gradient, setup_context=setup_context or _mark_constant, lib=_OPERATORS_LIBRARY
+    )
     _OPERATORS[name] = operator
     return operator
 
