@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,16 +30,16 @@ class ViewList:
     remarks: tuple[Remark, ...] = ()
 
 
-class PosedScene(Scene):
+class PosedScene(Scene, ABC):
     """Base of scenes with posed views. Subclasses implement :meth:`read_views`, and :meth:`image`."""
 
+    @abstractmethod
     def read_views(self) -> ViewList:
         """Read the list of views; called once, when one is first asked for.
 
         Raises:
             BrokenScene: the list cannot be read, or holds too few views.
         """
-        raise NotImplementedError
 
     @cached_property
     def views(self) -> ViewList:

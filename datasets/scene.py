@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ class Scene:
 
     def depth_camera(self, index: int) -> Camera:
         """Intrinsics of the depth map; the pose is that of the view."""
+        self.require("depth")
         return self.camera(index)
 
     def mask(self, index: int) -> np.ndarray:
@@ -216,17 +218,17 @@ class SceneDataset(Sequence):
                 self.quarantine.add(BrokenScene(name, self.root, f"listed in {split}, but there is no such scene"))
 
     @classmethod
+    @abstractmethod
     def detect(cls, root: Path) -> bool:
         """Whether ``root`` looks like this dataset; looks at few names and opens no data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Names of all scenes under ``root``, sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, name: str) -> Scene:
         """Open one scene; raises :class:`BrokenScene` when it cannot be read."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.scene_names)
