@@ -60,8 +60,10 @@ class Operator:
     Args:
         name: without the namespace.
         reference: plain PyTorch, any device, float64 too; same signature and results as the operator.
-        check: raises TypeError or ValueError on arguments that the operator does not take.
+        check: raises TypeError or ValueError on arguments that the operator does not take, by shape, dtype and device.
         kernels: compiled implementations.
+        check_values: raises InputError on values that it does not take. Looks at tensors on the CPU alone: on other
+            devices it would wait for them, and kernels there must stay inside their memory whatever the values.
         differentiable: whether it has a derivative.
     """
 
@@ -70,6 +72,7 @@ class Operator:
     check: Callable[..., None]
     kernels: tuple[Kernel, ...]
     compiled: Callable[..., Result] = field(repr=False)
+    check_values: Callable[..., None] | None = None
     differentiable: bool = True
 
     def choose(self, *args: Any) -> tuple[Kernel | None, dict[str, str]]:
@@ -86,9 +89,12 @@ class Operator:
         """Check, choose and run; what the dispatcher calls below autograd.
 
         Raises:
-            InputError: a kernel met values that the operator does not take; its message begins with the name.
+            InputError: values that the operator does not take, found by ``check_values`` or by a kernel, whose message
+                then begins with the operator's name.
         """
         self.check(*args)
+        if self.check_values is not None and args[0].device.type == "cpu":
+            self.check_values(*args)
         kernel, _ = self.choose(*args)
         if kernel is None:
             return self.reference(*args)
@@ -119,6 +125,7 @@ def define_operator(
     check: Callable[..., None],
     fake: Callable[..., Result],
     kernels: tuple[Kernel, ...],
+    check_values: Callable[..., None] | None = None,
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Operator:
@@ -126,7 +133,7 @@ def define_operator(
 
     Args:
         schema: ``name(arguments) -> returns``; positional arguments, the first one a tensor.
-        reference, check, kernels: see :class:`Operator`.
+        reference, check, kernels, check_values: see :class:`Operator`.
         fake: the result's shape, strides and dtype without its values; for ``torch.compile`` and ``torch.export``.
         setup_context, backward: as :func:`torch.library.register_autograd` takes them. ``backward`` calls an operator.
             Without them no result is differentiable.
@@ -135,7 +142,7 @@ def define_operator(
     _OPERATORS_LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _KERNELS_LIBRARY.define(schema)
     compiled = getattr(torch.ops.geo3d_kernels, name).default
-    operator = Operator(name, reference, check, kernels, compiled, differentiable=backward is not None)
+    operator = Operator(name, reference, check, kernels, compiled, check_values, differentiable=backward is not None)
 
     def checked_fake(*args: Any) -> Result:
         check(*args)
