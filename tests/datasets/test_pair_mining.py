@@ -228,9 +228,13 @@ def test_three_hundred_views_take_far_less_than_two_seconds() -> None:
     eyes = [(0, shift, 0) for shift in np.linspace(0, 2, 300)]  # all pairs overlap: the dearest case
     camera = Camera.from_fov(640, 480, math.pi / 2)
     scene = Painted([look_at(eye, np.add(eye, (1, 0, 0))) for eye in eyes], camera=camera)
-    start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = time.process_time()  # not the clock on the wall: neighbours on the machine do not count
     pairs = mine_scene(scene, PairOptions())
-    assert time.perf_counter() - start < 2.0  # 0.6 s on one idle core of a 2023 server
+    elapsed = time.process_time() - start
+    torch.set_num_threads(threads)
+    assert elapsed < 2.0  # 0.6 s on a server of 2023
     assert len(pairs) > 100
 
 

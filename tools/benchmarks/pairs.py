@@ -9,6 +9,8 @@ the depth is not in it.
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +150,12 @@ def plain_loop(root: str, pairs: int):
 def run(config: PairsBenchmark) -> list[dict[str, Any]]:
     """Rows of the plain loop and of geo3d with its parts."""
     module = "benchmarks.pairs"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the contestants', which start after this
     with tempfile.TemporaryDirectory() as folder:
-        write_scene(Path(folder), config.views)
+        # In a process of its own: the contestants begin as copies of this one, and its memory would count as theirs.
+        writer = multiprocessing.get_context("spawn").Process(target=write_scene, args=(Path(folder), config.views))
+        writer.start()
+        writer.join()
         here = {"root": folder}
         variants = [
             Variant(LOOP, f"{module}:plain_loop", {**here, "pairs": config.loop_pairs}),
