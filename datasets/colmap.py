@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from geo3d.datasets.files import are_rigid, require_finite
 from geo3d.datasets.scene import BrokenScene
 from geo3d.errors import require_extra
 from geo3d.geometry import Camera
@@ -89,17 +90,23 @@ def read_model(folder: Path, scene: str, observations: bool = True) -> ColmapMod
     try:
         model = pycolmap.Reconstruction(str(folder))
     except _PYCOLMAP_ERRORS as error:
-        raise BrokenScene(scene, folder, f"pycolmap cannot read the model: {error}") from error
+        why = " ".join(str(error).split())
+        raise BrokenScene(scene, folder, f"pycolmap cannot read the model: {why}") from error
     cameras = _read_cameras(model, scene, folder / f"cameras{ending}")
-    images = sorted((model.images[i] for i in model.reg_image_ids()), key=lambda image: image.name)
-    point_ids = np.array(sorted(model.points3D.keys()), dtype=np.int64)
+    images = _registered_images(model, scene, folder / f"images{ending}")
+    poses = np.array([_world_from_camera(image) for image in images]).reshape(-1, 4, 4)
+    for image in (image for image, good in zip(images, are_rigid(poses)) if not good):
+        raise BrokenScene(scene, folder / f"images{ending}", f"the pose of image {image.name} is no rigid transform")
+    point_ids = np.array(sorted(model.points3D.keys()), dtype=np.uint64)
     points = [model.points3D[int(i)] for i in point_ids]
+    xyz = np.array([p.xyz for p in points], dtype=np.float64).reshape(-1, 3)
+    require_finite(xyz, folder / f"points3D{ending}", scene)
     image, point, uv = _read_observations(images if observations else [], point_ids, scene, folder)
     return ColmapModel(
         names=[image.name for image in images],
         cameras=[cameras[image.camera_id] for image in images],
-        poses=np.array([_world_from_camera(image) for image in images]).reshape(-1, 4, 4),
-        xyz=np.array([p.xyz for p in points], dtype=np.float64).reshape(-1, 3),
+        poses=poses,
+        xyz=xyz,
         error=np.array([p.error for p in points], dtype=np.float64),
         colors=np.array([p.color for p in points], dtype=np.uint8).reshape(-1, 3),
         image=image,
@@ -141,6 +148,14 @@ def _read_cameras(model: Any, scene: str, file: Path) -> dict[int, Camera]:
     return cameras
 
 
+def _registered_images(model: Any, scene: str, file: Path) -> list[Any]:
+    """The images that have a pose, sorted by name."""
+    try:
+        return sorted((model.images[i] for i in model.reg_image_ids()), key=lambda image: image.name)
+    except UnicodeDecodeError as error:
+        raise BrokenScene(scene, file, f"an image's name is not UTF-8: {error.object!r}; rename it") from error
+
+
 def _world_from_camera(image: Any) -> np.ndarray:
     rigid = image.cam_from_world  # a method since COLMAP knows rigs
     camera_from_world = np.eye(4)
@@ -154,7 +169,7 @@ def _read_observations(
     """Image, point row and pixel of every observation of a point."""
     seen = [image.get_observation_points2D() for image in images]
     image = np.repeat(np.arange(len(images)), [len(s) for s in seen])
-    ids = np.array([p.point3D_id for s in seen for p in s], dtype=np.int64)
+    ids = np.array([p.point3D_id for s in seen for p in s], dtype=np.uint64)
     uv = np.array([p.xy for s in seen for p in s], dtype=np.float64).reshape(-1, 2) - _HALF_PIXEL
     unknown = np.setdiff1d(ids, point_ids)
     if len(unknown):

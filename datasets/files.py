@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import Camera
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+#: What Pillow raises on damaged images; damaged chunks of a PNG are a SyntaxError.
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError)
+# Coordinates beyond this are damage, in whatever unit.
+_FARTHEST = 1e15
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -98,6 +102,18 @@ def are_rigid(matrices: np.ndarray) -> np.ndarray:
     return finite & orthonormal & (np.linalg.det(rotation) > 0)
 
 
+def require_finite(xyz: np.ndarray, path: Path, scene: str) -> None:
+    """Look whether coordinates (N, 3) are numbers of a sensible size.
+
+    Raises:
+        BrokenScene: one is not.
+    """
+    bad = ~(np.abs(xyz) < _FARTHEST).all(1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise BrokenScene(scene, path, f"{int(bad.sum())} points are damaged; number {row} is {xyz[row].tolist()}")
+
+
 def open_image(path: Path, scene: str) -> Image.Image:
     """The image, of which only the header is read; pixels are decoded when asked for.
 
@@ -106,10 +122,16 @@ def open_image(path: Path, scene: str) -> Image.Image:
     """
     try:
         return Image.open(path)
-    except UnidentifiedImageError as error:
+    except PILLOW_ERRORS as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
         raise BrokenScene(scene, path, "is not an image that Pillow can read, or is cut in its header", 0) from error
-    except OSError as error:
-        raise BrokenScene(scene, path, f"cannot be read: {error.strerror or error}") from error
+
+
+def image_size(path: Path, scene: str) -> tuple[int, int]:
+    """Width and height of the image in ``path``; raises as :func:`open_image`."""
+    with open_image(path, scene) as image:
+        return image.size
 
 
 def check_size(path: Path, scene: str, camera: Camera) -> None:
@@ -118,7 +140,7 @@ def check_size(path: Path, scene: str, camera: Camera) -> None:
     Raises:
         BrokenScene: it has not, or cannot be opened.
     """
-    width, height = open_image(path, scene).size
+    width, height = image_size(path, scene)
     if (width, height) != (camera.width, camera.height):
         reason = f"is {width} x {height}, its camera says {camera.width} x {camera.height}; scale one to the other"
         raise BrokenScene(scene, path, reason)
@@ -132,7 +154,7 @@ def decode(image: Image.Image, path: Path | str, scene: str, mode: str | None = 
     """
     try:
         return np.array(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports damaged PNG chunks as SyntaxError
+    except PILLOW_ERRORS as error:
         raise BrokenScene(scene, path, f"the image cannot be decoded: {error}") from error
 
 
@@ -142,7 +164,8 @@ def read_mask(path: Path, scene: str) -> np.ndarray:
     Raises:
         BrokenScene: it is missing or damaged.
     """
-    return decode(open_image(path, scene), path, scene, "L") > 0
+    with open_image(path, scene) as image:
+        return decode(image, path, scene, "L") > 0
 
 
 def read_depth(path: Path, scene: str, units_per_metre: float) -> np.ndarray:
@@ -151,7 +174,8 @@ def read_depth(path: Path, scene: str, units_per_metre: float) -> np.ndarray:
     Raises:
         BrokenScene: it is missing, damaged, or not of 16 bits and one channel.
     """
-    image = open_image(path, scene)
-    if not image.mode.startswith("I"):
-        raise BrokenScene(scene, path, f"a depth map has 16 bits and one channel, this image is of mode {image.mode}")
-    return decode(image, path, scene).astype(np.float32) / np.float32(units_per_metre)
+    with open_image(path, scene) as image:
+        if not image.mode.startswith("I"):
+            reason = f"a depth map has 16 bits and one channel, this image is of mode {image.mode}"
+            raise BrokenScene(scene, path, reason)
+        return decode(image, path, scene).astype(np.float32) / np.float32(units_per_metre)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geo3d.datasets.files import parse_matrix, read_json, read_text
+from geo3d.datasets.files import parse_matrix, read_json, read_text, require_finite
 from geo3d.datasets.ply import read_ply
 from geo3d.datasets.posed import ViewList
 from geo3d.datasets.scannet_frames import (
@@ -107,6 +107,7 @@ class ScanNetScene(FramesScene):
         vertices, colors = ply.stacked("x", "y", "z"), ply.stacked("red", "green", "blue")
         if vertices is None:
             raise BrokenScene(self.name, path, "the vertices have no x, y, z")
+        require_finite(vertices, path, self.name)
         alignment = self.axis_alignment()
         vertices = (vertices @ alignment[:3, :3].T + alignment[:3, 3]).astype(np.float32)
         mesh = Mesh(vertices, ply.faces, normals=vertex_normals(vertices, ply.faces))

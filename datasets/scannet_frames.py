@@ -18,7 +18,16 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.files import are_rigid, image_names, numeric_order, open_image, read_depth, read_matrix, subfolders
+from geo3d.datasets.files import (
+    are_rigid,
+    image_names,
+    image_size,
+    numeric_order,
+    open_image,
+    read_depth,
+    read_matrix,
+    subfolders,
+)
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset
 from geo3d.geometry import Camera
@@ -119,7 +128,7 @@ class ExportedFrames:
 
         Colour images are often exported at depth resolution; the one matrix that was written then serves both.
         """
-        width, height = open_image(sample, self.scene).size
+        width, height = image_size(sample, self.scene)
         kinds = (kind, "depth" if kind == "color" else "color")
         files = [self.folder / pattern.format(k) for k in kinds for pattern in _INTRINSICS]
         file = next((f for f in files if f.is_file()), files[0])

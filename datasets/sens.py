@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from geo3d.datasets.files import are_rigid
+from geo3d.datasets.files import PILLOW_ERRORS, are_rigid
 from geo3d.datasets.posed import ViewList
 from geo3d.datasets.scene import BrokenScene, Remark
 from geo3d.errors import InputError
@@ -44,6 +44,7 @@ _FRAME_RECORD = np.dtype(
     ]
 )
 _ZLIB_LEVEL = 4  # on noisy 640 x 480 depth no larger than at level 6, and 1.5 times as fast
+_LEAST_DEPTH_SHIFT = 1e-3  # units per metre; real streams have 1000
 _LARGEST_DEPTH = np.iinfo(np.uint16).max
 
 
@@ -184,8 +185,8 @@ class SensFile:
             raise self._broken(
                 f"depth compression {depth_code} is {known}; raw (0) and zlib (1) can be read", stream_at + 4
             )
-        if not (np.isfinite(shift) and shift > 0):
-            raise self._broken(f"depth shift must be positive, it is {shift}", stream_at + 24)
+        if not _LEAST_DEPTH_SHIFT <= shift < np.inf:
+            raise self._broken(f"the depth shift makes no sense: {shift} units per metre", stream_at + 24)
         color_intrinsic, color_extrinsic, depth_intrinsic, depth_extrinsic = matrices
         try:
             color_camera = _camera_from_matrix(color_intrinsic, color_w, color_h)
@@ -292,7 +293,7 @@ class SensFile:
             if self.header.color_compression == _COLOR_RAW:
                 return Image.frombytes("RGB", (camera.width, camera.height), data)
             return Image.open(io.BytesIO(data))
-        except (UnidentifiedImageError, ValueError) as error:
+        except PILLOW_ERRORS as error:
             raise self._broken(
                 f"colour image of frame {self.index.number[row]} cannot be decoded: {error}", offset
             ) from error

@@ -19,6 +19,7 @@ from geo3d.datasets.files import (
     IMAGE_SUFFIXES,
     are_rigid,
     check_size,
+    image_size,
     numeric_order,
     open_image,
     read_depth,
@@ -112,7 +113,7 @@ class TransformsScene(PosedScene):
 
     def _camera(self, path: Path, values: dict[str, Any]) -> Camera:
         """Camera by the frame's own values over the shared ones."""
-        sized = values if {"w", "h"} <= values.keys() else dict(zip("wh", open_image(path, self.name).size))
+        sized = values if {"w", "h"} <= values.keys() else dict(zip("wh", image_size(path, self.name)))
         try:
             return _camera_from_values(int(sized["w"]), int(sized["h"]), values)
         except (TypeError, ValueError) as error:
@@ -129,7 +130,7 @@ class TransformsScene(PosedScene):
         return read_depth(self._other(index, "depth"), self.name, _MILLIMETRES)
 
     def depth_camera(self, index: int) -> Camera:
-        width, height = open_image(self._other(index, "depth"), self.name).size
+        width, height = image_size(self._other(index, "depth"), self.name)
         return self.camera(index).resized(width, height)
 
     def mask(self, index: int) -> np.ndarray:

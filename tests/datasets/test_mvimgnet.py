@@ -311,6 +311,11 @@ def test_text_models_that_are_cut(folder):
         ("cameras", 8, struct.pack("<i", 5), "pycolmap cannot read the model"),
         ("images", 0, struct.pack("<Q", 1 << 50), "ends inside"),
         ("points3D", 0, struct.pack("<Q", 1 << 50), "ends inside"),
+        ("images", 12, struct.pack("<d", np.nan), "the pose of image 001.jpg is no rigid transform"),
+        ("images", 72, b"\xff", "an image's name is not UTF-8: .*; rename it"),
+        ("images", 72 + 8 + 8 + 24 + 16, struct.pack("<Q", 1 << 63), "pycolmap cannot read the model"),
+        ("points3D", 16, struct.pack("<d", np.nan), "1 points are damaged; number 0 is"),
+        ("points3D", 16, struct.pack("<d", 1e300), "1 points are damaged; number 0 is"),
     ],
 )
 def test_damaged_numbers(folder, file, offset, value, reason):
@@ -319,7 +324,7 @@ def test_damaged_numbers(folder, file, offset, value, reason):
     data[offset : offset + len(value)] = value
     path.write_bytes(data)
     with pytest.raises(BrokenScene, match=reason):
-        opened(folder).pose(0)
+        opened(folder).tracks()
 
 
 def test_rigs_with_several_sensors(folder):

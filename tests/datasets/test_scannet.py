@@ -208,6 +208,10 @@ def cut(path: Path, size: int) -> None:
 DAMAGE = {
     "mesh cut": (lambda f: cut(f / f"{NAME}_vh_clean_2.ply", 400), "mesh", "_vh_clean_2.ply", 400, "ends inside"),
     "mesh empty": (lambda f: cut(f / f"{NAME}_vh_clean_2.ply", 0), "mesh", "_vh_clean_2.ply", 0, "not a PLY file"),
+    "vertex is no number": (
+        lambda f: write_ply(f / f"{NAME}_vh_clean_2.ply", cube_properties() | {"y": [*CUBE[:7, 1], np.inf]}),
+        "mesh", "_vh_clean_2.ply", None, "1 points are damaged; number 7",
+    ),
     "labels cut": (lambda f: cut(f / f"{NAME}_vh_clean_2.labels.ply", 400), "mesh", "labels.ply", 400, "ends inside"),
     "labels of another mesh": (
         lambda f: write_ply(f / f"{NAME}_vh_clean_2.labels.ply", {"x": CUBE[:3, 0], "label": CUBE_NYU40[:3]}),

@@ -137,6 +137,7 @@ def test_no_frame_at_all(folder):
         ("color/0.jpg", b"", "camera", "is not an image"),
         ("color/3.jpg", b"JFIF?", "image", "is not an image"),
         ("depth/3.png", b"\x89PNG", "depth", "is not an image"),
+        ("depth/3.png", b"\x89PNG\r\n\x1a\n\0\0\0\3IHDR\0\0\0\0\0\0\0", "depth", "is not an image"),
     ],
 )
 def test_damage_is_named(folder, file, content, read, reason):

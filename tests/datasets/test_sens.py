@@ -184,7 +184,8 @@ def test_cut_anywhere(tmp_path):
         (_STREAM_AT + 4, struct.pack("<i", 2), "occi", _STREAM_AT + 4),
         (_STREAM_AT + 4, struct.pack("<i", 9), "depth compression 9 is unknown", _STREAM_AT + 4),
         (_STREAM_AT + 8, struct.pack("<I", 0), "image size must be positive", 17),
-        (_STREAM_AT + 24, struct.pack("<f", 0.0), "depth shift must be positive", _STREAM_AT + 24),
+        (_STREAM_AT + 24, struct.pack("<f", 0.0), "depth shift makes no sense: 0.0 units", _STREAM_AT + 24),
+        (_STREAM_AT + 24, struct.pack("<f", np.nan), "depth shift makes no sense: nan", _STREAM_AT + 24),
     ],
 )
 def test_damaged_headers(tmp_path, offset, value, reason, where):
