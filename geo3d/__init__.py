@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _FACE = {
     "Camera": "geo3d.geometry",
     "PointCloud": "geo3d.geometry",
+    "SparseVoxels": "geo3d.geometry",
     "View": "geo3d.geometry",
     "ViewPair": "geo3d.geometry",
     "InputError": "geo3d.errors",
@@ -31,6 +32,7 @@ __all__ = [
     "Camera",
     "InputError",
     "PointCloud",
+    "SparseVoxels",
     "View",
     "ViewPair",
     "__version__",
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from geo3d.checkpoints import save_model
     from geo3d.datasets import list_datasets, open_dataset
     from geo3d.errors import InputError
-    from geo3d.geometry import Camera, PointCloud, View, ViewPair
+    from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair
     from geo3d.models import create_model, list_models
 
 

@@ -1,6 +1,7 @@
 """Layers built on the operators."""
 
 from geo3d.nn.position import resize_position_embedding, sincos_2d, token_positions
+from geo3d.nn.topology import Topology, Windows
 from geo3d.nn.transformer import CrossAttention, DecoderBlock, EncoderBlock, Mlp, SelfAttention
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "EncoderBlock",
     "Mlp",
     "SelfAttention",
+    "Topology",
+    "Windows",
     "resize_position_embedding",
     "sincos_2d",
     "token_positions",

@@ -1,7 +1,30 @@
 """Operators: one file each, ``geo3d::name`` in torch's dispatcher, with a plain-PyTorch reference of the same name."""
 
+from geo3d.ops.interpolate import interpolate, inverse_distance_weights
+from geo3d.ops.kernel_map import KernelMap, build_kernel_map, kernel_map, kernel_offsets, transpose_kernel_map
+from geo3d.ops.knn import knn
 from geo3d.ops.registry import explain, list_operators
 from geo3d.ops.rope_2d import rope_2d
+from geo3d.ops.sparse_conv import sparse_conv
 from geo3d.ops.voxel_attention import voxel_attention
+from geo3d.ops.voxelize import voxel_mean, voxelize
+from geo3d.ops.window_partition import window_partition
 
-__all__ = ["explain", "list_operators", "rope_2d", "voxel_attention"]
+__all__ = [
+    "KernelMap",
+    "build_kernel_map",
+    "explain",
+    "interpolate",
+    "inverse_distance_weights",
+    "kernel_map",
+    "kernel_offsets",
+    "knn",
+    "list_operators",
+    "rope_2d",
+    "sparse_conv",
+    "transpose_kernel_map",
+    "voxel_attention",
+    "voxel_mean",
+    "voxelize",
+    "window_partition",
+]
