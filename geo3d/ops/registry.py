@@ -132,7 +132,8 @@ def define_operator(
     """Enter an operator in the dispatcher.
 
     Args:
-        schema: ``name(arguments) -> returns``; positional arguments, the first one a tensor.
+        schema: ``name(arguments) -> returns``; positional arguments, the first one a tensor. A number that is a size of
+            some tensor is a ``SymInt``.
         reference, check, kernels, check_values: see :class:`Operator`.
         fake: the result's shape, strides and dtype without its values; for ``torch.compile`` and ``torch.export``.
         setup_context, backward: as :func:`torch.library.register_autograd` takes them. ``backward`` calls an operator.
@@ -140,7 +141,7 @@ def define_operator(
     """
     name = schema.partition("(")[0]
     _OPERATORS_LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _KERNELS_LIBRARY.define(schema)
+    _KERNELS_LIBRARY.define(schema.replace("SymInt", "int"))  # kernels meet numbers only
     compiled = getattr(torch.ops.geo3d_kernels, name).default
     operator = Operator(name, reference, check, kernels, compiled, check_values, differentiable=backward is not None)
 
