@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
+from swin3d_golden import check_swin3d
 
 #: kind -> the check of a case of that kind.
 CHECKS = {
     "croco": check_croco,
     "rope2d": check_rope2d,
+    "swin3d": check_swin3d,
 }
 
 #: Kinds whose models are still to come; a case of theirs must fail until its check exists above.
 LATER = {
     "voxel_attention": "comes with the voxel engine",
     "window_partition": "comes with the voxel engine",
-    "swin3d": "comes with Swin3D",
     "spark": "comes with SparK",
     "spark_encoder": "comes with SparK",
     "croco_dpt": "comes with CroCo's downstream heads",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from geo3d import InputError, create_model, list_models, save_model
+from geo3d.geometry import PointCloud
 from geo3d.models.croco import visible_from_mask
 from geo3d.models.registry import model_entry
 
@@ -33,15 +34,43 @@ class CroCoInputs:
         return maps, [(1, model.config.encoder_dim, 32 // patch, 48 // patch)] * 2
 
 
-#: family -> how its models are fed; a model of another family fails the tests below.
-INPUTS = {"croco": CroCoInputs}
+class Swin3DInputs:
+    """Two scenes of which one is a single point."""
 
-#: Parameters of the published networks (specification of CroCo, section 2.1).
+    options: ClassVar = {}
+
+    @staticmethod
+    def cloud():
+        generator = torch.Generator().manual_seed(0)
+        xyz, colors = torch.rand(2, 60, 3, generator=generator)
+        normals = torch.nn.functional.normalize(torch.randn(60, 3, generator=generator), dim=1)
+        return PointCloud(xyz, colors, normals, offsets=torch.tensor([0, 59, 60]))
+
+    @classmethod
+    def run(cls, model):
+        return model(model.inputs(cls.cloud(), voxel_size=0.1))
+
+    @classmethod
+    def features(cls, model):
+        inputs = model.inputs(cls.cloud(), voxel_size=0.1)
+        cells = [
+            len(torch.cat([inputs.voxels.coords[:, :1], inputs.voxels.coords[:, 1:] // stride], 1).unique(dim=0))
+            for stride in model.strides
+        ]
+        return [v.feats for v in model.features(inputs)], list(zip(cells, model.config.channels, strict=True))
+
+
+#: family -> how its models are fed; a model of another family fails the tests below.
+INPUTS = {"croco": CroCoInputs, "swin3d": Swin3DInputs}
+
+#: Parameters of the published networks.
 PUBLISHED_PARAMETERS = {
     "croco_v1_base": 120_076_288,
     "croco_v2_base_small": 120_076_288,
     "croco_v2_base_base": 200_269_824,
     "croco_v2_large_base": 417_918_720,
+    "swin3d_s": 23_573_348,
+    "swin3d_l": 60_757_060,
 }
 
 

@@ -1,0 +1,119 @@
+"""Swin3D's files: released networks, training runs of the published code and of others built on it, and geo3d's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from geo3d.checkpoints.loading import as_state_dict, read_weight_file
+from geo3d.errors import InputError
+
+#: Wrappers of the network whose names stand in front of its parameters', in any order.
+_PREFIXES = ("module.", "backbone.")
+_QUANT_SIZE = 4
+#: Table rows per axis of colours and normals for one bin of a voxel's side.
+_CONTEXT_ROWS = 8
+# S3DIS has 13 classes; its networks, and no others that were released, step down by 2 at first.
+_S3DIS_CLASSES, _S3DIS_STRIDE, _STRIDE = 13, 2, 3
+
+
+@dataclass
+class Swin3DFile:
+    """Weights of a file and the network that they are of.
+
+    Args:
+        state: published names -> tensors.
+        config: fields of ``Swin3DConfig``.
+        detected: whether the config was read off names and shapes, which do not tell everything.
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any]
+    detected: bool
+
+
+def read_swin3d_checkpoint(path: str | Path, quant_size: int | None = None) -> Swin3DFile:
+    """Read a Swin3D file in any of its layouts.
+
+    ``{"state_dict": ...}`` beside epochs, optimizers and scores, or a bare state dict; ``module.`` and ``backbone.`` in
+    front of the names, in any order; or a checkpoint of geo3d's trainer. Sizes, signals, decoder and classes are read
+    off names and shapes.
+
+    Args:
+        path: the file.
+        quant_size: bins along a voxel's side, where the file's tables leave it open (networks of positions alone).
+
+    Raises:
+        InputError: damaged, unsafe, or not a Swin3D network.
+    """
+    file = read_weight_file(path)
+    if file.card:
+        prefix = file.card.get("prefix", "")
+        if file.card.get("family") != "swin3d":
+            raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not swin3d")
+        state = as_state_dict(file.content, path)
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return Swin3DFile(state, file.card["config"], detected=False)
+    content = file.content
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    state = _strip(as_state_dict(content, path))
+    return Swin3DFile(state, config_from_state(state, path, quant_size), detected=True)
+
+
+def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefixes that all names have."""
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def config_from_state(state: Mapping[str, Tensor], path: str | Path, quant_size: int | None = None) -> dict[str, Any]:
+    """Fields of ``Swin3DConfig``, from published names and shapes.
+
+    The stride of the first step down leaves no trace in the weights: it is taken to be 2 for the 13 classes of S3DIS,
+    and 3 for all others, as in the released networks.
+
+    Raises:
+        InputError: the tensors that tell are missing: not a Swin3D network, or cut down to a part of it.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in state:
+            raise InputError(f"{path}: not a whole Swin3D network: it has no {name}")
+        return tuple(state[name].shape)
+
+    depths = _count(state, "layers.{}.blocks.0.norm1.weight")
+    tables = "layers.{}.blocks.0.attn.query_{}_table"
+    first = {name: tables.format(0, name) for name in ("rgb", "norm")}
+    seen = {name: key for name, key in first.items() if key in state}
+    for key in seen.values():
+        quant_size = shape(key)[1] // _CONTEXT_ROWS
+    quant_size = quant_size or _QUANT_SIZE
+    stages = range(max(1, depths))
+    xyz = [shape(tables.format(stage, "xyz")) for stage in stages]
+    classes = shape("classifier.3.weight")[0]
+    return {
+        "depths": tuple(_count(state, f"layers.{stage}.blocks.{{}}.norm1.weight") for stage in stages),
+        "channels": tuple(shape(f"layers.{stage}.blocks.0.norm1.weight")[0] for stage in stages),
+        "heads": tuple(table[2] for table in xyz),
+        "windows": tuple(table[1] // (2 * quant_size) for table in xyz),
+        "signals": "_".join(["XYZ", *(name.upper() for name in seen)]),
+        "in_channels": shape("stem_layer.conv_layers.0.kernel")[1],
+        "num_classes": classes,
+        "first_stride": _S3DIS_STRIDE if classes == _S3DIS_CLASSES else _STRIDE,
+        "decoder": "linear_attn" if any(name.startswith("upsamples.0.block.") for name in state) else "linear",
+        "quant_size": quant_size,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many of the names ``pattern`` there are, counted from 0 without a gap."""
+    number = 0
+    while pattern.format(number) in state:
+        number += 1
+    return number

@@ -1,0 +1,508 @@
+"""Swin3D: a U-Net of window attention over sparse voxels (Yang et al., 2023).
+
+Voxels attend to each other inside regular and shifted windows of an irregular point set; what two voxels' position,
+colour and normal differ by enters the attention through learnt tables (contextual relative signal encoding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geo3d.checkpoints.loading import load_exactly
+from geo3d.checkpoints.swin3d import read_swin3d_checkpoint
+from geo3d.errors import InputError
+from geo3d.geometry import PointCloud
+from geo3d.geometry.sparse_voxels import SparseVoxels
+from geo3d.models.registry import ModelEntry, register_model
+from geo3d.nn.sparse_layers import ConvStem, InterpolationUpsample, NeighborDownsample, SubmanifoldConv
+from geo3d.nn.voxel_pyramid import Coarsening, Level, build_pyramid
+from geo3d.nn.window_attention import SIGNAL_COLUMNS, WindowAttention, WindowBlock, signal_bins
+from geo3d.ops.voxelize import voxelize
+
+#: Signals by their published name -> those that attention looks at.
+SIGNALS = {
+    "XYZ": ("xyz",),
+    "XYZ_RGB": ("xyz", "rgb"),
+    "XYZ_NORM": ("xyz", "norm"),
+    "XYZ_RGB_NORM": ("xyz", "rgb", "norm"),
+}
+DECODERS = ("linear", "linear_attn")
+#: Voxel edge of the published networks, metres (S3DIS: 0.04).
+VOXEL_SIZE = 0.02
+_DOWN_NEIGHBORS = 16
+_FACTOR = 2  # between levels, after the first step
+_MLP_RATIO = 4.0
+_DECODER_DROP_PATH = 0.1
+_LINEAR_STD = 0.02
+# Colours and normals reach from -1 to 1; the published signals are shrunk a little, so that they differ by less than 2.
+_SIGNAL_SHRINK = 1.001
+
+
+@dataclass(frozen=True)
+class Swin3DConfig:
+    """Sizes of a Swin3D network; the defaults are those of the small one, for ScanNet's classes."""
+
+    depths: tuple[int, ...] = (2, 4, 9, 4, 4)
+    """Blocks of each encoder stage."""
+    channels: tuple[int, ...] = (48, 96, 192, 384, 384)
+    """Channels of each stage."""
+    heads: tuple[int, ...] = (6, 6, 12, 24, 24)
+    """Attention heads of each stage."""
+    windows: tuple[int, ...] = (5, 7, 7, 7, 7)
+    """Side of a window at each stage, in voxels of the stage."""
+    signals: str = "XYZ_RGB"
+    """What attention sees of two voxels: XYZ, XYZ_RGB, XYZ_NORM or XYZ_RGB_NORM."""
+    in_channels: int | None = None
+    """Input features a voxel: its place in the cell (3), with colour (6), with normal too (9). None: as the signals."""
+    num_classes: int = 20
+    """Classes that are told apart."""
+    first_stride: int = 3
+    """Voxels that the first step down joins along a side: 3 (ScanNet, Structured3D) or 2 (S3DIS). Later steps: 2."""
+    decoder: str = "linear"
+    """Decoder stages: linear, or linear_attn with a block of attention each."""
+    quant_size: int = 4
+    """Bins of the positional encoding along a voxel's side."""
+    drop_path_rate: float = 0.3
+    """Probability to drop a voxel's residual in the last encoder block; earlier ones less, in proportion."""
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("depths", "channels", "heads", "windows")}
+        if len(set(lengths.values())) != 1 or not self.depths:
+            raise InputError(f"Swin3D: depths, channels, heads and windows must be of one length, got {lengths}")
+        if self.signals not in SIGNALS:
+            raise InputError(f"Swin3D: signals must be one of {', '.join(SIGNALS)}, got {self.signals!r}")
+        if self.decoder not in DECODERS:
+            raise InputError(f"Swin3D: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if any(c % h for c, h in zip(self.channels, self.heads, strict=True)):
+            raise InputError(f"Swin3D: channels {self.channels} over heads {self.heads} must give whole heads")
+        sizes = (*self.depths, *self.windows, self.num_classes, self.quant_size)
+        if min(sizes) < 1 or self.first_stride < 2 or not 0 <= self.drop_path_rate < 1:
+            raise InputError(
+                "Swin3D: depths, windows, num_classes and quant_size must be at least 1, first_stride at least 2, "
+                f"drop_path_rate in [0, 1), got {self}"
+            )
+        if self.in_channels is None:
+            object.__setattr__(self, "in_channels", 3 * len(SIGNALS[self.signals]))
+
+    @property
+    def signal_names(self) -> tuple[str, ...]:
+        """The signals that attention looks at, keys of ``SIGNAL_COLUMNS``."""
+        return SIGNALS[self.signals]
+
+    @property
+    def signal_width(self) -> int:
+        """Columns that a signal row must have at least: 3, 6 or 9."""
+        return max(SIGNAL_COLUMNS[name].stop for name in self.signal_names)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What input features are made of, before the place in the cell.
+
+        Raises:
+            InputError: ``in_channels`` is of no published input; such features have to be made by the caller.
+        """
+        named = {3: (), 6: ("norm",) if self.signals == "XYZ_NORM" else ("rgb",), 9: ("rgb", "norm")}
+        if self.in_channels not in named:
+            raise InputError(f"Swin3D: no rule makes {self.in_channels} input features of points; make them yourself")
+        return named[self.in_channels]
+
+    def bins(self, stage: int) -> dict[str, int]:
+        """Signal -> rows of its tables per axis, at a stage."""
+        return {name: signal_bins(name, self.windows[stage], self.quant_size) for name in self.signal_names}
+
+
+@dataclass
+class Swin3DInput:
+    """Voxels as the network takes them.
+
+    Args:
+        voxels: stride 1, features (N, C); rows of one scene lie together, scenes ascend.
+        signals: (N, 3, 6 or 9) float32: position in voxel units including its fraction, then colour and normal.
+        index: (N,) int64 row of the point that each voxel was made of.
+        inverse: (P,) int64 voxel of every point.
+    """
+
+    voxels: SparseVoxels
+    signals: Tensor
+    index: Tensor | None = None
+    inverse: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Swin3DInput:
+        """Copy to a device."""
+        others = (None if t is None else t.to(device) for t in (self.signals, self.index, self.inverse))
+        return Swin3DInput(self.voxels.to(device), *others)
+
+
+def inputs_from_points(
+    xyz: Tensor,
+    colors: Tensor | None,
+    normals: Tensor | None,
+    offsets: Tensor | None,
+    voxel_size: float,
+    config: Swin3DConfig | None = None,
+    mode: str = "first",
+    generator: torch.Generator | None = None,
+) -> Swin3DInput:
+    """Voxels, features and signals of points, as the published networks were trained on.
+
+    Each scene is moved to begin at 0 and cut into voxels, and one point stands for each voxel.
+
+    Args:
+        xyz: (P, 3) metres, packed. Networks pre-trained with XYZ_RGB on Structured3D, and those for S3DIS, were trained
+            with y up: hand them ``xyz[:, [0, 2, 1]]``.
+        colors: (P, 3) in [0, 1]; needed where the network looks at colours.
+        normals: (P, 3) unit vectors; needed where the network looks at normals.
+        offsets: (B + 1,) int64, scene b owns rows ``offsets[b]`` to ``offsets[b + 1]``; one scene when None.
+        voxel_size: edge of a voxel, metres.
+        config: the network's; the defaults when not given.
+        mode: which point stands for a voxel: the ``first`` one, or a ``random`` one (training).
+        generator: draws random points.
+
+    Raises:
+        InputError: a part is missing that the network reads, or values out of range; says which.
+    """
+    if not voxel_size > 0:
+        raise InputError(f"Swin3D: voxel_size must be positive, got {voxel_size}")
+    cloud = PointCloud(xyz, colors, normals, offsets=offsets)
+    scaled = (_from_zero(cloud) / voxel_size).float()
+    _, inverse, index = voxelize(scaled, cloud.offsets, 1.0, None, mode, generator)
+    batch = _scene_of_rows(cloud.offsets)[index]
+    inputs = inputs_from_voxels(
+        scaled[index],
+        None if colors is None else colors[index],
+        None if normals is None else normals[index],
+        _offsets_of(batch, cloud.batch_size),
+        config,
+    )
+    return replace(inputs, index=index, inverse=inverse)
+
+
+def inputs_from_voxels(
+    xyz: Tensor,
+    colors: Tensor | None,
+    normals: Tensor | None,
+    offsets: Tensor,
+    config: Swin3DConfig | None = None,
+) -> Swin3DInput:
+    """Features and signals of points of which each has a voxel to itself.
+
+    Features are colour and normal (as many as the network takes) and the point's place in its voxel, in [0, 1).
+
+    Args:
+        xyz: (N, 3) in voxel units; the voxel of a point is its floor.
+        colors, normals, offsets, config: as :func:`inputs_from_points` takes them, a row a voxel.
+
+    Raises:
+        InputError: colours or normals are missing and the network reads them.
+    """
+    config = config or Swin3DConfig()
+    xyz = xyz.float()
+    known: dict[str, Tensor] = {}
+    if colors is not None:
+        known["rgb"] = 2 * colors.float() - 1
+    if normals is not None:
+        known["norm"] = normals.float()
+    if "norm" in config.signal_names and "rgb" not in config.signal_names:
+        known.setdefault("rgb", torch.zeros_like(xyz))  # only keeps the published columns in their places
+    whole = ("rgb", "norm")[: config.signal_width // 3 - 1]
+    for name in (*config.feature_names, *whole):
+        if name not in known:
+            what = {"rgb": "colours", "norm": "normals"}[name]
+            raise InputError(f"Swin3D: a network of signals {config.signals} reads {what}, but the points have none")
+    floor = xyz.floor()
+    coords = torch.cat([_scene_of_rows(offsets).unsqueeze(1), floor], 1).int()
+    features = torch.cat([*(known[name] for name in config.feature_names), xyz - floor], 1)
+    signals = torch.cat([xyz, *(known[name] / _SIGNAL_SHRINK for name in whole)], 1)
+    return Swin3DInput(SparseVoxels(coords, features, batch_size=len(offsets) - 1), signals)
+
+
+def _from_zero(cloud: PointCloud) -> Tensor:
+    """Positions with every scene's least coordinates at 0."""
+    scene = _scene_of_rows(cloud.offsets).unsqueeze(1).expand(-1, 3)
+    least = cloud.xyz.new_full((cloud.batch_size, 3), torch.inf).scatter_reduce(0, scene, cloud.xyz, "amin")
+    return cloud.xyz - least.gather(0, scene)
+
+
+def _scene_of_rows(offsets: Tensor) -> Tensor:
+    """(N,) int64 scene of every row."""
+    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+
+
+def _offsets_of(scene: Tensor, scenes: int) -> Tensor:
+    """(B + 1,) int64 offsets of ascending scene numbers."""
+    return torch.cat([scene.new_zeros(1), torch.bincount(scene, minlength=scenes).cumsum(0)])
+
+
+class EncoderStage(nn.Module):
+    """Blocks over regular and shifted windows in turn, and the way to the next stage's features."""
+
+    def __init__(self, config: Swin3DConfig, stage: int) -> None:
+        super().__init__()
+        self.size, self.names, self.quant_size = config.windows[stage], config.signal_names, config.quant_size
+        dim, first = config.channels[stage], sum(config.depths[:stage])
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu").tolist()
+        self.blocks = nn.ModuleList(
+            WindowBlock(dim, config.heads[stage], config.bins(stage), _MLP_RATIO, rates[first + block])
+            for block in range(config.depths[stage])
+        )
+        if stage + 1 < len(config.depths):
+            self.downsample = NeighborDownsample(dim, config.channels[stage + 1])
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """(N, C) features of the level -> (N, C), not yet downsampled."""
+        for number, block in enumerate(self.blocks):
+            x = block(x, level.windows(self.size, bool(number % 2), self.names, self.quant_size))
+        return x
+
+
+class DecoderBlocks(nn.Module):
+    """The block of attention of a ``linear_attn`` decoder stage."""
+
+    def __init__(self, config: Swin3DConfig, stage: int) -> None:
+        super().__init__()
+        self.size, self.names, self.quant_size = config.windows[stage], config.signal_names, config.quant_size
+        block = WindowBlock(
+            config.channels[stage], config.heads[stage], config.bins(stage), _MLP_RATIO, _DECODER_DROP_PATH
+        )
+        self.blocks = nn.ModuleList([block])
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """(N, C) -> (N, C)."""
+        return self.blocks[0](x, level.windows(self.size, False, self.names, self.quant_size))
+
+
+class DecoderStage(InterpolationUpsample):
+    """Features of level ``stage`` from those of the next coarser one and the encoder's."""
+
+    def __init__(self, config: Swin3DConfig, stage: int) -> None:
+        super().__init__(config.channels[stage + 1], config.channels[stage])
+        if config.decoder == "linear_attn":
+            self.block = DecoderBlocks(config, stage)
+
+    def forward(self, coarse: Tensor, fine: Tensor, step: Coarsening, level: Level) -> Tensor:
+        """(M, C_coarse) and the encoder's (N, C_fine) -> (N, C_fine)."""
+        x = super().forward(coarse, fine, step)
+        return self.block(x, level) if hasattr(self, "block") else x
+
+
+class Swin3DUNet(nn.Module):
+    """The network of Swin3D (section 3), with the published parameter names.
+
+    Args:
+        config: sizes.
+        generator: draws the initial weights; torch's global one when not given.
+    """
+
+    def __init__(self, config: Swin3DConfig | None = None, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config = config or Swin3DConfig()
+        stages, width = len(config.depths), config.channels[0]
+        self.stem_layer = ConvStem(config.in_channels, width)
+        self.layers = nn.ModuleList(EncoderStage(config, stage) for stage in range(stages))
+        self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
+        self.classifier = nn.Sequential(
+            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
+        )
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights: truncated normal matrices and tables, zero biases, uniform convolutions."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=_LINEAR_STD, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttention):
+                module.reset_tables(generator)
+            elif isinstance(module, SubmanifoldConv):
+                module.reset_parameters(generator)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Voxel edge of every stage, in input voxels."""
+        factors = (1, self.config.first_stride, *[_FACTOR] * len(self.layers))[: len(self.layers)]
+        return tuple(accumulate(factors, lambda a, b: a * b))
+
+    def card(self) -> dict[str, Any]:
+        """What a file must say beside the weights so that the network can be built again."""
+        return {"family": "swin3d", "config": asdict(self.config)}
+
+    def inputs(self, cloud: PointCloud, voxel_size: float = VOXEL_SIZE) -> Swin3DInput:
+        """What this network reads of points; see :func:`inputs_from_points`."""
+        return inputs_from_points(
+            cloud.xyz, cloud.colors, cloud.normals, cloud.offsets, voxel_size, self.config, "first", None
+        )
+
+    def pyramid(self, inputs: Swin3DInput) -> tuple[list[Level], list[Coarsening]]:
+        """The voxels of every stage, and the steps between them.
+
+        Raises:
+            InputError: features or signals that do not fit the network, or scenes whose rows do not lie together.
+        """
+        self._check(inputs)
+        factors = [fine_to_coarse // fine for fine, fine_to_coarse in pairwise(self.strides)]
+        return build_pyramid(inputs.voxels.topology, inputs.signals.float(), factors, _DOWN_NEIGHBORS)
+
+    def _check(self, inputs: Swin3DInput) -> None:
+        voxels, signals, config = inputs.voxels, inputs.signals, self.config
+        if voxels.stride != 1:
+            raise InputError(f"Swin3D: voxels must have stride 1, got {voxels.stride}")
+        if voxels.feats.shape[1] != config.in_channels:
+            raise InputError(f"Swin3D: voxels have {voxels.feats.shape[1]} features, the network {config.in_channels}")
+        if signals.shape[0] != len(voxels.coords) or signals.shape[1] < config.signal_width:
+            raise InputError(
+                f"Swin3D: signals must be ({len(voxels.coords)}, {config.signal_width}) or wider for "
+                f"{config.signals}, got {tuple(signals.shape)}"
+            )
+        if not signals.isfinite().all() or not voxels.feats.isfinite().all():
+            raise InputError("Swin3D: features or signals hold NaN or infinite values")
+        if (voxels.coords[:, 0].diff() < 0).any():
+            raise InputError("Swin3D: rows of one scene must lie together and scenes ascend; sort voxels by batch")
+
+    def encode(self, features: Tensor, levels: Sequence[Level], steps: Sequence[Coarsening]) -> list[Tensor]:
+        """(N, C) input features -> features of every stage before its way down, finest first."""
+        x, encoded = self.stem_layer(features, levels[0].topology), []
+        for number, (stage, level) in enumerate(zip(self.layers, levels, strict=True)):
+            x = stage(x, level)
+            encoded.append(x)
+            if number < len(steps):
+                x = stage.downsample(x, steps[number])
+        return encoded
+
+    def decode(self, encoded: Sequence[Tensor], levels: Sequence[Level], steps: Sequence[Coarsening]) -> list[Tensor]:
+        """The encoder's features -> those of every decoder stage, coarsest first."""
+        x, decoded = encoded[-1], []
+        ways = zip(self.upsamples, encoded[-2::-1], steps[::-1], levels[-2::-1], strict=True)
+        for stage, fine, step, level in ways:
+            x = stage(x, fine, step, level)
+            decoded.append(x)
+        return decoded
+
+    def features(self, inputs: Swin3DInput, decoded: bool = False) -> list[SparseVoxels]:
+        """Voxels with features, for heads of one's own.
+
+        Args:
+            inputs: of :func:`inputs_from_points`.
+            decoded: those of the decoder stages instead of the encoder's.
+
+        Returns:
+            One for every stage, finest first, with the channels of ``config.channels``; of the decoder, all but the
+            coarsest.
+        """
+        levels, steps = self.pyramid(inputs)
+        found = self.encode(inputs.voxels.feats, levels, steps)
+        if decoded:
+            found = self.decode(found, levels, steps)[::-1]
+        return [level.topology.voxels(x) for level, x in zip(levels, found)]
+
+    def forward(self, inputs: Swin3DInput) -> Tensor:
+        """Class logits of every voxel.
+
+        Args:
+            inputs: of :meth:`inputs` or :func:`inputs_from_points`.
+
+        Returns:
+            (N, classes), in the order of the voxels; ``[inputs.inverse]`` gives those of the points.
+
+        Raises:
+            InputError: features or signals that do not fit the network.
+        """
+        levels, steps = self.pyramid(inputs)
+        encoded = self.encode(inputs.voxels.feats, levels, steps)
+        return self.classifier(self.decode(encoded, levels, steps)[-1] if steps else encoded[-1])
+
+    @torch.no_grad()
+    def predict(self, cloud: PointCloud, voxel_size: float = VOXEL_SIZE) -> Tensor:
+        """Class logits of every point: those of its voxel, of which the first point is read.
+
+        Args:
+            cloud: points with the colours and normals that the network reads, on any device.
+            voxel_size: edge of a voxel, metres; that of the training.
+
+        Returns:
+            (P, classes) on the CPU.
+        """
+        inputs = self.inputs(cloud, voxel_size)
+        return self(inputs.to(self.classifier[0].weight.device)).cpu()[inputs.inverse.cpu()]
+
+
+def _configure(preset: Swin3DConfig, options: dict[str, Any]) -> Swin3DConfig:
+    """The preset with the user's options; an unknown option is an error."""
+    known = {f.name for f in fields(Swin3DConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(f"Swin3D: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    if "signals" in options and "in_channels" not in options:
+        options["in_channels"] = None  # those of the new signals
+    return replace(preset, **options)
+
+
+#: What a published file does not say; the user may, and may choose the last one anew at any time.
+_UNSTATED = ("first_stride", "quant_size", "drop_path_rate")
+#: What a name promises; everything else is read from the file.
+_NAMED = ("depths", "channels", "heads", "windows")
+
+
+def _load(path: Path, preset: Swin3DConfig | None, **options: Any) -> Swin3DUNet:
+    """Weights of a file; a named preset must describe the sizes of the network that the file holds."""
+    free = {name: options[name] for name in _UNSTATED if name in options}
+    file = read_swin3d_checkpoint(path, free.get("quant_size"))
+    stored = _configure(Swin3DConfig(), file.config)
+    if preset is not None:
+        differing = [
+            f"{name} is {getattr(stored, name)} in the file, {getattr(preset, name)} in the model"
+            for name in _NAMED
+            if getattr(stored, name) != getattr(preset, name)
+        ]
+        if differing:
+            raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
+    changeable = _UNSTATED if file.detected else ("drop_path_rate",)
+    stored = replace(stored, **{name: value for name, value in free.items() if name in changeable})
+    if _configure(stored, options) != stored:
+        raise InputError(f"{path}: of a network with stored weights, only {', '.join(changeable)} can be chosen")
+    with torch.device("meta"):  # the file brings every tensor: draw none
+        model = Swin3DUNet(stored)
+    load_exactly(model, file.state, path)
+    return model
+
+
+_SMALL = Swin3DConfig()
+_LARGE = replace(_SMALL, channels=(80, 160, 320, 640, 640), heads=(10, 10, 20, 40, 40))
+_TINY = replace(
+    _SMALL, depths=(1, 2, 2), channels=(32, 64, 128), heads=(4, 4, 8), windows=(5, 5, 5), drop_path_rate=0.1
+)
+
+#: Named configurations.
+PRESETS = {"swin3d_s": _SMALL, "swin3d_l": _LARGE, "swin3d_tiny": _TINY}
+
+
+def _build(preset: Swin3DConfig, generator: torch.Generator | None = None, **options: Any) -> Swin3DUNet:
+    return Swin3DUNet(_configure(preset, options), generator)
+
+
+for _name, _preset in PRESETS.items():
+    register_model(_name, ModelEntry(partial(_build, _preset), partial(_load, preset=_preset), "swin3d"))
+# The network that the file describes, or that the options describe.
+register_model("swin3d", ModelEntry(partial(_build, _SMALL), partial(_load, preset=None), "swin3d"))
+
+__all__ = [
+    "DECODERS",
+    "PRESETS",
+    "SIGNALS",
+    "VOXEL_SIZE",
+    "Swin3DConfig",
+    "Swin3DInput",
+    "Swin3DUNet",
+    "inputs_from_points",
+    "inputs_from_voxels",
+]

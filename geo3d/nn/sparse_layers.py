@@ -1,0 +1,100 @@
+"""Layers over sparse voxels: convolution, batch norm, and the ways down to coarser voxels and up again."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from geo3d.nn.topology import Topology
+from geo3d.nn.voxel_pyramid import Coarsening
+from geo3d.ops.interpolate import interpolate
+from geo3d.ops.sparse_conv import sparse_conv
+
+_TAPS = 27
+
+
+class SubmanifoldConv(nn.Module):
+    """Convolution of 3 x 3 x 3 voxels, evaluated at the voxels that there are; no bias.
+
+    ``kernel`` (27, C_in, C_out) is laid out as published: x varies fastest over the taps.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(_TAPS, in_channels, out_channels))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights, uniform within 1 / sqrt(27 C_in)."""
+        bound = 1 / math.sqrt(_TAPS * self.kernel.shape[1])
+        nn.init.uniform_(self.kernel, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C_in) features of the topology's voxels -> (N, C_out)."""
+        taps = topology.kernel_map(3)
+        return sparse_conv(x, self.kernel.to(x.dtype), taps.neighbours, taps.transposed)
+
+
+class VoxelBatchNorm(nn.Module):
+    """Batch norm over all voxels of a batch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) -> (N, C)."""
+        return self.bn(x)
+
+
+class ConvStem(nn.Module):
+    """Submanifold convolution, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_layers = nn.ModuleList([SubmanifoldConv(in_channels, out_channels), VoxelBatchNorm(out_channels)])
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C_in) features -> (N, C_out)."""
+        conv, norm = self.conv_layers
+        return norm(conv(x, topology)).relu()
+
+
+class NeighborDownsample(nn.Module):
+    """Features of a coarser level: norm, linear, and the maximum over the voxels nearest to each representative."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_channels)
+        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor, step: Coarsening) -> Tensor:
+        """(N, C_in) fine features -> (M, C_out) coarse ones."""
+        projected = self.linear(self.norm(x))
+        near = projected.index_select(0, step.neighbors.flatten())
+        return near.unflatten(0, step.neighbors.shape).max(1).values
+
+
+class InterpolationUpsample(nn.Module):
+    """Features of a finer level: a projection of its own ones, plus coarse ones interpolated between three neighbours.
+
+    Args:
+        coarse_channels: of the level that is left.
+        fine_channels: of the level that is reached.
+    """
+
+    def __init__(self, coarse_channels: int, fine_channels: int) -> None:
+        super().__init__()
+        self.linear1 = _norm_linear(fine_channels, fine_channels)
+        self.linear2 = _norm_linear(coarse_channels, fine_channels)
+
+    def forward(self, coarse: Tensor, fine: Tensor, step: Coarsening) -> Tensor:
+        """(M, C_coarse) and (N, C_fine) features -> (N, C_fine)."""
+        projected = self.linear2(coarse)
+        weight = step.up_weight.to(torch.promote_types(projected.dtype, torch.float32))
+        return self.linear1(fine) + interpolate(projected, step.up_index, weight)
+
+
+def _norm_linear(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(in_channels), nn.Linear(in_channels, out_channels))

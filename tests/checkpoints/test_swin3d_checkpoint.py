@@ -1,0 +1,128 @@
+"""Swin3D's file layouts, what is read off names and shapes, and what must be refused."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geo3d import InputError, create_model, save_model
+from geo3d.models.swin3d import DECODERS, SIGNALS, Swin3DConfig, Swin3DUNet
+
+SIZES = {"depths": (2, 1, 1), "channels": (16, 24, 32), "heads": (2, 3, 4), "windows": (5, 5, 7)}
+CONFIG = Swin3DConfig(**SIZES, signals="XYZ_RGB", num_classes=7)
+
+
+@pytest.fixture
+def network() -> Swin3DUNet:
+    return Swin3DUNet(CONFIG, torch.Generator().manual_seed(0))
+
+
+def _prefixed(state: dict, prefix: str) -> dict:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "backbone.module."])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_every_container_and_prefix(network: Swin3DUNet, prefix: str, wrapped: bool, tmp_path: Path) -> None:
+    state = _prefixed(network.state_dict(), prefix)
+    container = {
+        "epoch": 100,
+        "state_dict": state,
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(6e-4)}]},
+        "scheduler": {"last_epoch": np.int64(3)},
+        "best_iou": np.float64(0.755),
+        "is_best": np.bool_(True),
+    }
+    path = tmp_path / "model.pth"
+    torch.save(container if wrapped else state, path)
+    loaded = create_model("swin3d", checkpoint=path)
+    assert loaded.config == CONFIG
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in network.state_dict().items())
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(("signals", "decoder", "features"), list(product(SIGNALS, DECODERS, (None, 3))))
+def test_the_network_is_read_off_names_and_shapes(signals, decoder, features, tmp_path: Path) -> None:
+    config = Swin3DConfig(**SIZES, signals=signals, in_channels=features, decoder=decoder, num_classes=5)
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": Swin3DUNet(config).state_dict()}, path)
+    assert create_model("swin3d", checkpoint=path).config == config
+
+
+def test_other_bins_are_read_off_where_the_tables_tell(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    told, untold = (Swin3DConfig(**SIZES, signals=signals, quant_size=2) for signals in ("XYZ_RGB", "XYZ"))
+    torch.save(Swin3DUNet(told).state_dict(), path)
+    assert create_model("swin3d", checkpoint=path).config == told
+    torch.save(Swin3DUNet(untold).state_dict(), path)
+    assert create_model("swin3d", checkpoint=path, quant_size=2).config == untold
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(13, 2), (20, 3), (25, 3)])
+def test_the_first_stride_is_that_of_the_released_networks(classes: int, expected: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(Swin3DUNet(Swin3DConfig(**SIZES, num_classes=classes)).state_dict(), path)
+    assert create_model("swin3d", checkpoint=path).config.first_stride == expected
+    assert create_model("swin3d", checkpoint=path, first_stride=5).config.first_stride == 5
+
+
+def test_own_files_keep_the_whole_config(tmp_path: Path) -> None:
+    config = Swin3DConfig(**SIZES, signals="XYZ", quant_size=3, first_stride=2, drop_path_rate=0.1)
+    path = tmp_path / "model.safetensors"
+    save_model(Swin3DUNet(config), path)
+    assert create_model("swin3d", checkpoint=path).config == config
+    assert create_model("swin3d", checkpoint=path, drop_path_rate=0.0).config.drop_path_rate == 0
+    with pytest.raises(InputError, match="only drop_path_rate"):
+        create_model("swin3d", checkpoint=path, first_stride=3)
+
+
+def test_a_name_that_is_not_the_files_network_says_how_they_differ(network: Swin3DUNet, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(InputError, match=r"channels is \(16, 24, 32\) in the file, \(48, 96"):
+        create_model("swin3d_s", checkpoint=path)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 3}, {"signals": "XYZ"}, {"decoder": "linear_attn"}])
+def test_stored_weights_fix_the_network(network: Swin3DUNet, options: dict, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(InputError, match="only first_stride"):
+        create_model("swin3d", checkpoint=path, **options)
+
+
+def test_every_misfit_is_listed_at_once(network: Swin3DUNet, tmp_path: Path) -> None:
+    state = network.state_dict()
+    state["extra.weight"] = state.pop("upsamples.0.linear2.1.weight")
+    state["classifier.1.running_var"] = torch.zeros(3)
+    path = tmp_path / "misfit.pth"
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(InputError) as caught:
+        create_model("swin3d", checkpoint=path)
+    message = str(caught.value)
+    assert "1 missing: upsamples.0.linear2.1.weight" in message
+    assert "1 unexpected: extra.weight" in message
+    assert "1 of another shape: classifier.1.running_var (3,) for (16,)" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("cut", ["classifier.", "layers.0.blocks.0.attn.", "stem_layer."])
+def test_a_part_of_a_network_is_named_as_such(network: Swin3DUNet, cut: str, tmp_path: Path) -> None:
+    path = tmp_path / "part.pth"
+    torch.save({k: v for k, v in network.state_dict().items() if not k.startswith(cut)}, path)
+    with pytest.raises(InputError, match=f"not a whole Swin3D network: it has no {cut}"):
+        create_model("swin3d", checkpoint=path)
+
+
+def test_another_familys_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "croco.safetensors"
+    save_model(create_model("croco_tiny", encoder_depth=1, decoder_depth=1), path)
+    with pytest.raises(InputError, match="family 'croco', not swin3d"):
+        create_model("swin3d", checkpoint=path)
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="not a whole Swin3D network"):
+        create_model("swin3d", checkpoint=tmp_path / "other.pth")
