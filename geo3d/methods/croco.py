@@ -98,10 +98,11 @@ class CompletionSamples:
         views = self.pairs.images(index)
         if config.swap_views and rng.random() < 0.5:
             views = views[::-1]
-        first, second = (
-            to_tensor(color_jitter(random_crop(view, config.image_size, config.resized, rng), config.color_jitter, rng))
-            for view in views
-        )
+        try:
+            crops = [random_crop(view, config.image_size, config.resized, rng) for view in views]
+        except OSError as error:  # Pillow decodes only now
+            raise InputError(f"{self.describe(index)}: an image cannot be decoded ({error})") from error
+        first, second = (to_tensor(color_jitter(crop, config.color_jitter, rng)) for crop in crops)
         visible = random_visible(self.tokens, config.mask_ratio, rng)
         return {"first": first, "second": second, "visible": visible, "scene": self.pairs.scene_id(index)}
 

@@ -91,6 +91,18 @@ def test_samples_come_from_the_generator_alone(method) -> None:
     assert first["scene"] == 1
 
 
+def test_a_cut_jpeg_is_named(tmp_path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:5000])
+
+    class CutPairs(MadePairs):
+        def images(self, index: int):
+            return Image.open(tmp_path / "a.jpg"), Image.open(tmp_path / "cut.jpg")
+
+    with pytest.raises(InputError, match="pair 2: an image cannot be decoded"):
+        CompletionSamples(CutPairs(), CONFIG, TOKENS).draw(2, np.random.default_rng(0))
+
+
 def test_views_are_swapped_half_the_time() -> None:
     pairs = MadePairs()
     config = CrossViewCompletionConfig(image_size=(60, 80), resized=60, color_jitter=0.0)
