@@ -13,10 +13,11 @@ from geo3d.train.croco_recipe import RECIPE as CROCO
 from geo3d.train.launch import first_process, launch
 from geo3d.train.recipe import Recipe, Run, Say, save_config, to_plain
 from geo3d.train.result import RunResult
+from geo3d.train.swin3d_recipe import RECIPE as SWIN3D
 from geo3d.train.trainer import Trainer
 
 #: Methods that can be pre-trained by name.
-RECIPES: dict[str, Recipe] = {"croco": CROCO}
+RECIPES: dict[str, Recipe] = {"croco": CROCO, "swin3d": SWIN3D}
 
 RUNS = Path("runs")
 
@@ -57,7 +58,7 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
     if fabric.is_global_zero and not config.exists():
         save_config(run, config)
     before = task.measure()
-    trainer = Trainer(task.method, task.samples, replace(run.train, strict=run.strict), folder, to_plain(run), fabric)
+    trainer = Trainer(task.method, task.samples, replace(run.train, strict=run.strict or run.train.strict), folder, to_plain(run), fabric)
     result = trainer.fit()
     if fabric.is_global_zero:
         save_config(run, config)  # once more: a run that was continued may have been given other bounds
