@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 DISABLING_VARIABLE = "GEO3D_NO_EXTENSION"
+# What torch calls a processor -> instruction sets for which there is a library beside the default's, best first.
+_INSTRUCTION_SETS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 
 
 class ExtensionWarning(UserWarning):
@@ -19,9 +21,8 @@ class ExtensionWarning(UserWarning):
 def _names(device_type: str) -> tuple[str, ...]:
     """File names of the libraries for ``device_type``, the same on every system, best first."""
     name = f"libgeo3d_{device_type}"
-    if device_type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return f"{name}_avx2.so", f"{name}.so"
-    return (f"{name}.so",)
+    suffixes = _INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), ()) if device_type == "cpu" else ()
+    return *(f"{name}_{suffix}.so" for suffix in suffixes), f"{name}.so"
 
 
 def find_library(device_type: str) -> Path | None:

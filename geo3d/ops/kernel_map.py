@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = "kernel_map(Tensor in_coords, Tensor out_coords, int step, int kernel_size) -> Tensor"
 TRANSPOSE_SCHEMA = "transpose_kernel_map(Tensor neighbours, SymInt count) -> Tensor"
@@ -191,12 +191,14 @@ def _fake_transpose(neighbours: Tensor, count: int) -> Tensor:
     return neighbours.new_empty((neighbours.shape[0], count))
 
 
-define_operator(SCHEMA, reference=kernel_map_reference, check=_check, fake=_fake, kernels=())
+define_operator(
+    SCHEMA, reference=kernel_map_reference, check=_check, fake=_fake, kernels=(Kernel("cpu", (torch.int32,)),)
+)
 define_operator(
     TRANSPOSE_SCHEMA,
     reference=transpose_kernel_map_reference,
     check=_check_transpose,
     fake=_fake_transpose,
-    kernels=(),
+    kernels=(Kernel("cpu", (torch.int32,)),),
     check_values=_check_transpose_values,
 )

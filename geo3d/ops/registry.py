@@ -101,10 +101,11 @@ class Operator:
         try:
             return self.compiled(*args)
         except RuntimeError as error:
-            first_line = str(error).partition("\n")[0]
-            if not first_line.startswith(f"{self.name}: "):
+            # A kernel's STD_TORCH_CHECK says "function, file:line, message".
+            _, found, message = str(error).partition("\n")[0].partition(f", {self.name}: ")
+            if not found:
                 raise
-            raise InputError(first_line) from None
+            raise InputError(f"{self.name}: {message}") from None
 
 
 _OPERATORS: dict[str, Operator] = {}

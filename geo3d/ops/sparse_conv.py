@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geo3d.ops.kernel_map import check_map, check_map_values, transpose_kernel_map
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = "sparse_conv(Tensor feats, Tensor weight, Tensor neighbours, Tensor? transposed=None) -> Tensor"
 WEIGHT_SCHEMA = (
@@ -180,7 +180,7 @@ define_operator(
     reference=sparse_conv_reference,
     check=_check,
     fake=_fake,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES),),
     check_values=_check_values,
     setup_context=_setup_context,
     backward=_backward,
@@ -190,7 +190,7 @@ define_operator(
     reference=sparse_conv_weight_gradient_reference,
     check=_check_weight,
     fake=_fake_weight,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES),),
     check_values=_check_weight_values,
     setup_context=_setup_context,
     backward=_backward_of_weight_gradient,

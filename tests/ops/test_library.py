@@ -94,6 +94,13 @@ def test_a_library_that_does_not_load_gives_the_reason(tmp_path: Path) -> None:
                 not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the processor has no AVX2"
             ),
         ),
+        pytest.param(
+            "avx512",
+            "libgeo3d_cpu_avx512.so",
+            marks=pytest.mark.skipif(
+                torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the processor has no AVX-512"
+            ),
+        ),
     ],
 )
 def test_the_processor_decides_on_the_library(capability: str, name: str) -> None:
