@@ -57,9 +57,8 @@ class Topology:
         self._order, starts = window_partition(coords, stride, 1)
         if len(starts) <= self.size:
             row = int(self._order[int(starts[:-1][starts.diff() > 1][0]) + 1])
-            raise _refused(
-                coords, row, f"there already is such a voxel ({self.size - len(starts) + 1} are twice there)"
-            )
+            surplus = self.size - len(starts) + 1
+            raise _refused(coords, row, f"that voxel is there already ({surplus} of {self.size} rows repeat others)")
         self._windows: dict[tuple[int, bool], Windows] = {}
         self._kernel_maps: dict[int, KernelMap] = {}
         self._strided_kernel_maps: dict[tuple[int, int], KernelMap] = {}
@@ -150,7 +149,7 @@ def _refused(coords: Tensor, row: int, reason: str) -> InputError:
 def _check_coords(coords: Tensor, stride: int, batch_size: int | None) -> int:
     """Raise InputError unless all values are in range; the number of scenes otherwise."""
     if batch_size is None:
-        batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
+        batch_size = max(0, int(coords[:, 0].max())) + 1 if len(coords) else 0
     if not 0 <= batch_size <= MAX_SCENES:
         raise InputError(f"SparseVoxels: a batch holds up to {MAX_SCENES} scenes, got {batch_size}")
     batch, xyz = coords[:, 0], coords[:, 1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 from geo3d.ops.window_partition import sort_cells
 
 SCHEMA = (
@@ -145,14 +145,14 @@ def _check(xyz: Tensor, offsets: Tensor, origin: Tensor, priority: Tensor | None
         raise TypeError("voxelize: offsets and priority must be int64")
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise ValueError(f"voxelize: xyz must be (N, 3), got {tuple(xyz.shape)}")
-    if offsets.ndim != 1 or not 1 <= len(offsets) <= MAX_SCENES + 1:
+    if offsets.ndim != 1 or not 1 <= offsets.shape[0] <= MAX_SCENES + 1:
         raise ValueError(
             f"voxelize: offsets must be (B + 1,) for up to {MAX_SCENES} scenes, got {tuple(offsets.shape)}"
         )
-    if tuple(origin.shape) != (len(offsets) - 1, 3):
-        raise ValueError(f"voxelize: origin must be (3,) or ({len(offsets) - 1}, 3), got {tuple(origin.shape)}")
-    if priority is not None and tuple(priority.shape) != (len(xyz),):
-        raise ValueError(f"voxelize: priority must be ({len(xyz)},), got {tuple(priority.shape)}")
+    if tuple(origin.shape) != (offsets.shape[0] - 1, 3):
+        raise ValueError(f"voxelize: origin must be (3,) or ({offsets.shape[0] - 1}, 3), got {tuple(origin.shape)}")
+    if priority is not None and tuple(priority.shape) != (xyz.shape[0],):
+        raise ValueError(f"voxelize: priority must be ({xyz.shape[0]},), got {tuple(priority.shape)}")
     for name, tensor in (("offsets", offsets), ("origin", origin), ("priority", priority)):
         if tensor is not None and tensor.device != xyz.device:
             raise ValueError(f"voxelize: xyz is on {xyz.device} but {name} on {tensor.device}")
@@ -181,5 +181,5 @@ define_operator(
     check=_check,
     check_values=_check_values,
     fake=_fake,
-    kernels=(),
+    kernels=(Kernel("cpu", _KERNEL_DTYPES),),
 )

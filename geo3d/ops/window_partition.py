@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = "window_partition(Tensor coords, int stride, int window, bool shift) -> (Tensor, Tensor)"
 
@@ -25,7 +25,7 @@ def window_partition(coords: Tensor, stride: int, window: int, shift: bool = Fal
     Args:
         coords: (N, 4) int32 rows [batch, x, y, z] in any order, any strides.
         stride: size of the voxels in units of the coordinates, 1 or more.
-        window: cells along a window's side, 1 or more.
+        window: cells along a window's side, 1 or more; ``stride * window`` is below 2**31.
         shift: move the windows by half of their size.
 
     Returns:
@@ -35,7 +35,7 @@ def window_partition(coords: Tensor, stride: int, window: int, shift: bool = Fal
 
     Raises:
         TypeError: coords that are not int32.
-        ValueError: coords that are not (N, 4), or a stride or window below 1.
+        ValueError: coords that are not (N, 4), or a stride or window out of range.
     """
     return torch.ops.geo3d.window_partition.default(coords, stride, window, shift)
 
@@ -92,9 +92,10 @@ def _check(coords: Tensor, stride: int, window: int, shift: bool) -> None:
         raise TypeError(f"window_partition: coords must be int32, got {coords.dtype}")
     if coords.ndim != 2 or coords.shape[1] != 4:
         raise ValueError(f"window_partition: coords must be (N, 4) [batch, x, y, z], got {tuple(coords.shape)}")
-    for name, value in (("stride", stride), ("window", window)):
-        if not 1 <= value < 2**31:
-            raise ValueError(f"window_partition: {name} must be from 1 to 2**31 - 1, got {value}")
+    if stride < 1 or window < 1 or stride * window >= 2**31:
+        raise ValueError(
+            f"window_partition: stride and window must be 1 or more and their product below 2**31, got {stride} and {window}"
+        )
 
 
 def _fake(coords: Tensor, stride: int, window: int, shift: bool) -> tuple[Tensor, Tensor]:
@@ -107,5 +108,5 @@ define_operator(
     reference=window_partition_reference,
     check=_check,
     fake=_fake,
-    kernels=(),
+    kernels=(Kernel("cpu", (torch.int32,)),),
 )
