@@ -77,6 +77,12 @@ def gather(fabric: Fabric, items: list[T]) -> list[T]:
     return [item for some in lists for item in some]
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU has matrix units for bfloat16 (AMX); true where torch cannot tell, as on other architectures."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return capabilities.get("amx_bf16", True)
+
+
 def _device_type(accelerator: str) -> str:
     if accelerator != "auto":
         return accelerator

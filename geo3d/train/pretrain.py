@@ -57,8 +57,10 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
     config = folder / "config.yaml"
     if fabric.is_global_zero and not config.exists():
         save_config(run, config)
+    task.method.to(fabric.device)
     before = task.measure()
-    trainer = Trainer(task.method, task.samples, replace(run.train, strict=run.strict or run.train.strict), folder, to_plain(run), fabric)
+    train = replace(run.train, strict=True) if run.strict else run.train
+    trainer = Trainer(task.method, task.samples, train, folder, to_plain(run), fabric)
     result = trainer.fit()
     if fabric.is_global_zero:
         save_config(run, config)  # once more: a run that was continued may have been given other bounds

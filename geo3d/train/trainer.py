@@ -24,7 +24,7 @@ from geo3d.train.config import TrainConfig
 from geo3d.train.curve import draw_loss_curve
 from geo3d.train.engine import Engine
 from geo3d.train.identity import check_same_run, run_identity
-from geo3d.train.launch import first_process, gather, launch
+from geo3d.train.launch import first_process, gather, has_fast_bfloat16, launch
 from geo3d.train.loader import Batch, BrokenSample, DrawnBatches, load_batches
 from geo3d.train.logger import Logger
 from geo3d.train.meter import Meter, Timer
@@ -148,6 +148,8 @@ class Trainer:
             self._log.say(
                 f"{plan.size} samples are fewer than the {plan.effective_batch} of a step, which repeats them"
             )
+        if self.config.precision == "bf16" and fabric.device.type == "cpu" and not has_fast_bfloat16():
+            self._log.say("this CPU has no matrix units for bfloat16 (AMX): train.precision 32 may be faster")
 
     # The loop
 
