@@ -17,8 +17,10 @@ _PREFIXES = ("module.", "backbone.")
 _QUANT_SIZE = 4
 #: Table rows per axis of colours and normals for one bin of a voxel's side.
 _CONTEXT_ROWS = 8
-# S3DIS has 13 classes; its networks, and no others that were released, step down by 2 at first.
-_S3DIS_CLASSES, _S3DIS_STRIDE, _STRIDE = 13, 2, 3
+# The first step down and the voxel size leave no trace in the weights. S3DIS has 13 classes, and networks of its own.
+_S3DIS_CLASSES = 13
+_S3DIS = {"first_stride": 2, "voxel_size": 0.04}
+_OTHERS = {"first_stride": 3, "voxel_size": 0.02}
 
 
 @dataclass
@@ -75,8 +77,8 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def config_from_state(state: Mapping[str, Tensor], path: str | Path, quant_size: int | None = None) -> dict[str, Any]:
     """Fields of ``Swin3DConfig``, from published names and shapes.
 
-    The stride of the first step down leaves no trace in the weights: it is taken to be 2 for the 13 classes of S3DIS,
-    and 3 for all others, as in the released networks.
+    The first step down and the voxel size leave no trace in the weights: they are taken to be 2 and 4 cm for the 13
+    classes of S3DIS, and 3 and 2 cm for all others, as in the released networks.
 
     Raises:
         InputError: the tensors that tell are missing: not a Swin3D network, or cut down to a part of it.
@@ -105,9 +107,9 @@ def config_from_state(state: Mapping[str, Tensor], path: str | Path, quant_size:
         "signals": "_".join(["XYZ", *(name.upper() for name in seen)]),
         "in_channels": shape("stem_layer.conv_layers.0.kernel")[1],
         "num_classes": classes,
-        "first_stride": _S3DIS_STRIDE if classes == _S3DIS_CLASSES else _STRIDE,
         "decoder": "linear_attn" if any(name.startswith("upsamples.0.block.") for name in state) else "linear",
         "quant_size": quant_size,
+        **(_S3DIS if classes == _S3DIS_CLASSES else _OTHERS),
     }
 
 

@@ -78,6 +78,10 @@ class Method(nn.Module):
         """Parameters kept out of weight decay beyond those of one dimension (norms, biases)."""
         return set()
 
+    def rate_factors(self) -> dict[str, float]:
+        """Parameters that learn at another rate: name -> factor on the schedule's learning rate."""
+        return {}
+
     def model_card(self) -> dict[str, Any]:
         """What a checkpoint says beside the weights so that ``create_model`` builds the network again.
 

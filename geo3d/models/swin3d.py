@@ -35,8 +35,6 @@ SIGNALS = {
     "XYZ_RGB_NORM": ("xyz", "rgb", "norm"),
 }
 DECODERS = ("linear", "linear_attn")
-#: Voxel edge of the published networks, metres (S3DIS: 0.04).
-VOXEL_SIZE = 0.02
 _DOWN_NEIGHBORS = 16
 _FACTOR = 2  # between levels, after the first step
 _MLP_RATIO = 4.0
@@ -72,6 +70,8 @@ class Swin3DConfig:
     """Bins of the positional encoding along a voxel's side."""
     drop_path_rate: float = 0.3
     """Probability to drop a voxel's residual in the last encoder block; earlier ones less, in proportion."""
+    voxel_size: float = 0.02
+    """Edge of the voxels that the network is trained on, metres (S3DIS: 0.04)."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("depths", "channels", "heads", "windows")}
@@ -84,10 +84,11 @@ class Swin3DConfig:
         if any(c % h for c, h in zip(self.channels, self.heads, strict=True)):
             raise InputError(f"Swin3D: channels {self.channels} over heads {self.heads} must give whole heads")
         sizes = (*self.depths, *self.windows, self.num_classes, self.quant_size)
-        if min(sizes) < 1 or self.first_stride < 2 or not 0 <= self.drop_path_rate < 1:
+        fits = min(sizes) >= 1 and self.first_stride >= 2
+        if not (fits and 0 <= self.drop_path_rate < 1 and self.voxel_size > 0):
             raise InputError(
                 "Swin3D: depths, windows, num_classes and quant_size must be at least 1, first_stride at least 2, "
-                f"drop_path_rate in [0, 1), got {self}"
+                f"drop_path_rate in [0, 1), voxel_size positive, got {self}"
             )
         if self.in_channels is None:
             object.__setattr__(self, "in_channels", 3 * len(SIGNALS[self.signals]))
@@ -336,11 +337,10 @@ class Swin3DUNet(nn.Module):
         """What a file must say beside the weights so that the network can be built again."""
         return {"family": "swin3d", "config": asdict(self.config)}
 
-    def inputs(self, cloud: PointCloud, voxel_size: float = VOXEL_SIZE) -> Swin3DInput:
-        """What this network reads of points; see :func:`inputs_from_points`."""
-        return inputs_from_points(
-            cloud.xyz, cloud.colors, cloud.normals, cloud.offsets, voxel_size, self.config, "first", None
-        )
+    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Swin3DInput:
+        """What this network reads of points, in voxels of its own size or another; see :func:`inputs_from_points`."""
+        size = self.config.voxel_size if voxel_size is None else voxel_size
+        return inputs_from_points(cloud.xyz, cloud.colors, cloud.normals, cloud.offsets, size, self.config)
 
     def pyramid(self, inputs: Swin3DInput) -> tuple[list[Level], list[Coarsening]]:
         """The voxels of every stage, and the steps between them.
@@ -421,12 +421,12 @@ class Swin3DUNet(nn.Module):
         return self.classifier(self.decode(encoded, levels, steps)[-1] if steps else encoded[-1])
 
     @torch.no_grad()
-    def predict(self, cloud: PointCloud, voxel_size: float = VOXEL_SIZE) -> Tensor:
+    def predict(self, cloud: PointCloud, voxel_size: float | None = None) -> Tensor:
         """Class logits of every point: those of its voxel, of which the first point is read.
 
         Args:
             cloud: points with the colours and normals that the network reads, on any device.
-            voxel_size: edge of a voxel, metres; that of the training.
+            voxel_size: edge of a voxel, metres; that of the training when not given.
 
         Returns:
             (P, classes) on the CPU.
@@ -447,16 +447,16 @@ def _configure(preset: Swin3DConfig, options: dict[str, Any]) -> Swin3DConfig:
     return replace(preset, **options)
 
 
-#: What a published file does not say; the user may, and may choose the last one anew at any time.
-_UNSTATED = ("first_stride", "quant_size", "drop_path_rate")
+#: What the weights do not depend on, and what a published file does not say beside that.
+_FREE = ("drop_path_rate", "voxel_size")
+_UNSTATED = (*_FREE, "first_stride", "quant_size")
 #: What a name promises; everything else is read from the file.
 _NAMED = ("depths", "channels", "heads", "windows")
 
 
 def _load(path: Path, preset: Swin3DConfig | None, **options: Any) -> Swin3DUNet:
     """Weights of a file; a named preset must describe the sizes of the network that the file holds."""
-    free = {name: options[name] for name in _UNSTATED if name in options}
-    file = read_swin3d_checkpoint(path, free.get("quant_size"))
+    file = read_swin3d_checkpoint(path, options.get("quant_size"))
     stored = _configure(Swin3DConfig(), file.config)
     if preset is not None:
         differing = [
@@ -466,8 +466,8 @@ def _load(path: Path, preset: Swin3DConfig | None, **options: Any) -> Swin3DUNet
         ]
         if differing:
             raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
-    changeable = _UNSTATED if file.detected else ("drop_path_rate",)
-    stored = replace(stored, **{name: value for name, value in free.items() if name in changeable})
+    changeable = _UNSTATED if file.detected else _FREE
+    stored = replace(stored, **{name: options[name] for name in changeable if name in options})
     if _configure(stored, options) != stored:
         raise InputError(f"{path}: of a network with stored weights, only {', '.join(changeable)} can be chosen")
     with torch.device("meta"):  # the file brings every tensor: draw none
@@ -499,7 +499,6 @@ __all__ = [
     "DECODERS",
     "PRESETS",
     "SIGNALS",
-    "VOXEL_SIZE",
     "Swin3DConfig",
     "Swin3DInput",
     "Swin3DUNet",

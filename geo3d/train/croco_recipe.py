@@ -15,14 +15,12 @@ from geo3d.errors import InputError
 from geo3d.methods.croco import CompletionSamples, CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
+from geo3d.train.rooms import make_rooms, split_scenes
 
-SYNTHETIC = Path("data") / "synthetic"
 _PAIRS = "pairs.tsv"
-#: With fewer scenes than this none is held out: the report then tells of training scenes, and says so.
-_SCENES_TO_SPARE = 10
 #: What is measured before and after: this many pairs, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
-_HOLD_OUT, _MEASURE = 101, 102  # so that these draws are none of the training's
+_MEASURE = 102  # so that these draws are none of the training's
 
 
 @dataclass(kw_only=True)
@@ -38,8 +36,8 @@ class CroCoRun(Run):
 
 def _tiny() -> CroCoRun:
     """Minutes on a CPU: small images, small network, a brisk schedule."""
-    train = TrainConfig(steps=600, batch_size=64, lr=1e-3, warmup_steps=40, clip_norm=1.0, workers=1)
-    return CroCoRun(train=train)
+    train = TrainConfig(steps=200, batch_size=32, lr=2e-3, warmup_steps=20, clip_norm=1.0, workers=1)
+    return CroCoRun(rooms=24, train=train)
 
 
 def _paper() -> CroCoRun:
@@ -62,18 +60,9 @@ def _prepare(run: CroCoRun, folder: Path, say: Say) -> None:
     """Make synthetic rooms where no data is given, and mine pairs where no index is."""
     roots = run.data
     if not roots and run.pairs is None:
-        roots = (_make_rooms(run.rooms, run.train.seed, say),)
+        roots = (make_rooms(run.rooms, run.train.seed, say),)
     if run.pairs is None and not (folder / _PAIRS).exists():
         say(str(mine_pairs(PairsConfig(data=roots, output=folder / _PAIRS, strict=run.strict))))
-
-
-def _make_rooms(rooms: int, seed: int, say: Say) -> Path:
-    from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
-
-    root = SYNTHETIC / f"rooms_{rooms}_seed_{seed}"
-    say(f"making {rooms} synthetic rooms in {root}")
-    say(write_synthetic(SyntheticConfig(output=root, scenes=rooms, objects=0, seed=seed)).report())
-    return root / "scannet"
 
 
 class CroCoTask:
@@ -139,11 +128,8 @@ class CroCoTask:
 
 def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPairs | None]:
     """Pairs to train on, and those of held-out scenes; None where there are too few scenes to spare any."""
-    scenes = pairs.scene_count
-    if share == 0 or scenes < _SCENES_TO_SPARE:
-        return pairs, None
-    held = np.random.default_rng([seed, _HOLD_OUT]).permutation(scenes)[: max(1, round(share * scenes))]
-    return pairs.of_scenes(np.setdiff1d(np.arange(scenes), held)), pairs.of_scenes(np.sort(held))
+    train, held = split_scenes(pairs.scene_count, share, seed)
+    return (pairs.of_scenes(train), pairs.of_scenes(held)) if len(held) else (pairs, None)
 
 
 def _view_elsewhere(samples: CompletionSamples, scene: int, rng: np.random.Generator) -> torch.Tensor:

@@ -49,7 +49,7 @@ class Engine:
     def set_rates(self, lr: float, beta1: float | None) -> None:
         """Learning rate, and decay of the first moment unless None, of the next update."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate_factor"]
             if beta1 is not None:
                 group["betas"] = (beta1, group["betas"][1])
 

@@ -11,25 +11,27 @@ from geo3d.train.lamb import Lamb
 
 
 def parameter_groups(method: Method, weight_decay: float) -> list[dict]:
-    """Two groups of the trainable parameters: those that decay, and those that do not.
+    """Groups of the trainable parameters: for each rate factor those that decay, and those that do not.
 
-    Biases, parameters of one dimension or none, and those in ``method.no_weight_decay()`` do not.
+    Biases, parameters of one dimension or none, and those in ``method.no_weight_decay()`` do not. ``rate_factor`` of a
+    group is the factor of ``method.rate_factors()`` on the learning rate, 1 for parameters that it leaves out.
 
     Raises:
-        ValueError: ``no_weight_decay`` names a parameter that there is not.
+        ValueError: ``no_weight_decay`` or ``rate_factors`` names a parameter that there is not.
     """
-    exempt = method.no_weight_decay()
-    trainable = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    if unknown := exempt - {name for name, _ in method.named_parameters()}:
-        raise ValueError(f"{type(method).__name__}.no_weight_decay() names no parameter: {sorted(unknown)}")
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, p in trainable.items():
-        groups[p.ndim > 1 and not name.endswith("bias") and name not in exempt].append(p)
-    both = [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+    exempt, factors = method.no_weight_decay(), method.rate_factors()
+    for source, names in (("no_weight_decay", exempt), ("rate_factors", factors.keys())):
+        if unknown := names - {name for name, _ in method.named_parameters()}:
+            raise ValueError(f"{type(method).__name__}.{source}() names no parameter: {sorted(unknown)}")
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in method.named_parameters():
+        if p.requires_grad:
+            decays = p.ndim > 1 and not name.endswith("bias") and name not in exempt
+            groups.setdefault((factors.get(name, 1.0), decays), []).append(p)
+    return [
+        {"params": groups[factor, decays], "weight_decay": weight_decay if decays else 0.0, "rate_factor": factor}
+        for factor, decays in sorted(groups, reverse=True)
     ]
-    return [group for group in both if group["params"]]
 
 
 def build_optimizer(method: Method, config: TrainConfig) -> torch.optim.Optimizer:

@@ -62,12 +62,14 @@ def test_other_bins_are_read_off_where_the_tables_tell(tmp_path: Path) -> None:
     assert create_model("swin3d", checkpoint=path, quant_size=2).config == untold
 
 
-@pytest.mark.parametrize(("classes", "expected"), [(13, 2), (20, 3), (25, 3)])
-def test_the_first_stride_is_that_of_the_released_networks(classes: int, expected: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("classes", "expected"), [(13, (2, 0.04)), (20, (3, 0.02)), (25, (3, 0.02))])
+def test_what_weights_do_not_tell_is_that_of_the_released_networks(classes: int, expected, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(Swin3DUNet(Swin3DConfig(**SIZES, num_classes=classes)).state_dict(), path)
-    assert create_model("swin3d", checkpoint=path).config.first_stride == expected
-    assert create_model("swin3d", checkpoint=path, first_stride=5).config.first_stride == 5
+    config = create_model("swin3d", checkpoint=path).config
+    assert (config.first_stride, config.voxel_size) == expected
+    config = create_model("swin3d", checkpoint=path, first_stride=5, voxel_size=0.1).config
+    assert (config.first_stride, config.voxel_size) == (5, 0.1)
 
 
 def test_own_files_keep_the_whole_config(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_own_files_keep_the_whole_config(tmp_path: Path) -> None:
     save_model(Swin3DUNet(config), path)
     assert create_model("swin3d", checkpoint=path).config == config
     assert create_model("swin3d", checkpoint=path, drop_path_rate=0.0).config.drop_path_rate == 0
-    with pytest.raises(InputError, match="only drop_path_rate"):
+    with pytest.raises(InputError, match="only drop_path_rate, voxel_size can"):
         create_model("swin3d", checkpoint=path, first_stride=3)
 
 
@@ -91,7 +93,7 @@ def test_a_name_that_is_not_the_files_network_says_how_they_differ(network: Swin
 def test_stored_weights_fix_the_network(network: Swin3DUNet, options: dict, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(network.state_dict(), path)
-    with pytest.raises(InputError, match="only first_stride"):
+    with pytest.raises(InputError, match="only drop_path_rate, voxel_size, first_stride, quant_size can"):
         create_model("swin3d", checkpoint=path, **options)
 
 

@@ -10,7 +10,9 @@ from toy import ToyMethod
 
 from geo3d.train import TrainConfig
 from geo3d.train.ema import Ema
+from geo3d.train.engine import Engine
 from geo3d.train.lamb import Lamb
+from geo3d.train.launch import launch
 from geo3d.train.optimizer import build_optimizer, parameter_groups
 
 
@@ -64,6 +66,19 @@ def test_one_dimension_biases_and_named_parameters_do_not_decay() -> None:
     names = {id(p): name for name, p in method.named_parameters()}
     assert {names[id(p)] for p in decaying["params"]} == {"blocks.0.0.weight", "blocks.1.weight"}
     assert {names[id(p)] for p in still["params"]} == set(names.values()) - {"blocks.0.0.weight", "blocks.1.weight"}
+
+
+def test_parameters_that_learn_at_another_rate_have_groups_of_their_own() -> None:
+    method = ToyMethod(noisy=False)
+    method.rate_factors = lambda: {"blocks.1.weight": 0.1, "blocks.1.bias": 0.1}
+    groups = parameter_groups(method, 0.05)
+    assert [(g["rate_factor"], g["weight_decay"]) for g in groups] == [(1, 0.05), (1, 0), (0.1, 0.05), (0.1, 0)]
+    engine = Engine(launch(TrainConfig(accelerator="cpu")), method, TrainConfig(accelerator="cpu"))
+    engine.set_rates(0.5, None)
+    assert [g["lr"] for g in engine.optimizer.param_groups] == [0.5, 0.5, 0.05, 0.05]
+    method.rate_factors = lambda: {"blocks.2.weight": 0.1}
+    with pytest.raises(ValueError, match=r"rate_factors\(\) names no parameter: \['blocks.2.weight'\]"):
+        parameter_groups(method, 0.05)
 
 
 def test_frozen_parameters_are_left_out() -> None:

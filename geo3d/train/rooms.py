@@ -1,0 +1,47 @@
+"""What recipes share: synthetic rooms where no data is given, and scenes kept out of training for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from geo3d.train.recipe import Say
+
+SYNTHETIC = Path("data") / "synthetic"
+#: With fewer scenes than this none is held out: the report then tells of training scenes, and says so.
+_SCENES_TO_SPARE = 10
+_HOLD_OUT = 101  # so that these draws are none of the training's
+
+
+def rooms_folder(rooms: int, seed: int) -> Path:
+    """Where :func:`make_rooms` puts its scans."""
+    return SYNTHETIC / f"rooms_{rooms}_seed_{seed}" / "scannet"
+
+
+def make_rooms(rooms: int, seed: int, say: Say) -> Path:
+    """Make synthetic rooms, or find those made before; returns the folder of their scans."""
+    from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+
+    scans = rooms_folder(rooms, seed)
+    say(f"making {rooms} synthetic rooms in {scans.parent}")
+    say(write_synthetic(SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)).report())
+    return scans
+
+
+def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes to train on, and those held out: none where there are too few to spare any.
+
+    Args:
+        scenes: how many there are.
+        share: of them to hold out, 0 to 1.
+        seed: of the run.
+
+    Returns:
+        Two ascending arrays of scene numbers.
+    """
+    every = np.arange(scenes)
+    if share == 0 or scenes < _SCENES_TO_SPARE:
+        return every, every[:0]
+    held = np.sort(np.random.default_rng([seed, _HOLD_OUT]).permutation(scenes)[: max(1, round(share * scenes))])
+    return np.setdiff1d(every, held), held

@@ -1,0 +1,122 @@
+"""Swin3D's recipe: labelled scenes, and how well scenes that were held out are segmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from geo3d.datasets.point_picture import draw_labels, write_labelled_points
+from geo3d.datasets.points import LabelledScenes
+from geo3d.geometry import PointCloud
+from geo3d.methods.segmentation import Segmentation, SegmentationConfig, confusion_matrix, segmentation_scores
+from geo3d.train.config import TrainConfig
+from geo3d.train.recipe import Recipe, Run, Say
+from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
+
+#: What is measured before and after: this many scenes, whole.
+_MEASURED = 16
+
+
+@dataclass(kw_only=True)
+class Swin3DRun(Run):
+    """Pre-train Swin3D: name the class of every voxel of labelled scenes."""
+
+    method: SegmentationConfig = field(default_factory=SegmentationConfig)
+    """The task and the network."""
+
+
+def _tiny() -> Swin3DRun:
+    """Minutes on a CPU: a small network on coarse voxels."""
+    train = TrainConfig(
+        steps=400, batch_size=2, lr=6e-3, warmup_steps=40, min_lr=1e-6, clip_norm=1.0, betas=(0.9, 0.999), workers=1
+    )
+    return Swin3DRun(train=train)
+
+
+def _paper() -> Swin3DRun:
+    """The small network on ScanNet with colours and normals: 600 passes, 3 scenes a GPU, mixed precision."""
+    method = SegmentationConfig("swin3d_s", decoder="linear_attn", voxel_size=0.02, max_voxels=120_000)
+    train = TrainConfig(
+        epochs=600,
+        batch_size=3,
+        lr=6e-3,
+        warmup_steps=3000,
+        min_lr=1e-6,
+        betas=(0.9, 0.999),
+        precision="fp16",
+        workers=8,
+    )
+    return Swin3DRun(method=method, train=train)
+
+
+def _prepare(run: Swin3DRun, folder: Path, say: Say) -> None:
+    """Make synthetic rooms where no data is given."""
+    if not run.data:
+        make_rooms(run.rooms, run.train.seed, say)
+
+
+class Swin3DTask:
+    """Segmentation with training scenes, and held-out scenes to measure it on."""
+
+    def __init__(self, run: Swin3DRun, folder: Path, say: Say) -> None:
+        scenes = LabelledScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
+        for dataset in scenes.datasets:
+            if dataset.quarantine.entries:
+                say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+        self.folder = folder
+        self.method = Segmentation(run.method, scenes.classes, torch.Generator().manual_seed(run.train.seed))
+        rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
+        self.samples = self.method.samples(scenes.subset(rows))
+        self.measured_scenes = "held-out" if len(held) else "training"
+        self._measured = self.method.samples(scenes.subset((held if len(held) else rows)[:_MEASURED]))
+        say(
+            f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
+            f"{len(scenes.classes)} classes"
+        )
+
+    def _predict(self, index: int) -> tuple[PointCloud, Tensor]:
+        """A measured scene's points, and the class named for each."""
+        cloud = self._measured.cloud(index)
+        return cloud, self.method.network.predict(cloud).argmax(1)
+
+    def measure(self) -> dict[str, float]:
+        """Mean intersection over union and accuracy over all points of the measured scenes."""
+        training, classes = self.method.training, len(self.method.classes)
+        self.method.eval()
+        confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        for index in range(len(self._measured)):
+            cloud, predicted = self._predict(index)
+            confusion += confusion_matrix(cloud.semantic, predicted, classes)
+        self.method.train(training)
+        return segmentation_scores(confusion) | {"points": int(confusion.sum())}
+
+    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
+        """Scores before and after; the first measured scene is drawn as ``segmentation.png`` and ``.ply``."""
+        self.method.eval()
+        cloud, predicted = self._predict(0)
+        xyz, labels = cloud.xyz.numpy(), predicted.numpy()
+        normals = None if cloud.normals is None else cloud.normals.numpy()
+        panels = {"labels": cloud.semantic.numpy(), "predicted": labels}
+        Image.fromarray(draw_labels(xyz, normals, panels, self.method.classes)).save(self.folder / "segmentation.png")
+        write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes))
+        text = (
+            f"mean IoU on {len(self._measured)} {self.measured_scenes} scenes: {100 * before['miou']:.1f} % untrained, "
+            f"{100 * after['miou']:.1f} % trained; accuracy {100 * before['accuracy']:.1f} % and "
+            f"{100 * after['accuracy']:.1f} % (always the most frequent class: {100 * after['majority']:.1f} %)\n"
+            f"a scene by its labels and by the network's: {self.folder / 'segmentation.png'}"
+        )
+        return {"scenes": self.measured_scenes, "before": before, "after": after}, text
+
+
+RECIPE = Recipe(
+    summary="Swin3D: name the class of every voxel of labelled scenes",
+    run=Swin3DRun,
+    presets={"tiny": _tiny, "paper": _paper},
+    prepare=_prepare,
+    task=Swin3DTask,
+)

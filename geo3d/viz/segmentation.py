@@ -1,0 +1,99 @@
+"""A trained network run over a scene: what it names, as a coloured PLY and a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from geo3d.datasets.ply import read_ply
+from geo3d.datasets.point_picture import draw_labels, write_labelled_points
+from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
+from geo3d.datasets.scene import open_dataset
+from geo3d.errors import InputError
+from geo3d.geometry import PointCloud
+from geo3d.methods.segmentation import confusion_matrix, segmentation_scores
+from geo3d.models import create_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentScene:
+    """Name the class of every point of a scene."""
+
+    checkpoint: Path
+    """Run folder of `pretrain.py swin3d`, one of its checkpoints, or the authors' file."""
+    scene: Path
+    """Folder of one scene, such as a ScanNet scan, or a PLY file of points or a mesh; metres, z up."""
+    out: Path = Path("segmentation.ply")
+    """PLY file to write; the picture goes beside it."""
+    voxel_size: float | None = None
+    """Edge of a voxel, metres; None: as in training."""
+
+
+def read_cloud(path: Path) -> PointCloud:
+    """Points of a scene's folder or of a PLY file, with colours, normals and labels where they are known.
+
+    Raises:
+        InputError: neither of them, more than one scene, or no points.
+    """
+    if path.suffix.lower() == ".ply":
+        return _read_ply(path)
+    scenes = open_dataset(path)
+    if len(scenes) != 1:
+        raise InputError(f"{path}: holds {len(scenes)} scenes; give the folder of one, or a PLY file")
+    return scenes[0].points()
+
+
+def _read_ply(path: Path) -> PointCloud:
+    ply = read_ply(path, path.stem)
+    xyz, colors, normals = (ply.stacked(*n) for n in (("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")))
+    if xyz is None:
+        raise InputError(f"{path}: the vertices have no x, y, z")
+    if normals is None and len(ply.faces):
+        normals = vertex_normals(xyz, ply.faces)
+    columns = (xyz, None if colors is None else colors / 255, normals)
+    return PointCloud(*(None if c is None else torch.from_numpy(c.astype(np.float32)) for c in columns))
+
+
+def segment_scene(config: SegmentScene) -> str:
+    """Run the network and write PLY and picture.
+
+    Returns:
+        Lines that say what was found, scored where the scene is labelled with as many classes.
+
+    Raises:
+        InputError: checkpoint or scene cannot be read, or the scene lacks what the network reads.
+    """
+    model = create_model("swin3d", checkpoint=config.checkpoint)
+    cloud = read_cloud(config.scene)
+    predicted = model.predict(cloud, config.voxel_size).argmax(1)
+    count = model.config.num_classes
+    scannet = count == len(SCANNET20_CLASSES)
+    classes = SCANNET20_CLASSES if scannet else [f"class {number}" for number in range(count)]
+
+    labels = predicted.numpy()
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_labelled_points(config.out, cloud.xyz.numpy(), labels, count)
+    panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
+    lines = [_shares(labels, classes)]
+    if cloud.semantic is not None and scannet:
+        panels["labels"] = cloud.semantic.numpy()
+        scores = segmentation_scores(confusion_matrix(cloud.semantic, predicted, count))
+        lines.append(
+            f"mean IoU {100 * scores['miou']:.1f} %, accuracy {100 * scores['accuracy']:.1f} % "
+            f"(always the most frequent class: {100 * scores['majority']:.1f} %)"
+        )
+    picture = config.out.with_suffix(".png")
+    normals = None if cloud.normals is None else cloud.normals.numpy()
+    Image.fromarray(draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes)).save(picture)
+    return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
+
+
+def _shares(labels: np.ndarray, classes) -> str:
+    """How much of a scene each class is, the largest first."""
+    counts = np.bincount(labels, minlength=len(classes))
+    order = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
+    return ", ".join(f"{classes[c]} {100 * counts[c] / len(labels):.1f} %" for c in order)

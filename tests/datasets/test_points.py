@@ -1,0 +1,126 @@
+"""Labelled scenes as samples, and their pictures and PLY files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geo3d import InputError
+from geo3d.datasets import Mesh, MissingPart, Scene, SceneDataset
+from geo3d.datasets.ply import read_ply
+from geo3d.datasets.point_picture import draw_labels, label_colors, write_labelled_points
+from geo3d.datasets.points import LabelledScenes, labelled_points
+from geo3d.datasets.quarantine import BrokenScene
+from geo3d.geometry import PointCloud
+
+
+class MemoryScene(Scene):
+    """Three vertices with labels."""
+
+    def __init__(self, name: str, labels=(0, -1, 19), parts=("mesh", "labels")) -> None:
+        self.name, self.root, self.parts, self.labels = name, Path("memory"), frozenset(parts), labels
+        self.reads = 0
+
+    def mesh(self) -> Mesh:
+        self.reads += 1
+        vertices = np.eye(3, dtype=np.float32)[: len(self.labels)]
+        return Mesh(vertices, np.array([[0, 1, 2]]), semantic=np.array(self.labels, dtype=np.int64))
+
+    def points(self) -> PointCloud:
+        return PointCloud(torch.zeros(1, 3), semantic=torch.tensor([7]))
+
+
+class MemoryDataset(SceneDataset):
+    """Scenes that are handed in."""
+
+    kind = "scannet"
+
+    def __init__(self, scenes: list[Scene]) -> None:
+        self.scenes = {scene.name: scene for scene in scenes}
+        super().__init__("memory")
+
+    @classmethod
+    def detect(cls, root: Path) -> bool:
+        return False
+
+    def names(self) -> list[str]:
+        return list(self.scenes)
+
+    def open(self, name: str) -> Scene:
+        if name == "broken":
+            raise BrokenScene(name, self.root, "cut")
+        return self.scenes[name]
+
+
+def _scenes(*scenes: Scene) -> LabelledScenes:
+    return LabelledScenes([MemoryDataset(list(scenes))], [(0, scene.name) for scene in scenes])
+
+
+def test_points_come_before_the_mesh_and_labels_stay() -> None:
+    assert labelled_points(MemoryScene("a")).semantic.tolist() == [0, -1, 19]
+    assert labelled_points(MemoryScene("b", parts=("mesh", "points", "labels"))).semantic.tolist() == [7]
+    with pytest.raises(MissingPart, match="labels"):
+        labelled_points(MemoryScene("c", parts=("mesh",)))
+
+
+def test_clouds_are_read_once_and_not_pickled() -> None:
+    scene = MemoryScene("a")
+    scenes = _scenes(scene, MemoryScene("b"))
+    assert scenes.cloud(0) is scenes.cloud(0)
+    assert scene.reads == 1
+    assert len(pickle.loads(pickle.dumps(scenes))._kept) == 0
+    assert scenes.subset([1]).describe(0).endswith(": b")
+    assert scenes.classes[0] == "wall"
+    assert len(scenes.classes) == 20
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [((0, 20, 1), "outside -1 to 19"), ((0, -2, 1), "outside"), ((), "no point")]
+)
+def test_unusable_labels_are_named(labels, message) -> None:
+    with pytest.raises(InputError, match=f"scene odd .*{message}"):
+        _scenes(MemoryScene("odd", labels)).cloud(0)
+
+
+def test_no_labelled_scene_says_where() -> None:
+    with pytest.raises(InputError, match="no scene holds labelled"):
+        LabelledScenes([MemoryDataset([])], [])
+
+
+def test_labelled_points_survive_their_ply(tmp_path: Path) -> None:
+    xyz = np.random.default_rng(0).random((5, 3), dtype=np.float32)
+    labels = np.array([0, 3, -1, 2, 3])
+    write_labelled_points(tmp_path / "points.ply", xyz, labels, 4)
+    ply = read_ply(tmp_path / "points.ply", "points")
+    np.testing.assert_array_equal(ply.stacked("x", "y", "z"), xyz)
+    np.testing.assert_array_equal(ply.vertex["label"], labels)
+    np.testing.assert_array_equal(ply.stacked("red", "green", "blue"), label_colors(4)[labels])
+
+
+def test_colors_of_classes_differ() -> None:
+    colors = label_colors(20).astype(int)
+    apart = np.abs(colors[:, None] - colors[None]).sum(-1)
+    assert apart[np.triu_indices(21, 1)].min() > 20
+
+
+def test_nearer_points_cover_those_behind_and_surfaces_that_face_away_are_left_out() -> None:
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60)), -1).reshape(-1, 2)
+    floor, lid = (np.c_[grid, np.full(len(grid), z)] for z in (0.0, 0.3))
+    xyz = np.concatenate([lid, floor])
+    labels = np.repeat([1, 0], len(grid))
+    normals = np.repeat([[0, 0, -1.0], [0, 0, 1.0]], len(grid), axis=0)
+    palette = label_colors(2)
+
+    def share(image: np.ndarray, label: int) -> float:
+        return (image[30:450] == palette[label]).all(-1).sum() / (image[30:450] != 255).any(-1).sum()
+
+    covered = draw_labels(xyz, None, {"labels": labels}, ("floor", "lid"))
+    assert share(covered, 1) > share(covered, 0) > 0.05
+    opened = draw_labels(xyz, normals, {"labels": labels}, ("floor", "lid"))
+    assert share(opened, 1) == 0
+    assert share(opened, 0) > 0.9
+    assert draw_labels(xyz[:0], None, {"labels": labels[:0]}, ()).dtype == np.uint8
