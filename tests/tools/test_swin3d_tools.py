@@ -1,0 +1,142 @@
+"""Swin3D from the command line: pre-training on small scans, and the trained network run over one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pretrain
+import pytest
+import segment
+import torch
+from PIL import Image
+
+from geo3d import create_model
+from geo3d.datasets.ply import read_ply, write_ply
+from geo3d.train.recipe import load_config, save_config
+from geo3d.train.swin3d_recipe import RECIPE, Swin3DRun
+
+WALL, FLOOR = 1, 2  # nyu40 ids; classes 0 and 1
+QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
+QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.2", "--method.max-voxels", "200"]
+
+
+def write_corner(root: Path, name: str, seed: int) -> Path:
+    """A labelled scan of a floor and a wall, 2 m a side, a vertex every 10 cm."""
+    rng = np.random.default_rng(seed)
+    u, v = (c.ravel() for c in np.meshgrid(np.linspace(0, 2, 21), np.linspace(0, 2, 21)))
+    floor, wall = np.c_[u, v, 0 * u], np.c_[u, 0 * u + 2, v + 0.1]
+    xyz = np.concatenate([floor, wall]) + rng.normal(0, 0.005, (2 * len(u), 3))
+    row = np.arange(20)[:, None] * 21 + np.arange(20)
+    squares = np.stack([row, row + 1, row + 22, row, row + 22, row + 21], -1).reshape(-1, 3)
+    faces = np.concatenate([squares, squares + len(u)])
+    label = np.repeat([FLOOR, WALL], len(u)).astype(np.uint16)
+    gray = np.where(label == FLOOR, 80, 200).astype(np.uint8)
+    folder = root / name
+    folder.mkdir(parents=True)
+    columns = {axis: xyz[:, i].astype(np.float32) for i, axis in enumerate("xyz")}
+    columns |= dict.fromkeys(("red", "green", "blue"), gray)
+    write_ply(folder / f"{name}_vh_clean_2.ply", columns, faces)
+    write_ply(folder / f"{name}_vh_clean_2.labels.ply", columns | {"label": label}, faces)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scannet") / "scans"
+    for number in range(11):
+        write_corner(root, f"scene{number:04d}_00", number)
+    return root
+
+
+def _run(tool, args: list[str]) -> None:
+    sys.argv = [tool.PROGRAM, *args]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def finished(scans, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    _run(pretrain, ["swin3d", "--data", str(scans), "--out", str(folder), *QUICK])
+    return folder
+
+
+def test_a_run_leaves_everything_behind(finished: Path) -> None:
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    assert 0 <= metrics[0]["metric/accuracy"] <= 1
+    report = json.loads((finished / "report.json").read_text())
+    assert report["scenes"] == "held-out"
+    assert report["after"]["points"] == 882
+    assert report["after"]["majority"] == 0.5
+    assert report["after"]["miou"] != report["before"]["miou"]
+    for name in ("loss.png", "segmentation.png", *(f"pictures/step_{s:08d}.png" for s in (0, 3))):
+        with Image.open(finished / name) as picture:
+            picture.verify()
+    assert len(read_ply(finished / "segmentation.ply", "run").vertex["label"]) == 882
+
+
+def test_the_checkpoint_goes_out_of_the_same_door(finished: Path) -> None:
+    model = create_model("swin3d_tiny", checkpoint=finished)
+    assert model.config.num_classes == 20
+    assert model.config.voxel_size == 0.2
+    assert model.config.signals == "XYZ_RGB_NORM"
+
+
+def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:
+    _run(pretrain, ["swin3d", "--config", str(finished / "config.yaml"), "--out", str(tmp_path / "again")])
+    weights = [create_model("swin3d", checkpoint=folder).state_dict() for folder in (finished, tmp_path / "again")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tmp_path, capsys) -> None:
+    scan = scans / "scene0003_00"
+    _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "a.ply")])
+    assert "mean IoU" in capsys.readouterr().out
+    mesh = scan / "scene0003_00_vh_clean_2.ply"
+    _run(segment, ["--checkpoint", str(finished), "--scene", str(mesh), "--out", str(tmp_path / "b.ply")])
+    said = capsys.readouterr().out
+    assert "mean IoU" not in said
+    assert str(tmp_path / "b.png") in said
+    first, second = (read_ply(tmp_path / name, "scene") for name in ("a.ply", "b.ply"))
+    np.testing.assert_array_equal(first.vertex["label"], second.vertex["label"])
+    expected = read_ply(mesh, "scene").stacked("x", "y", "z")
+    np.testing.assert_array_equal(first.stacked("x", "y", "z"), expected)
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.verify()
+
+
+@pytest.mark.parametrize(
+    ("scene", "message"),
+    [("", "holds 11 scenes"), ("scene0000_00/absent.ply", "cannot be read"), ("absent", "no such folder")],
+)
+def test_wrong_scenes_are_one_line(finished, scans, scene: str, message: str, capsys) -> None:
+    sys.argv = ["segment.py", "--checkpoint", str(finished), "--scene", str(scans / scene)]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(segment.main)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, capsys) -> None:
+    write_ply(tmp_path / "bare.ply", {axis: np.zeros(3, np.float32) for axis in "xyz"})
+    sys.argv = ["segment.py", "--checkpoint", str(finished), "--scene", str(tmp_path / "bare.ply")]
+    with pytest.raises(SystemExit):
+        command_line.run(segment.main)
+    assert "reads colours, but the points have none" in capsys.readouterr().err
+
+
+def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
+    for name in RECIPE.presets:
+        config = RECIPE.preset(name)
+        config.check()
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(Swin3DRun, tmp_path / "config.yaml") == config
