@@ -22,9 +22,6 @@ using geo3d::FloatVector;
 using geo3d::kLanes;
 using geo3d::kManyRegisters;
 using geo3d::padded;
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kBlock = 512;            // outputs that are summed together
@@ -244,35 +241,18 @@ void weight_gradient(const Tensor& feats, const Tensor& gradient, const Tensor& 
   });
 }
 
-template <typename Body>
-void for_dtype(ScalarType dtype, const Body& body) {
-  switch (dtype) {
-    case ScalarType::Float:
-      body(float{});
-      break;
-    case ScalarType::BFloat16:
-      body(BFloat16{});
-      break;
-    case ScalarType::Half:
-      body(Half{});
-      break;
-    default:
-      STD_TORCH_CHECK(false, "no CPU kernel of sparse convolution for this dtype");
-  }
-}
-
 Tensor sparse_conv(const Tensor& feats, const Tensor& weight, const Tensor& neighbours,
                    const std::optional<Tensor>& /*transposed*/) {
   Tensor result = torch::stable::new_empty(feats, {neighbours.size(1), weight.size(2)});
-  for_dtype(feats.scalar_type(), [&](auto scalar) { convolve<decltype(scalar)>(feats, weight, neighbours, result); });
+  geo3d::for_dtype(feats.scalar_type(), [&](auto scalar) { convolve<decltype(scalar)>(feats, weight, neighbours, result); });
   return result;
 }
 
 Tensor sparse_conv_weight_gradient(const Tensor& feats, const Tensor& gradient, const Tensor& neighbours,
                                    const std::optional<Tensor>& /*transposed*/) {
   Tensor result = torch::stable::new_empty(feats, {neighbours.size(0), feats.size(1), gradient.size(1)});
-  for_dtype(feats.scalar_type(),
-            [&](auto scalar) { weight_gradient<decltype(scalar)>(feats, gradient, neighbours, result); });
+  geo3d::for_dtype(feats.scalar_type(),
+                   [&](auto scalar) { weight_gradient<decltype(scalar)>(feats, gradient, neighbours, result); });
   return result;
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = "interpolate(Tensor feats, Tensor index, Tensor weight) -> Tensor"
 FEATS_SCHEMA = "interpolate_feats_gradient(Tensor gradient, Tensor index, Tensor weight, SymInt count) -> Tensor"
@@ -242,7 +242,7 @@ define_operator(
     reference=interpolate_reference,
     check=_check,
     fake=_fake,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES),),
     check_values=_check_values,
     setup_context=_setup_context,
     backward=_backward,
@@ -252,7 +252,7 @@ define_operator(
     reference=interpolate_feats_gradient_reference,
     check=_check_feats_gradient,
     fake=_fake_feats_gradient,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES),),
     check_values=_check_feats_gradient_values,
     setup_context=_setup_context,
     backward=_backward_of_feats_gradient,
@@ -262,7 +262,7 @@ define_operator(
     reference=interpolate_weight_gradient_reference,
     check=_check_weight_gradient,
     fake=_fake_weight_gradient,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES),),
     check_values=_check_weight_gradient_values,
     setup_context=_setup_context,
     backward=_backward_of_weight_gradient,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = (
     "knn(Tensor query, Tensor points, Tensor query_offsets, Tensor point_offsets, int k)"
@@ -110,4 +110,11 @@ def _fake(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: T
     return query_offsets.new_empty((query.shape[0], k)), query.new_empty((query.shape[0], k))
 
 
-define_operator(SCHEMA, reference=knn_reference, check=_check, fake=_fake, kernels=(), check_values=_check_values)
+define_operator(
+    SCHEMA,
+    reference=knn_reference,
+    check=_check,
+    fake=_fake,
+    kernels=(Kernel("cpu", (torch.float32,)),),
+    check_values=_check_values,
+)

@@ -34,6 +34,8 @@ class Examples:
         dynamic_shapes: for torch.export, of the tensors among the arguments, which come first.
         bad: name -> (arguments, error, what its message says).
         kernel_refusals: kernel -> (arguments that it does not take, what explain says of it); on the kernel's device.
+        fixed: positions of floating tensors that keep their dtype and have no derivative.
+        derivatives: whether its own are tested; not for a backward, whose derivatives are the second ones of its forward.
     """
 
     cases: dict[str, Arguments]
@@ -43,6 +45,8 @@ class Examples:
     dynamic_shapes: tuple[Any, ...]
     bad: dict[str, tuple[Arguments, type[Exception], str]]
     kernel_refusals: dict[str, tuple[Arguments, str]] = field(default_factory=dict)
+    fixed: frozenset[int] = frozenset()
+    derivatives: bool = True
 
 
 def _random(*shape: int) -> Tensor:
@@ -310,7 +314,7 @@ def _knn_examples() -> Examples:
             "a line": (line + 0.25, line, offsets(300), offsets(300), 4),
             "two clusters": (query * 500, clusters, offsets(50), offsets(400), 10),
             "far queries": (query * 1e6, points, offsets(50), offsets(400), 4),
-            "large coordinates": (query * 1e30, points * 1e30, offsets(50), offsets(400), 4),
+            "large coordinates": (query * 1e15, points * 1e15, offsets(50), offsets(400), 4),
             "views": (query.flip(1).T.contiguous().T, points[::2], offsets(50), offsets(200), 3),
             "no queries": (query[:0], points, offsets(0), offsets(400), 3),
             "no points": (query, points[:0], offsets(50), offsets(0), 3),
@@ -319,7 +323,7 @@ def _knn_examples() -> Examples:
         },
         small=(query[:5], points[:9], offsets(5), offsets(9), 2),
         resized=(query[:30], points[:90], offsets(10, 10, 10), offsets(30, 30, 30), 16),
-        tolerances={},
+        tolerances={torch.float32: (2.0**-24, 0.0)},  # rounded once; the reference of these tests is not
         dynamic_shapes=({0: queries}, {0: count}, {}, {}),
         bad={
             "half": ((query.half(), points.half(), *by_scene, 3), TypeError, "must both be float32"),
@@ -342,7 +346,12 @@ def _neighbour_rows(queries: int, neighbours: int, points: int) -> Tensor:
 
 
 def _interpolate_tolerances() -> dict[torch.dtype, tuple[float, float]]:
-    return {}
+    # Sums of up to 180 products of unit variance in float32: 2.4e-5 measured, where all queries name one point.
+    return {
+        torch.float32: (0.0, 5e-5),
+        torch.bfloat16: (2.0**-8, 5e-5),
+        torch.float16: (2.0**-11, 5e-5),
+    }
 
 
 def _interpolate_examples() -> Examples:
@@ -530,6 +539,145 @@ def _voxelize_examples() -> Examples:
     )
 
 
+def _windows(*sizes: int) -> tuple[Tensor, Tensor]:
+    """Rows in random order and their windows' offsets."""
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(len(sizes)))
+    return order, torch.tensor([0, *sizes]).cumsum(0)
+
+
+def _signals(count: int, bins: tuple[int, ...], reach: float = 1.0) -> Tensor:
+    """Signals whose differences fill the bins of their axes, where ``reach`` is 1."""
+    uniform = torch.rand(count, len(bins), generator=torch.Generator().manual_seed(count))
+    return uniform * torch.tensor(bins) / 2 * reach
+
+
+def _voxel_attention_arguments(
+    sizes: tuple[int, ...], heads: int, channels: int, bins: tuple[int, ...] = (), mode: str = "contextual"
+) -> Arguments:
+    count, rows = sum(sizes), sum(bins)
+    query, key, value = (_random(count, heads, channels) for _ in range(3))
+    tables: list[Tensor | None] = [None] * 4
+    if mode == "contextual":
+        tables[:3] = (_random(rows, heads, channels).roll(shift, 0) for shift in range(3))
+    elif mode == "bias":
+        tables[3] = _random(rows, heads)
+    signals = _signals(count, bins) if bins else None
+    return (query, key.flip(0), value.roll(1, 0), *_windows(*sizes), signals, *tables, list(bins), channels**-0.5)
+
+
+_SWIN3D_BINS = (56, 56, 56, 32, 32, 32, 32, 32, 32)
+
+
+def _voxel_attention_cases() -> dict[str, Arguments]:
+    swin3d = _voxel_attention_arguments((5, 30, 1, 12, 1), 6, 16, _SWIN3D_BINS)
+    projection = _random(49, 3, 6, 16)
+    clamped = list(swin3d)
+    clamped[5] = _signals(49, _SWIN3D_BINS, 3.0)
+    equal = list(swin3d)
+    equal[5] = torch.ones(49, 9)
+    narrow = list(swin3d)
+    narrow[3], narrow[4] = torch.arange(98)[::2] // 2, swin3d[4].int()
+    return {
+        "swin3d": swin3d,
+        "viewed projection": (*projection.unbind(1), *swin3d[3:]),
+        "signals at the clamp": tuple(clamped),
+        "equal signals": tuple(equal),
+        "32-bit offsets, strided order": tuple(narrow),
+        "six axes, heads of 8": _voxel_attention_arguments((40, 3), 6, 8, _SWIN3D_BINS[:6]),
+        "three axes, many heads": _voxel_attention_arguments((20, 7), 24, 16, (40, 40, 40)),
+        "one axis, odd sizes": _voxel_attention_arguments((9, 4), 3, 5, (7,)),
+        "one bin": _voxel_attention_arguments((9, 4), 3, 4, (1, 3)),
+        "wide heads": _voxel_attention_arguments((9, 4), 2, 64, (12, 8)),
+        "empty windows": _voxel_attention_arguments((0, 9, 0, 4, 0), 8, 16, (12, 8, 6)),
+        "large window": _voxel_attention_arguments((150,), 2, 8, _SWIN3D_BINS),
+        "plain": _voxel_attention_arguments((11, 1, 20), 6, 16),
+        "bias": _voxel_attention_arguments((11, 1, 20), 10, 8, (12, 12, 12), "bias"),
+        "bias, two axes": _voxel_attention_arguments((11, 5), 1, 4, (9, 4), "bias"),
+    }
+
+
+#: Sums in float32 of up to 150 terms and over 9 axes; 2e-5 measured on gradients of tables.
+_VOXEL_ATTENTION_TOLERANCES = {
+    torch.float32: (2e-5, 5e-5),
+    torch.bfloat16: (2.0**-8, 5e-5),
+    torch.float16: (2.0**-11, 5e-5),
+}
+
+
+def _voxel_attention_examples() -> Examples:
+    cases = _voxel_attention_cases()
+    swin3d = cases["swin3d"]
+    voxels, windows = Dim("voxels", min=2, max=10**6), Dim("windows", min=2, max=10**6)
+    rows = {0: voxels}
+
+    def changed(**changes: Any) -> Arguments:
+        names = "query key value order offsets signals query_table key_table value_table bias_table bins scale".split()
+        return tuple(changes.get(label, argument) for label, argument in zip(names, swin3d))
+
+    twice, outside, bad = swin3d[3].clone(), swin3d[3] + 1, swin3d[5].clone()
+    twice[0] = twice[1]
+    bad[7, 2] = math.nan
+    return Examples(
+        cases=cases,
+        small=_voxel_attention_arguments((3, 1), 2, 2, (4, 3)),
+        resized=_voxel_attention_arguments((7, 2, 13), 6, 16, _SWIN3D_BINS),
+        tolerances=_VOXEL_ATTENTION_TOLERANCES,
+        dynamic_shapes=(rows, rows, rows, rows, {0: windows}, rows, None, None, None),
+        bad={
+            "integer query": (changed(query=swin3d[0].long()), TypeError, "query must be float32"),
+            "two dimensions": (changed(query=swin3d[0][0]), InputError, "query must be .N, H, D."),
+            "other dtype": (changed(value=swin3d[2].float()), TypeError, "value must be torch.float64 as query"),
+            "fewer keys": (changed(key=swin3d[1][1:]), InputError, "key must be .49, 6, 16. to fit"),
+            "table rows": (changed(bins=[56] * 9), InputError, "query_table must be .504, 6, 16."),
+            "32-bit order": (changed(order=swin3d[3].int()), TypeError, "order must be int64"),
+            "float offsets": (changed(offsets=swin3d[4].float()), TypeError, "offsets must be int64 or int32"),
+            "float64 signals": (changed(signals=swin3d[5].double()), TypeError, "signals must be float32"),
+            "axes": (changed(signals=swin3d[5][:, :6]), InputError, "signals must be .49, 9."),
+            "no signals": (changed(signals=None), InputError, "tables, signals and bins come together"),
+            "no key table": (changed(key_table=None), InputError, "or none of them"),
+            "a bias too": (changed(bias_table=_random(360, 6)), InputError, "or bias_table alone"),
+            "no bins in an axis": (changed(bins=[0, *_SWIN3D_BINS[1:]]), InputError, "at least one bin"),
+            "other device": (changed(value=swin3d[2].to("meta")), InputError, "query is on cpu but value on meta"),
+            "a row twice": (changed(order=twice), InputError, "order must hold each row from 0 to 48 once"),
+            "a row outside": (changed(order=outside), InputError, "order must hold each row from 0 to 48 once"),
+            "offsets that end early": (changed(offsets=swin3d[4] - 1), InputError, "ascend from 0 to .* 49"),
+            "offsets that fall": (changed(offsets=swin3d[4][[0, 2, 1, 5]]), InputError, "ascend from 0"),
+            "signals that are not finite": (changed(signals=bad), InputError, "must be finite; the first .* is 7"),
+        },
+        kernel_refusals={"cuda": (swin3d, "there is no CUDA kernel")},
+        fixed=frozenset({5}),
+    )
+
+
+def _voxel_attention_backward_examples() -> Examples:
+    """Log-sum-exp is what the forward gives, so that probabilities add up to one."""
+
+    def arguments(forward: Arguments) -> Arguments:
+        _, lse = get_operator("voxel_attention").reference(*forward)
+        return _random(*forward[0].shape), _random(*lse.shape).float(), lse.float(), *forward
+
+    cases = {label: arguments(forward) for label, forward in _voxel_attention_cases().items()}
+    swin3d = cases["swin3d"]
+    rows, windows = {0: Dim("voxels", min=2, max=10**6)}, {0: Dim("windows", min=2, max=10**6)}
+    bad_order = (*swin3d[:6], swin3d[6] + 1, *swin3d[7:])
+    return Examples(
+        cases=cases,
+        small=arguments(_voxel_attention_arguments((3, 1), 2, 2, (4, 3))),
+        resized=arguments(_voxel_attention_arguments((7, 2, 13), 6, 16, _SWIN3D_BINS)),
+        tolerances=_VOXEL_ATTENTION_TOLERANCES,
+        dynamic_shapes=(*(rows,) * 7, windows, rows, None, None, None),
+        bad={
+            "gradient's shape": ((swin3d[0][1:], *swin3d[1:]), InputError, "grad_out must be .49, 6, 16."),
+            "gradient's dtype": ((swin3d[0].float(), *swin3d[1:]), TypeError, "grad_out must be torch.float64"),
+            "16-bit sums": ((swin3d[0], *(t.half() for t in swin3d[1:3]), *swin3d[3:]), TypeError, "lse and grad_lse"),
+            "order": (bad_order, InputError, "order must hold each row from 0 to 48 once"),
+        },
+        kernel_refusals={"cuda": (swin3d, "there is no CUDA kernel")},
+        fixed=frozenset({1, 2, 8}),
+        derivatives=False,
+    )
+
+
 EXAMPLES: dict[str, Examples] = {
     "interpolate": _interpolate_examples(),
     "interpolate_feats_gradient": _interpolate_feats_gradient_examples(),
@@ -540,14 +688,20 @@ EXAMPLES: dict[str, Examples] = {
     "sparse_conv": _sparse_conv_examples(),
     "sparse_conv_weight_gradient": _sparse_conv_weight_gradient_examples(),
     "transpose_kernel_map": _transpose_kernel_map_examples(),
+    "voxel_attention": _voxel_attention_examples(),
+    "voxel_attention_backward": _voxel_attention_backward_examples(),
     "voxelize": _voxelize_examples(),
     "window_partition": _window_partition_examples(),
 }
 
 
-def _cast(arguments: Arguments, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+def _cast(name: str, arguments: Arguments, dtype: torch.dtype, device: str = "cpu") -> Arguments:
     """The arguments with floating tensors in ``dtype``, tensors moved to ``device`` with their strides kept."""
-    return tuple(_cast_tensor(a, dtype, device) if isinstance(a, Tensor) else a for a in arguments)
+    fixed = EXAMPLES[name].fixed
+    return tuple(
+        _cast_tensor(a, a.dtype if i in fixed else dtype, device) if isinstance(a, Tensor) else a
+        for i, a in enumerate(arguments)
+    )
 
 
 def _cast_tensor(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
@@ -557,9 +711,14 @@ def _cast_tensor(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
     return storage.as_strided(tensor.shape, tensor.stride())
 
 
-def _differentiable(arguments: Arguments) -> Arguments:
-    floats = (isinstance(a, Tensor) and a.is_floating_point() for a in arguments)
-    return tuple(a.detach().requires_grad_() if f else a for a, f in zip(arguments, floats))
+def _is_differentiable(name: str, position: int, argument: Any) -> bool:
+    examples = EXAMPLES[name]
+    is_float = isinstance(argument, Tensor) and argument.is_floating_point()
+    return is_float and examples.derivatives and position not in examples.fixed
+
+
+def _differentiable(name: str, arguments: Arguments) -> Arguments:
+    return tuple(a.detach().requires_grad_() if _is_differentiable(name, i, a) else a for i, a in enumerate(arguments))
 
 
 def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -609,7 +768,7 @@ def test_every_operator_has_examples() -> None:
 @pytest.mark.parametrize(("name", "arguments"), list(_of_cases()))
 def test_opcheck(name: str, arguments: Arguments, dtype: torch.dtype) -> None:
     """Schema, fake kernel with strides, autograd registration, and tracing with dynamic shapes."""
-    torch.library.opcheck(_overload(name), _differentiable(_cast(arguments, dtype)))
+    torch.library.opcheck(_overload(name), _differentiable(name, _cast(name, arguments, dtype)))
 
 
 @pytest.mark.parametrize(("name", "device", "dtype"), list(_of_kernels()))
@@ -618,13 +777,14 @@ def test_kernel_agrees_with_reference_in_float64(name: str, device: str, dtype: 
     operator, examples = get_operator(name), EXAMPLES[name]
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
-        cast = _cast(arguments, dtype, device)
+        cast = _cast(name, arguments, dtype, device)
         assert explain(name, *cast)[device] == "chosen", case
         results = _outputs(_overload(name)(*cast))
-        expected = _outputs(operator.reference(*_cast(cast, torch.float64, device)))
+        expected = _outputs(operator.reference(*_cast(name, cast, torch.float64, device)))
         assert len(results) == len(expected)
         for result, exact in zip(results, expected):
-            assert result.dtype == (dtype if exact.is_floating_point() else exact.dtype), case
+            # A result that is only kept for the backward may be more exact.
+            assert result.dtype in ((dtype, torch.float32) if exact.is_floating_point() else (exact.dtype,)), case
             torch.testing.assert_close(
                 result.to(exact.dtype),
                 exact,
@@ -635,7 +795,11 @@ def test_kernel_agrees_with_reference_in_float64(name: str, device: str, dtype: 
 
 
 def _of_differentiable_kernels() -> Iterator[Any]:
-    return (parameter for parameter in _of_kernels() if get_operator(parameter.values[0]).differentiable)
+    return (parameter for parameter in _of_kernels() if _has_derivatives(parameter.values[0]))
+
+
+def _has_derivatives(name: str) -> bool:
+    return get_operator(name).differentiable and EXAMPLES[name].derivatives
 
 
 @pytest.mark.parametrize(("name", "device", "dtype"), list(_of_differentiable_kernels()))
@@ -644,22 +808,22 @@ def test_kernel_gradient_agrees_with_float64(name: str, device: str, dtype: torc
     examples = EXAMPLES[name]
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
-        low = _differentiable(_cast(arguments, dtype, device))
-        high = _differentiable(_cast(_cast(arguments, dtype, device), torch.float64, device))
+        low = _differentiable(name, _cast(name, arguments, dtype, device))
+        high = _differentiable(name, _cast(name, _cast(name, arguments, dtype, device), torch.float64, device))
         _backward(_outputs(_overload(name)(*low)))
         _backward(_outputs(get_operator(name).reference(*high)))
-        for a, b in zip(low, high):
-            if isinstance(a, Tensor) and a.is_floating_point():
+        for i, (a, b) in enumerate(zip(low, high)):
+            if _is_differentiable(name, i, a):
                 torch.testing.assert_close(
                     a.grad.double(), b.grad, rtol=relative, atol=absolute, msg=lambda text, case=case: f"{case}: {text}"
                 )
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if get_operator(name).differentiable])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if _has_derivatives(name)])
 def test_derivatives_numerically(name: str) -> None:
     """First and second derivatives of the operator, and of its reference by plain autograd, in float64."""
     for function in (_overload(name), get_operator(name).reference):
-        arguments = _differentiable(EXAMPLES[name].small)
+        arguments = _differentiable(name, EXAMPLES[name].small)
         assert gradcheck(function, arguments)
         assert gradgradcheck(function, arguments)
 
@@ -672,10 +836,13 @@ def test_compiles_in_one_graph(name: str, backend: str) -> None:
 
     torch.compiler.reset()  # of the graphs of other operators, as the code of `function` is the same
     compiled = torch.compile(function, fullgraph=True, backend=backend)
-    eager, traced = (_differentiable(_cast(next(iter(EXAMPLES[name].cases.values())), torch.float32)) for _ in range(2))
+    arguments = _cast(name, next(iter(EXAMPLES[name].cases.values())), torch.float32)
+    eager, traced = (_differentiable(name, arguments) for _ in range(2))
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # results as long as the values say
         expected, results = function(*eager), compiled(*traced)
     torch.testing.assert_close(results, expected)
+    if not EXAMPLES[name].derivatives:
+        return
     _backward(expected)
     _backward(results)
     for a, b in zip(traced, eager):
@@ -699,13 +866,13 @@ class _Module(torch.nn.Module):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_exports_with_dynamic_shapes(name: str) -> None:
     examples = EXAMPLES[name]
-    arguments = _cast(next(iter(examples.cases.values())), torch.float32)
+    arguments = _cast(name, next(iter(examples.cases.values())), torch.float32)
     count = sum(isinstance(a, Tensor) for a in arguments)
     module = _Module(name, arguments[count:])
     program = torch.export.export(module, arguments[:count], dynamic_shapes=(examples.dynamic_shapes,))
     called = {node.target for node in program.graph.nodes if node.op == "call_function"}
     assert called - {getitem} - _SIZE_CHECKS == {_overload(name)}
-    resized = _cast(examples.resized, torch.float32)[:count]
+    resized = _cast(name, examples.resized, torch.float32)[:count]
     torch.testing.assert_close(program.module()(*resized), module(*resized))
 
 
@@ -727,7 +894,7 @@ def test_explain_names_the_kernel_that_runs(name: str) -> None:
     examples = EXAMPLES[name]
     arguments = next(iter(examples.cases.values()))
     devices = [kernel.device_type for kernel in get_operator(name).kernels]
-    assert explain(name, *_cast(arguments, torch.float32)) == {
+    assert explain(name, *_cast(name, arguments, torch.float32)) == {
         "cpu": "chosen",
         **{device: "not needed" for device in devices if device != "cpu"},
         "reference": "not needed",

@@ -1,0 +1,225 @@
+// CPU kernel of geo3d::knn. geo3d/ops/knn.py tells what it computes and has checked the arguments.
+//
+// Compiled without contraction of products and sums (see CMakeLists.txt): distances are the reference's to the last bit.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int64_t kQueriesPerTask = 256;
+constexpr int kLeafSize = 16;  // points that are looked at together
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Point {
+  double xyz[3];
+};
+
+// The k nearest so far, ascending by distance and then by index.
+class Nearest {
+ public:
+  explicit Nearest(int64_t k) : k_(k), distance_(k), index_(k) {}
+
+  void clear() {
+    std::fill(distance_.begin(), distance_.end(), kInfinity);
+    std::fill(index_.begin(), index_.end(), int64_t{-1});
+  }
+
+  double worst() const { return distance_[k_ - 1]; }
+
+  void offer(double distance, int64_t index) {
+    if (distance == worst() && index > index_[k_ - 1]) return;
+    int64_t place = k_ - 1;
+    for (; place > 0; --place) {
+      if (distance_[place - 1] < distance || (distance_[place - 1] == distance && index_[place - 1] < index)) break;
+      distance_[place] = distance_[place - 1];
+      index_[place] = index_[place - 1];
+    }
+    distance_[place] = distance;
+    index_[place] = index;
+  }
+
+  double distance(int64_t place) const { return distance_[place]; }
+  int64_t index(int64_t place) const { return index_[place]; }
+
+ private:
+  int64_t k_;
+  std::vector<double> distance_;
+  std::vector<int64_t> index_;
+};
+
+// A balanced k-d tree over the points of one scene. Nodes hold tight boxes: the distance to a box, computed as that to a
+// point, never exceeds the computed distance to any point inside, since rounding keeps order. So the search is exact.
+class Tree {
+ public:
+  Tree(const float* points, int64_t first, int64_t last) {
+    if (first == last) return;
+    std::vector<Entry> entries(last - first);
+    for (int64_t row = first; row < last; ++row) {
+      const float* xyz = points + 3 * row;
+      entries[row - first] = {{xyz[0], xyz[1], xyz[2]}, row};
+    }
+    leaves_.reserve((last - first) / (kLeafSize / 2) + 1);
+    nodes_.reserve(2 * leaves_.capacity());
+    build(entries.data(), entries.data() + entries.size());
+  }
+
+  void search(const Point& query, Nearest& nearest) const {
+    if (nodes_.empty()) return;
+    std::array<std::pair<int32_t, double>, 64> waiting;  // as deep as a balanced tree of 2^63 points
+    int count = 0;
+    waiting[count++] = {0, nodes_[0].distance(query)};
+    while (count > 0) {
+      auto [number, distance] = waiting[--count];
+      if (distance > nearest.worst()) continue;
+      const Node* node = &nodes_[number];
+      while (node->leaf < 0) {
+        int32_t near = number + 1, far = node->right;
+        double to_near = nodes_[near].distance(query), to_far = nodes_[far].distance(query);
+        if (to_far < to_near) {
+          std::swap(near, far);
+          std::swap(to_near, to_far);
+        }
+        if (to_far <= nearest.worst()) waiting[count++] = {far, to_far};
+        number = near;
+        node = &nodes_[number];
+      }
+      look_at(leaves_[node->leaf], query, nearest);
+    }
+  }
+
+ private:
+  struct Entry {
+    float xyz[3];
+    int64_t row;
+  };
+
+  struct Node {
+    double low[3], high[3];
+    int32_t right = -1;  // the left child follows its parent
+    int32_t leaf = -1;
+
+    double distance(const Point& query) const {
+      double squares[3];
+      for (int axis = 0; axis < 3; ++axis) {
+        const double gap = std::max({low[axis] - query.xyz[axis], query.xyz[axis] - high[axis], 0.0});
+        squares[axis] = gap * gap;
+      }
+      return (squares[0] + squares[1]) + squares[2];
+    }
+  };
+
+  // Coordinates apart, so that distances are computed several at a time; unused places are infinitely far.
+  struct Leaf {
+    double x[kLeafSize], y[kLeafSize], z[kLeafSize];
+    int64_t row[kLeafSize];
+  };
+
+  static void look_at(const Leaf& leaf, const Point& query, Nearest& nearest) {
+    double distances[kLeafSize];
+    for (int i = 0; i < kLeafSize; ++i) {
+      const double x = query.xyz[0] - leaf.x[i], y = query.xyz[1] - leaf.y[i], z = query.xyz[2] - leaf.z[i];
+      distances[i] = (x * x + y * y) + z * z;
+    }
+    for (int i = 0; i < kLeafSize; ++i) {
+      if (distances[i] <= nearest.worst() && distances[i] < kInfinity) nearest.offer(distances[i], leaf.row[i]);
+    }
+  }
+
+  void build(Entry* first, Entry* last) {
+    const int32_t number = static_cast<int32_t>(nodes_.size());
+    nodes_.push_back({});
+    int widest = 0;
+    {
+      Node& node = nodes_.back();
+      for (int axis = 0; axis < 3; ++axis) {
+        const auto [low, high] = std::minmax_element(
+            first, last, [axis](const Entry& a, const Entry& b) { return a.xyz[axis] < b.xyz[axis]; });
+        node.low[axis] = low->xyz[axis];
+        node.high[axis] = high->xyz[axis];
+        if (node.high[axis] - node.low[axis] > node.high[widest] - node.low[widest]) widest = axis;
+      }
+    }
+    if (last - first <= kLeafSize) {
+      nodes_[number].leaf = static_cast<int32_t>(leaves_.size());
+      add_leaf(first, last);
+      return;
+    }
+    // Halves of whole leaves.
+    const int64_t leaves = (last - first + kLeafSize - 1) / kLeafSize;
+    Entry* middle = first + leaves / 2 * kLeafSize;
+    std::nth_element(first, middle, last,
+                     [widest](const Entry& a, const Entry& b) { return a.xyz[widest] < b.xyz[widest]; });
+    build(first, middle);
+    nodes_[number].right = static_cast<int32_t>(nodes_.size());
+    build(middle, last);
+  }
+
+  void add_leaf(const Entry* first, const Entry* last) {
+    Leaf leaf;
+    for (int i = 0; i < kLeafSize; ++i) {
+      const bool used = first + i < last;
+      leaf.x[i] = used ? first[i].xyz[0] : kInfinity;
+      leaf.y[i] = used ? first[i].xyz[1] : kInfinity;
+      leaf.z[i] = used ? first[i].xyz[2] : kInfinity;
+      leaf.row[i] = used ? first[i].row : -1;
+    }
+    leaves_.push_back(leaf);
+  }
+
+  std::vector<Node> nodes_;
+  std::vector<Leaf> leaves_;
+};
+
+std::tuple<Tensor, Tensor> knn(const Tensor& query, const Tensor& points, const Tensor& query_offsets,
+                               const Tensor& point_offsets, int64_t k) {
+  const Tensor queries = torch::stable::contiguous(query), targets = torch::stable::contiguous(points);
+  const Tensor queries_of = torch::stable::contiguous(query_offsets), points_of = torch::stable::contiguous(point_offsets);
+  const float* xyz = static_cast<const float*>(queries.const_data_ptr());
+  const float* target = static_cast<const float*>(targets.const_data_ptr());
+  const int64_t* first_query = static_cast<const int64_t*>(queries_of.const_data_ptr());
+  const int64_t* first_point = static_cast<const int64_t*>(points_of.const_data_ptr());
+  const int64_t scenes = queries_of.size(0) - 1, count = queries.size(0);
+  Tensor index = torch::stable::new_empty(query_offsets, {count, k});
+  Tensor distance = torch::stable::new_empty(query, {count, k});
+  int64_t* out_index = static_cast<int64_t*>(index.mutable_data_ptr());
+  float* out_distance = static_cast<float*>(distance.mutable_data_ptr());
+
+  std::vector<std::unique_ptr<Tree>> trees(scenes);
+  torch::stable::parallel_for(0, scenes, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t scene = begin; scene < end; ++scene) {
+      trees[scene] = std::make_unique<Tree>(target, first_point[scene], first_point[scene + 1]);
+    }
+  });
+  torch::stable::parallel_for(0, count, kQueriesPerTask, [&](int64_t begin, int64_t end) {
+    Nearest nearest(k);
+    int64_t scene = std::upper_bound(first_query, first_query + scenes + 1, begin) - first_query - 1;
+    for (int64_t row = begin; row < end; ++row) {
+      while (row >= first_query[scene + 1]) ++scene;
+      nearest.clear();
+      trees[scene]->search({{xyz[3 * row], xyz[3 * row + 1], xyz[3 * row + 2]}}, nearest);
+      for (int64_t place = 0; place < k; ++place) {
+        out_index[row * k + place] = nearest.index(place);
+        out_distance[row * k + place] = static_cast<float>(nearest.distance(place));
+      }
+    }
+  });
+  return {index, distance};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(geo3d_kernels, CPU, m) {
+  m.impl("knn", TORCH_BOX(&knn));
+}
