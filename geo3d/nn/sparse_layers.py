@@ -72,8 +72,9 @@ class NeighborDownsample(nn.Module):
     def forward(self, x: Tensor, step: Coarsening) -> Tensor:
         """(N, C_in) fine features -> (M, C_out) coarse ones."""
         projected = self.linear(self.norm(x))
-        near = projected.index_select(0, step.neighbors.flatten())
-        return near.unflatten(0, step.neighbors.shape).max(1).values
+        row = _largest_row(projected, step.neighbors)
+        place = row * projected.shape[1] + torch.arange(projected.shape[1], device=row.device)
+        return projected.flatten().gather(0, place.flatten()).view_as(place)
 
 
 class InterpolationUpsample(nn.Module):
@@ -94,6 +95,22 @@ class InterpolationUpsample(nn.Module):
         projected = self.linear2(coarse)
         weight = step.up_weight.to(torch.promote_types(projected.dtype, torch.float32))
         return self.linear1(fine) + interpolate(projected, step.up_index, weight)
+
+
+@torch.no_grad()
+def _largest_row(x: Tensor, neighbors: Tensor) -> Tensor:
+    """(M, C) int64: for every cell and channel, which of its neighbours (M, k) has the largest value of (N, C).
+
+    One neighbour after the other, so that memory does not grow with their number; nothing of it is kept for the
+    gradient, which goes to the rows that are returned.
+    """
+    row = neighbors[:, :1].expand(-1, x.shape[1])
+    largest = x.index_select(0, neighbors[:, 0])
+    for column in neighbors[:, 1:].T:
+        candidate = x.index_select(0, column)
+        larger = candidate > largest
+        largest, row = torch.where(larger, candidate, largest), torch.where(larger, column.unsqueeze(1), row)
+    return row
 
 
 def _norm_linear(in_channels: int, out_channels: int) -> nn.Sequential:

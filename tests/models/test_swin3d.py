@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from geo3d import InputError, create_model
 from geo3d.geometry import PointCloud, SparseVoxels
 from geo3d.models.swin3d import Swin3DConfig, Swin3DInput, Swin3DUNet, inputs_from_points, inputs_from_voxels
+from geo3d.nn.sparse_layers import NeighborDownsample
 from geo3d.nn.topology import Topology
-from geo3d.nn.voxel_pyramid import Level, representatives
+from geo3d.nn.voxel_pyramid import Coarsening, Level, representatives
 from geo3d.nn.window_attention import DropPath
 
 SMALL = Swin3DConfig((2, 1, 1), (16, 24, 32), (2, 3, 4), (5, 5, 7), signals="XYZ_RGB_NORM", num_classes=4)
@@ -179,6 +180,17 @@ def test_points_of_a_voxel_share_its_logits() -> None:
     twice = PointCloud.pack([cloud, cloud])
     doubled = PointCloud(twice.xyz, twice.colors, twice.normals)
     assert torch.equal(model.predict(doubled, 0.1)[50:], model.predict(cloud, 0.1))
+
+
+def test_downsampling_takes_the_largest_of_the_neighbours_and_its_gradient() -> None:
+    layer, x = NeighborDownsample(8, 5).double(), torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
+    neighbors = torch.randint(30, (12, 16))
+    step = Coarsening(neighbors[:, 0], neighbors, neighbors, neighbors)
+    out, expected = layer(x, step), layer.linear(layer.norm(x))[neighbors].max(1).values
+    assert torch.equal(out, expected)
+    weight = torch.randn_like(out)
+    gradients = (torch.autograd.grad((o * weight).sum(), x)[0] for o in (out, expected))
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)  # float64, order of sums
 
 
 def test_paths_are_dropped_voxel_by_voxel() -> None:
