@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-slow wheel lint clean
+.PHONY: help install pretrain test test-slow test-cuda wheel lint clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ test: $(INSTALLED)  ## the tests that take minutes together
 
 test-slow: $(INSTALLED)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+test-cuda: $(INSTALLED)  ## on a machine with a GPU and nvcc: build the CUDA kernels and run their tests
+	GEO3D_CUDA=ON $(PIP_INSTALL) --no-build-isolation --no-deps --force-reinstall --editable .
+	$(BIN)/python -m pytest -m cuda
 
 wheel: $(INSTALLED)  ## one file in dist/, for every Python 3 on this system
 	rm -rf dist
