@@ -234,6 +234,8 @@ class SceneDataset(Sequence):
         return len(self.scene_names)
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.open(name) for name in self.scene_names[index]]
         return self.open(self.scene_names[index])
 
     def readable(self, *parts: str) -> Iterator[Scene]:

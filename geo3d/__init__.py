@@ -28,6 +28,8 @@ _FACE = {
     "list_datasets": "geo3d.datasets",
 }
 
+_ROOMS = ("checkpoints", "datasets", "geometry", "methods", "models", "nn", "ops", "train")
+
 __all__ = [
     "Camera",
     "InputError",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"geo3d.{name}")
     if name not in _FACE:
         raise AttributeError(f"module 'geo3d' has no attribute {name!r}")
     return getattr(importlib.import_module(_FACE[name]), name)

@@ -81,6 +81,8 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
     Raises:
         InputError: an argument or position embedding that is not known.
     """
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"{path}: croco_kwargs should be named arguments, found {arguments!r}")
     config: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in _FIELDS:

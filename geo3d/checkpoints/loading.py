@@ -6,7 +6,6 @@ import argparse
 import json
 import pathlib
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +78,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
             f"{path}: refused, since it is not plain tensors and numbers ({wanted}); "
             "re-save its state dict with the code that wrote it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+    except Exception as error:  # damaged pickles raise whatever their bytes spell
+        reason = f"{type(error).__name__} {error}".partition("\n")[0].strip()
         raise InputError(f"{path}: damaged or not a checkpoint ({reason}); fetch it again") from error
     return WeightFile(content)
 
@@ -103,7 +102,18 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         path: the ``.safetensors`` file to write.
     """
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, path, metadata={MODEL_CARD_KEY: json.dumps(model.card())})
+    save_file(untied(state), path, metadata={MODEL_CARD_KEY: json.dumps(model.card())})
+
+
+def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, with a copy of those that share another's memory."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        alone[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return alone
 
 
 def as_state_dict(content: Any, path: str | Path) -> dict[str, Tensor]:
@@ -140,7 +150,8 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names)
         raise InputError(f"{path}: does not fit {type(model).__name__}: {listed}")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
+    converted = {name: value.to(own[name].dtype) for name, value in state.items()}
+    model.load_state_dict(untied(converted), assign=True)
 
 
 def _shorten(names: list[str]) -> str:

@@ -89,23 +89,28 @@ def config_from_state(state: Mapping[str, Tensor], path: str | Path, quant_size:
             raise InputError(f"{path}: not a whole Swin3D network: it has no {name}")
         return tuple(state[name].shape)
 
-    depths = _count(state, "layers.{}.blocks.0.norm1.weight")
-    tables = "layers.{}.blocks.0.attn.query_{}_table"
-    first = {name: tables.format(0, name) for name in ("rgb", "norm")}
-    seen = {name: key for name, key in first.items() if key in state}
-    for key in seen.values():
-        quant_size = shape(key)[1] // _CONTEXT_ROWS
+    tables = ".attn.query_{}_table"
+    blocks = [f"layers.{stage}.blocks.0" for stage in range(max(1, _count(state, "layers.{}.blocks.0.norm1.weight")))]
+    depths = [_count(state, f"layers.{stage}.blocks.{{}}.norm1.weight") for stage in range(len(blocks))]
+    channels = [shape(f"{block}.norm1.weight")[0] for block in blocks]
+    seen = [name for name in ("rgb", "norm") if blocks[0] + tables.format(name) in state]
+    for name in seen:
+        quant_size = shape(blocks[0] + tables.format(name))[1] // _CONTEXT_ROWS
+    xyz = [shape(block + tables.format("xyz")) for block in blocks]
+    kernel, attends = "stem_layer.conv_layers.0.kernel", f"upsamples.{len(blocks) - 1}.block.blocks.0"
+    if (residual := "stem_layer.0.conv_layers.0.kernel") in state:  # without attention among the finest voxels
+        kernel = residual
+        depths, channels = [0, *depths], [shape(kernel)[2], *channels]
+        xyz = [shape(attends + tables.format("xyz")) if f"{attends}.norm1.weight" in state else xyz[0], *xyz]
     quant_size = quant_size or _QUANT_SIZE
-    stages = range(max(1, depths))
-    xyz = [shape(tables.format(stage, "xyz")) for stage in stages]
     classes = shape("classifier.3.weight")[0]
     return {
-        "depths": tuple(_count(state, f"layers.{stage}.blocks.{{}}.norm1.weight") for stage in stages),
-        "channels": tuple(shape(f"layers.{stage}.blocks.0.norm1.weight")[0] for stage in stages),
+        "depths": tuple(depths),
+        "channels": tuple(channels),
         "heads": tuple(table[2] for table in xyz),
         "windows": tuple(table[1] // (2 * quant_size) for table in xyz),
         "signals": "_".join(["XYZ", *(name.upper() for name in seen)]),
-        "in_channels": shape("stem_layer.conv_layers.0.kernel")[1],
+        "in_channels": shape(kernel)[1],
         "num_classes": classes,
         "decoder": "linear_attn" if any(name.startswith("upsamples.0.block.") for name in state) else "linear",
         "quant_size": quant_size,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
 from geo3d.methods.images import color_jitter, denormalise, normalise, random_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput
@@ -100,7 +101,7 @@ class CompletionSamples:
             views = views[::-1]
         try:
             crops = [random_crop(view, config.image_size, config.resized, rng) for view in views]
-        except OSError as error:  # Pillow decodes only now
+        except PILLOW_ERRORS as error:  # decoded only now
             raise InputError(f"{self.describe(index)}: an image cannot be decoded ({error})") from error
         first, second = (to_tensor(color_jitter(crop, config.color_jitter, rng)) for crop in crops)
         visible = random_visible(self.tokens, config.mask_ratio, rng)

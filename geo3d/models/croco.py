@@ -52,7 +52,16 @@ class CroCoConfig:
     """Base of the rotary embedding (100 in version 2); None: sine-cosine embeddings (version 1)."""
 
     def __post_init__(self) -> None:
-        height, width = self.image_size
+        sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
+        wrong = [f"{name}={value!r}" for name, value in sizes.items() if type(value) is not int or value < 1]
+        sides = self.image_size
+        if not (isinstance(sides, tuple) and len(sides) == 2 and all(type(s) is int and s > 0 for s in sides)):
+            wrong.append(f"image_size={sides!r} (height and width)")
+        if not (isinstance(self.mlp_ratio, int | float) and self.mlp_ratio > 0):
+            wrong.append(f"mlp_ratio={self.mlp_ratio!r}")
+        if wrong:
+            raise InputError(f"CroCo: sizes must be positive whole numbers, got {', '.join(wrong)}")
+        height, width = sides
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
                 f"CroCo: image size {height} x {width} is not a multiple of the patch size {self.patch_size}"
@@ -328,7 +337,7 @@ def _configure(preset: CroCoConfig, options: dict[str, Any]) -> CroCoConfig:
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return tuple(size) if isinstance(size, Sequence) else (size, size)
 
 
 def _load(path: Path, preset: CroCoConfig | None, **options: Any) -> CroCoNet:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import geo3d
+from geo3d.checkpoints.loading import untied
 from geo3d.errors import InputError
 
 _NAME = re.compile(r"step_(\d{8,})")
@@ -83,9 +84,9 @@ class CheckpointStore:
         unfinished = self.folder / (_UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_file(_untied(model), unfinished / "model.safetensors", metadata)
+        save_file(untied(model), unfinished / "model.safetensors", metadata)
         if ema is not None:
-            save_file(_untied(ema), unfinished / "ema.safetensors", metadata)
+            save_file(untied(ema), unfinished / "ema.safetensors", metadata)
         torch.save(state, unfinished / "state.pt")
         manifest = {
             "step": step,
@@ -194,17 +195,6 @@ def write_text(path: Path, text: str) -> None:
     _to_disk(unfinished)
     unfinished.replace(path)
     _to_disk(path.parent)
-
-
-def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, with a copy of those that share another's memory: safetensors wants each on its own."""
-    seen: set[int] = set()
-    alone = {}
-    for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
-        alone[name] = tensor.clone() if memory in seen else tensor
-        seen.add(memory)
-    return alone
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -91,13 +91,23 @@ def test_samples_come_from_the_generator_alone(method) -> None:
     assert first["scene"] == 1
 
 
-def test_a_cut_jpeg_is_named(tmp_path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
-    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:5000])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_image_is_named(suffix: str, damage: str, tmp_path) -> None:
+    whole, broken = tmp_path / f"whole.{suffix}", tmp_path / f"broken.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(whole)
+    content = whole.read_bytes()
+    # Overwritten: a PNG whose second data chunk has no name; a JPEG that ends in the middle.
+    middle = len(content) // 2
+    second_chunk = content.find(b"IDAT", content.find(b"IDAT") + 4)
+    if damage == "overwritten" and second_chunk > 0:
+        broken.write_bytes(content[:second_chunk] + bytes(4) + content[second_chunk + 4 :])
+    else:
+        broken.write_bytes(content[:middle])
 
     class CutPairs(MadePairs):
         def images(self, index: int):
-            return Image.open(tmp_path / "a.jpg"), Image.open(tmp_path / "cut.jpg")
+            return Image.open(whole), Image.open(broken)
 
     with pytest.raises(InputError, match="pair 2: an image cannot be decoded"):
         CompletionSamples(CutPairs(), CONFIG, TOKENS).draw(2, np.random.default_rng(0))

@@ -103,6 +103,11 @@ def test_initial_weights_follow_the_recipe() -> None:
         (lambda m: visible_from_mask(torch.tensor([[True, False], [True, True]])), "same number"),
         (lambda m: create_model("croco_tiny", image_size=(60, 64)), "not a multiple"),
         (lambda m: create_model("croco_tiny", encoder_heads=5), "whole heads"),
+        (lambda m: create_model("croco_tiny", encoder_heads=0), "encoder_heads=0"),
+        (lambda m: create_model("croco_tiny", patch_size=0), "patch_size=0"),
+        (lambda m: create_model("croco_tiny", encoder_depth="x"), "encoder_depth='x'"),
+        (lambda m: create_model("croco_tiny", image_size=0), "height and width"),
+        (lambda m: create_model("croco_tiny", image_size=(64, 64, 3)), "height and width"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, message: str) -> None:
