@@ -101,7 +101,8 @@ def config_from_state(state: Mapping[str, Tensor], path: str | Path, quant_size:
     if (residual := "stem_layer.0.conv_layers.0.kernel") in state:  # without attention among the finest voxels
         kernel = residual
         depths, channels = [0, *depths], [shape(kernel)[2], *channels]
-        xyz = [shape(attends + tables.format("xyz")) if f"{attends}.norm1.weight" in state else xyz[0], *xyz]
+        unused = (3, xyz[0][1], 1)
+        xyz = [shape(attends + tables.format("xyz")) if f"{attends}.norm1.weight" in state else unused, *xyz]
     quant_size = quant_size or _QUANT_SIZE
     classes = shape("classifier.3.weight")[0]
     return {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import accumulate, pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
 from geo3d.models.registry import ModelEntry, register_model
-from geo3d.nn.sparse_layers import ConvStem, InterpolationUpsample, NeighborDownsample, SubmanifoldConv
+from geo3d.nn.sparse_layers import (
+    ConvStem,
+    InterpolationUpsample,
+    NeighborDownsample,
+    ResidualStem,
+    SubmanifoldConv,
+)
 from geo3d.nn.voxel_pyramid import Coarsening, Level, build_pyramid
 from geo3d.nn.window_attention import SIGNAL_COLUMNS, WindowAttention, WindowBlock, signal_bins
 from geo3d.ops.voxelize import voxelize
@@ -49,7 +56,7 @@ class Swin3DConfig:
     """Sizes of a Swin3D network; the defaults are those of the small one, for ScanNet's classes."""
 
     depths: tuple[int, ...] = (2, 4, 9, 4, 4)
-    """Blocks of each encoder stage."""
+    """Blocks of each encoder stage; 0 at the first: a residual block of convolutions instead of attention."""
     channels: tuple[int, ...] = (48, 96, 192, 384, 384)
     """Channels of each stage."""
     heads: tuple[int, ...] = (6, 6, 12, 24, 24)
@@ -83,8 +90,8 @@ class Swin3DConfig:
             raise InputError(f"Swin3D: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if any(c % h for c, h in zip(self.channels, self.heads, strict=True)):
             raise InputError(f"Swin3D: channels {self.channels} over heads {self.heads} must give whole heads")
-        sizes = (*self.depths, *self.windows, self.num_classes, self.quant_size)
-        fits = min(sizes) >= 1 and self.first_stride >= 2
+        sizes = (*self.depths[1:], *self.windows, self.num_classes, self.quant_size)
+        fits = min(sizes) >= 1 and self.first_stride >= 2 and self.depths[0] >= 0
         if not (fits and 0 <= self.drop_path_rate < 1 and self.voxel_size > 0):
             raise InputError(
                 "Swin3D: depths, windows, num_classes and quant_size must be at least 1, first_stride at least 2, "
@@ -306,8 +313,13 @@ class Swin3DUNet(nn.Module):
         super().__init__()
         self.config = config = config or Swin3DConfig()
         stages, width = len(config.depths), config.channels[0]
-        self.stem_layer = ConvStem(config.in_channels, width)
-        self.layers = nn.ModuleList(EncoderStage(config, stage) for stage in range(stages))
+        if config.depths[0]:
+            self.stem_layer = ConvStem(config.in_channels, width)
+        else:
+            self.stem_layer = ResidualStem(config.in_channels, width)
+            if stages > 1:
+                self.downsample = NeighborDownsample(width, config.channels[1])
+        self.layers = nn.ModuleList(EncoderStage(config, stage) for stage in range(stages) if config.depths[stage])
         self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
         self.classifier = nn.Sequential(
             nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
@@ -330,8 +342,8 @@ class Swin3DUNet(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """Voxel edge of every stage, in input voxels."""
-        factors = (1, self.config.first_stride, *[_FACTOR] * len(self.layers))[: len(self.layers)]
-        return tuple(accumulate(factors, lambda a, b: a * b))
+        stages = len(self.config.depths)
+        return tuple(accumulate((1, self.config.first_stride, *[_FACTOR] * stages)[:stages], mul))
 
     def card(self) -> dict[str, Any]:
         """What a file must say beside the weights so that the network can be built again."""
@@ -371,11 +383,13 @@ class Swin3DUNet(nn.Module):
     def encode(self, features: Tensor, levels: Sequence[Level], steps: Sequence[Coarsening]) -> list[Tensor]:
         """(N, C) input features -> features of every stage before its way down, finest first."""
         x, encoded = self.stem_layer(features, levels[0].topology), []
-        for number, (stage, level) in enumerate(zip(self.layers, levels, strict=True)):
-            x = stage(x, level)
+        stages = list(self.layers) if self.config.depths[0] else [None, *self.layers]
+        for number, (stage, level) in enumerate(zip(stages, levels, strict=True)):
+            if stage is not None:
+                x = stage(x, level)
             encoded.append(x)
             if number < len(steps):
-                x = stage.downsample(x, steps[number])
+                x = (stage or self).downsample(x, steps[number])
         return encoded
 
     def decode(self, encoded: Sequence[Tensor], levels: Sequence[Level], steps: Sequence[Coarsening]) -> list[Tensor]:

@@ -61,6 +61,33 @@ class ConvStem(nn.Module):
         return norm(conv(x, topology)).relu()
 
 
+class ResidualConv(nn.Module):
+    """Two submanifold convolutions with batch norm, and what went in added before the last ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = SubmanifoldConv(channels, channels), VoxelBatchNorm(channels)
+        self.conv2, self.norm2 = SubmanifoldConv(channels, channels), VoxelBatchNorm(channels)
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C) features -> (N, C)."""
+        out = self.norm1(self.conv1(x, topology)).relu()
+        return (x + self.norm2(self.conv2(out, topology))).relu()
+
+
+class ResidualStem(nn.Sequential):
+    """Convolution stem and a residual block, for networks without attention among the finest voxels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(ConvStem(in_channels, out_channels), ResidualConv(out_channels))
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C_in) features -> (N, C_out)."""
+        for layer in self:
+            x = layer(x, topology)
+        return x
+
+
 class NeighborDownsample(nn.Module):
     """Features of a coarser level: norm, linear, and the maximum over the voxels nearest to each representative."""
 

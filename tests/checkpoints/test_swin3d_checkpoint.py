@@ -53,6 +53,19 @@ def test_the_network_is_read_off_names_and_shapes(signals, decoder, features, tm
     assert create_model("swin3d", checkpoint=path).config == config
 
 
+@pytest.mark.parametrize(("decoder", "heads", "window"), [("linear_attn", 4, 7), ("linear", 1, 5)])
+def test_networks_without_attention_among_the_finest_voxels(decoder, heads, window, tmp_path: Path) -> None:
+    changes = {"depths": (0, 2, 1), "heads": (heads, 3, 4), "windows": (window, 5, 7), "decoder": decoder}
+    config = Swin3DConfig(**(SIZES | changes), num_classes=5)
+    state = Swin3DUNet(config).state_dict()
+    published = {"stem_layer.0.conv_layers.0.kernel", "stem_layer.1.conv2.kernel", "stem_layer.1.norm1.bn.weight"}
+    published |= {"downsample.norm.weight", "downsample.linear.weight", "layers.1.blocks.0.norm1.weight"}
+    assert published < state.keys()
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": state}, path)
+    assert create_model("swin3d", checkpoint=path).config == config
+
+
 def test_other_bins_are_read_off_where_the_tables_tell(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     told, untold = (Swin3DConfig(**SIZES, signals=signals, quant_size=2) for signals in ("XYZ_RGB", "XYZ"))

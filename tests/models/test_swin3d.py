@@ -159,9 +159,9 @@ def test_signals_of_a_window_are_in_bins() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1,), (2,), (1, 1, 1), (15,), (0, 3), (3, 0)])
-@pytest.mark.parametrize("decoder", ["linear", "linear_attn"])
-def test_tiny_and_empty_scenes(sizes: tuple[int, ...], decoder: str) -> None:
-    model = make_model(decoder=decoder)
+@pytest.mark.parametrize(("decoder", "depth"), [("linear", 2), ("linear_attn", 2), ("linear", 0)])
+def test_tiny_and_empty_scenes(sizes: tuple[int, ...], decoder: str, depth: int) -> None:
+    model = make_model(decoder=decoder, depths=(depth, 1, 1))
     logits = model.predict(make_cloud(*sizes), 0.1)
     assert logits.shape == (sum(sizes), 4)
     assert torch.isfinite(logits).all()
