@@ -15,9 +15,12 @@ PROGRAM = "benchmark.py"
 #: name -> (module of `benchmarks`, its config class)
 BENCHMARKS = {
     "croco": ("croco", "CroCoBenchmark"),
+    "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
+    "swin3d": ("swin3d", "Swin3DBenchmark"),
+    "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
 }
 _FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb")
 
