@@ -249,42 +249,37 @@ def _offsets_of(scene: Tensor, scenes: int) -> Tensor:
     return torch.cat([scene.new_zeros(1), torch.bincount(scene, minlength=scenes).cumsum(0)])
 
 
-class EncoderStage(nn.Module):
-    """Blocks over regular and shifted windows in turn, and the way to the next stage's features."""
+class Stage(nn.Module):
+    """Blocks over regular and shifted windows in turn.
 
-    def __init__(self, config: Swin3DConfig, stage: int) -> None:
+    Args:
+        config: sizes.
+        stage: counted from the finest.
+        drop_paths: probability to drop a residual, for each block.
+    """
+
+    def __init__(self, config: Swin3DConfig, stage: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
         self.size, self.names, self.quant_size = config.windows[stage], config.signal_names, config.quant_size
-        dim, first = config.channels[stage], sum(config.depths[:stage])
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            WindowBlock(dim, config.heads[stage], config.bins(stage), _MLP_RATIO, rates[first + block])
-            for block in range(config.depths[stage])
-        )
-        if stage + 1 < len(config.depths):
-            self.downsample = NeighborDownsample(dim, config.channels[stage + 1])
+        dim, heads, bins = config.channels[stage], config.heads[stage], config.bins(stage)
+        self.blocks = nn.ModuleList(WindowBlock(dim, heads, bins, _MLP_RATIO, rate) for rate in drop_paths)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
-        """(N, C) features of the level -> (N, C), not yet downsampled."""
+        """(N, C) features of the level -> (N, C)."""
         for number, block in enumerate(self.blocks):
             x = block(x, level.windows(self.size, bool(number % 2), self.names, self.quant_size))
         return x
 
 
-class DecoderBlocks(nn.Module):
-    """The block of attention of a ``linear_attn`` decoder stage."""
+class EncoderStage(Stage):
+    """Blocks of attention, and the way to the next stage's features."""
 
     def __init__(self, config: Swin3DConfig, stage: int) -> None:
-        super().__init__()
-        self.size, self.names, self.quant_size = config.windows[stage], config.signal_names, config.quant_size
-        block = WindowBlock(
-            config.channels[stage], config.heads[stage], config.bins(stage), _MLP_RATIO, _DECODER_DROP_PATH
-        )
-        self.blocks = nn.ModuleList([block])
-
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        """(N, C) -> (N, C)."""
-        return self.blocks[0](x, level.windows(self.size, False, self.names, self.quant_size))
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu").tolist()
+        first = sum(config.depths[:stage])
+        super().__init__(config, stage, rates[first : first + config.depths[stage]])
+        if stage + 1 < len(config.depths):
+            self.downsample = NeighborDownsample(config.channels[stage], config.channels[stage + 1])
 
 
 class DecoderStage(InterpolationUpsample):
@@ -293,7 +288,7 @@ class DecoderStage(InterpolationUpsample):
     def __init__(self, config: Swin3DConfig, stage: int) -> None:
         super().__init__(config.channels[stage + 1], config.channels[stage])
         if config.decoder == "linear_attn":
-            self.block = DecoderBlocks(config, stage)
+            self.block = Stage(config, stage, [_DECODER_DROP_PATH])
 
     def forward(self, coarse: Tensor, fine: Tensor, step: Coarsening, level: Level) -> Tensor:
         """(M, C_coarse) and the encoder's (N, C_fine) -> (N, C_fine)."""
@@ -456,7 +451,7 @@ def _configure(preset: Swin3DConfig, options: dict[str, Any]) -> Swin3DConfig:
     if unknown:
         raise InputError(f"Swin3D: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    if "signals" in options and "in_channels" not in options:
+    if options.get("signals", preset.signals) != preset.signals and "in_channels" not in options:
         options["in_channels"] = None  # those of the new signals
     return replace(preset, **options)
 
