@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.errors import InputError
 from geo3d.geometry import Camera
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -20,6 +21,19 @@ PILLOW_ERRORS = (OSError, SyntaxError, ValueError)
 # Coordinates beyond this are damage, in whatever unit.
 _FARTHEST = 1e15
 _DIGITS = re.compile(r"(\d+)")
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder to write into, with those above it; returns it.
+
+    Raises:
+        InputError: it cannot be made, or a file stands in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made as a folder ({error.strerror}); give another output") from error
+    return path
 
 
 def numeric_order(name: str) -> tuple:

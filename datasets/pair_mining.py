@@ -28,6 +28,7 @@ from geo3d.datasets.covisibility import (
     surface_covisibility,
     track_covisibility,
 )
+from geo3d.datasets.files import make_folder
 from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer, replacing
 from geo3d.datasets.pair_picture import PicturedPair, draw_pairs
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
@@ -228,6 +229,8 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
     ]
     picture = config.picture or config.output.with_suffix(".png")
     report = config.output.with_suffix(".report.txt")
+    for path in (config.output, picture):
+        make_folder(path.parent)
     summary = PairsSummary(config.output, picture, report, scenes=sum(len(dataset) for dataset in datasets))
     indexed = [IndexedDataset(dataset.kind, dataset.root) for dataset in datasets]
     builder = PairIndexBuilder(indexed, config.described())
@@ -239,13 +242,11 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
             progress(done, summary.scenes, mined.name)
     summary.seconds = time.perf_counter() - start
 
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     _write_report(summary, notes + [report for d in datasets if (report := d.quarantine.report())])
     if not summary.pairs:
         raise no_pairs(datasets, notes)
     index = builder.build()
     index.write(config.output)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     with replacing(picture) as temporary:
         draw_pairs(_pictured(index, datasets), config.tolerance, temporary)
     return summary

@@ -69,17 +69,6 @@ def take_option(args: Sequence[str], name: str, program: str) -> tuple[str | Non
     return value, rest
 
 
-def progress(noun: str) -> Callable[[int, int, str], None]:
-    """A callback that keeps one line on a terminal up to date, and says nothing elsewhere."""
-
-    def show(done: int, total: int, name: str) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r\x1b[K{noun} {done} of {total}: {name}", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
 def run(main: Callable[[list[str]], Any]) -> NoReturn:
     """Run a tool: exit 0, or print an :class:`InputError` as one line and exit 2; bugs keep their traceback."""
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import command_line
 
+from geo3d.progress import progress_line
+
 PROGRAM = "prepare.py"
 COMMANDS = {
     "synthetic": "make furnished rooms and objects, written as ScanNet and MVImgNet write theirs",
@@ -19,12 +21,12 @@ def main(args: list[str]) -> None:
         from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 
         config = command_line.parse(SyntheticConfig, rest, program)
-        print(write_synthetic(config, command_line.progress("scene")).report())
+        print(write_synthetic(config, progress_line("scene")).report())
     else:
         from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 
         config = command_line.parse(PairsConfig, rest, program)
-        print(mine_pairs(config, command_line.progress("scene")))
+        print(mine_pairs(config, progress_line("scene")))
 
 
 if __name__ == "__main__":

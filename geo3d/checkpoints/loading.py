@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """
     path = Path(path)
     if path.is_dir():
-        path = max((path / "checkpoints").glob("step_*[0-9]"), default=path) / "model.safetensors"
+        return _read_folder(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
@@ -84,6 +85,22 @@ def read_weight_file(path: str | Path) -> WeightFile:
     return WeightFile(content)
 
 
+def _read_folder(path: Path) -> WeightFile:
+    """A checkpoint folder, or the newest readable checkpoint of a run folder."""
+    steps = sorted((path / "checkpoints").glob("step_*[0-9]"), reverse=True) or [path]
+    for number, step in enumerate(steps):
+        file = step / "model.safetensors"
+        try:
+            if not file.is_file():
+                raise InputError(f"{file}: no such checkpoint file")
+            return _read_safetensors(file)
+        except InputError as error:
+            if number + 1 == len(steps):
+                raise
+            warnings.warn(f"{error}; reading {steps[number + 1].name} instead", stacklevel=4)
+    raise AssertionError("unreachable: the last folder is read or raises")
+
+
 def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
@@ -91,7 +108,7 @@ def _read_safetensors(path: Path) -> WeightFile:
             card = json.loads(metadata.get(MODEL_CARD_KEY, "{}"))
             return WeightFile({name: file.get_tensor(name) for name in file.keys()}, card)  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
+        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from geo3d.errors import InputError
 
@@ -99,8 +101,9 @@ class TrainConfig:
     deterministic: bool = False
     """Ask torch for deterministic kernels on GPUs as well, or an error where there is none. CPU runs always are."""
 
-    strict: bool = False
-    """Stop at the first sample that cannot be read, instead of replacing it and naming it in quarantine.txt."""
+    strict: Annotated[bool, tyro.conf.Suppress] = False
+    """Stop at the first sample that cannot be read, instead of replacing it and naming it in quarantine.txt. Runs set
+    it from their own `strict`, hence it is no option of its own."""
 
     save_every_minutes: float | None = 30
     """Wall-clock minutes between checkpoints; None: only by steps and at the end."""

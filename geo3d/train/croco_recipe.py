@@ -13,6 +13,7 @@ from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.errors import InputError
 from geo3d.methods.croco import CompletionSamples, CrossViewCompletion, CrossViewCompletionConfig
+from geo3d.progress import progress_line
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
 from geo3d.train.rooms import make_rooms, split_scenes
@@ -20,6 +21,8 @@ from geo3d.train.rooms import make_rooms, split_scenes
 _PAIRS = "pairs.tsv"
 #: What is measured before and after: this many pairs, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
+#: Pairs that are tried in place of one whose images cannot be decoded.
+_TRIES = 100
 _MEASURE = 102  # so that these draws are none of the training's
 
 
@@ -56,13 +59,16 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-def _prepare(run: CroCoRun, folder: Path, say: Say) -> None:
+def _prepare(run: CroCoRun, folder: Path, say: Say, fresh: bool) -> None:
     """Make synthetic rooms where no data is given, and mine pairs where no index is."""
-    roots = run.data
-    if not roots and run.pairs is None:
-        roots = (make_rooms(run.rooms, run.train.seed, say),)
-    if run.pairs is None and not (folder / _PAIRS).exists():
-        say(str(mine_pairs(PairsConfig(data=roots, output=folder / _PAIRS, strict=run.strict))))
+    with torch.device("meta"):
+        CrossViewCompletion(run.method)  # settings that do not fit each other are told before the work below
+    if run.pairs is not None:
+        return
+    roots = run.data or (make_rooms(run.rooms, run.train.seed, say),)
+    if fresh:
+        config = PairsConfig(data=roots, output=folder / _PAIRS, strict=run.strict)
+        say(str(mine_pairs(config, progress_line("scene"))))
 
 
 class CroCoTask:
@@ -80,22 +86,29 @@ class CroCoTask:
         self.samples = self.method.samples(train)
         self._all = self.method.samples(pairs)
         self._measured = self.method.samples(held if held is not None else train)
+        self.measured_pairs = min(_MEASURED, len(self._measured))
+        self._several_scenes = pairs.scene_count > 1
         say(
             f"{len(train)} pairs of {train.scene_count} scenes to train on; the report is on pairs of "
             f"{self.measured_scenes} scenes"
         )
 
     def _batches(self):
-        """Batches of measured pairs, each with ``other``: views of another scene than the pair's."""
-        count = min(_MEASURED, max(len(self._measured), _MEASURED_BATCH))
-        items = np.random.default_rng([self.seed, _MEASURE]).permutation(count) % len(self._measured)
+        """Batches of measured pairs; ``other`` is the second view of a pair of another scene, where there is one."""
+        rng = np.random.default_rng([self.seed, _MEASURE])
+        count = max(_MEASURED_BATCH, self.measured_pairs)
+        items = np.resize(rng.permutation(len(self._measured))[: self.measured_pairs], count)
         for start in range(0, count, _MEASURED_BATCH):
-            rngs = [np.random.default_rng([self.seed, _MEASURE, start + i]) for i in range(_MEASURED_BATCH)]
-            drawn = []
-            for item, rng in zip(items[start : start + _MEASURED_BATCH], rngs):
-                sample = self._measured.draw(int(item), rng)
-                drawn.append(sample | {"other": _view_elsewhere(self._all, sample["scene"], rng)})
-            yield self.method.collate(drawn)
+            numbers = range(start, min(start + _MEASURED_BATCH, count))
+            yield self.method.collate([self._measured_item(int(items[n]), [self.seed, _MEASURE, n]) for n in numbers])
+
+    def _measured_item(self, item: int, seed: list[int]) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        sample = _draw_readable(self._measured, item, rng)
+        if not self._several_scenes:
+            return sample
+        elsewhere = np.flatnonzero(self._all.pairs.table.scene != sample["scene"])
+        return sample | {"other": _draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
 
     def measure(self) -> dict[str, float]:
         """Masked loss with the true second view, and with a view of another scene in its place."""
@@ -103,27 +116,30 @@ class CroCoTask:
         device = next(method.parameters()).device
         training = method.training
         method.eval()
-        sums, count = {"loss": 0.0, "loss_other_scene": 0.0}, 0
+        losses: dict[str, list[float]] = {}
         with torch.no_grad():
             for batch in self._batches():
                 batch = {key: value.to(device) for key, value in batch.items()}
-                size = len(batch["first"])
-                sums["loss"] += size * method(batch).loss.item()
-                sums["loss_other_scene"] += size * method(batch | {"second": batch["other"]}).loss.item()
-                count += size
+                losses.setdefault("loss", []).append(method(batch).loss.item())
+                if "other" in batch:
+                    wrong = batch | {"second": batch["other"]}
+                    losses.setdefault("loss_other_scene", []).append(method(wrong).loss.item())
         method.train(training)
-        return {name: value / count for name, value in sums.items()} | {"pairs": count}
+        return {name: float(np.mean(values)) for name, values in losses.items()} | {"pairs": self.measured_pairs}
 
     def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
         """Loss before and after, and what the second view is worth."""
         change = 100 * (after["loss"] / before["loss"] - 1)
-        text = (
+        lines = [
             f"masked loss on {after['pairs']} pairs of {self.measured_scenes} scenes: {before['loss']:.4f} untrained, "
-            f"{after['loss']:.4f} trained ({change:+.1f} %)\n"
+            f"{after['loss']:.4f} trained ({change:+.1f} %)",
             f"second view: {after['loss']:.4f} with the true one, {after['loss_other_scene']:.4f} with a view of "
             "another scene in its place"
-        )
-        return {"scenes": self.measured_scenes, "before": before, "after": after, "change_percent": change}, text
+            if "loss_other_scene" in after
+            else "what the second view is worth was not measured: that takes pairs of two scenes",
+        ]
+        figures = {"scenes": self.measured_scenes, "before": before, "after": after, "change_percent": change}
+        return figures, "\n".join(lines)
 
 
 def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPairs | None]:
@@ -132,13 +148,18 @@ def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPa
     return (pairs.of_scenes(train), pairs.of_scenes(held)) if len(held) else (pairs, None)
 
 
-def _view_elsewhere(samples: CompletionSamples, scene: int, rng: np.random.Generator) -> torch.Tensor:
-    """The second view of a random pair of another scene, cropped as any."""
-    for _ in range(1000):
-        item = int(rng.integers(len(samples)))
-        if samples.pairs.scene_id(item) != scene:
-            return samples.draw(item, rng)["second"]
-    raise InputError("the report compares with views of another scene, but (nearly) all pairs are of one; add a scene")
+def _draw_readable(samples: CompletionSamples, item: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Item ``item``, or the next one whose images can be decoded.
+
+    Raises:
+        InputError: that of the last of many items that cannot.
+    """
+    for step in range(_TRIES):
+        try:
+            return samples.draw((item + step) % len(samples), rng)
+        except InputError as error:
+            broken = error
+    raise broken
 
 
 RECIPE = Recipe(

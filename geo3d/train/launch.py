@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Under FSDP, members of a ModuleList (the blocks of a network) from this many parameters on are a shard of their own.
 SHARD_FROM = 1_000_000
+#: How long a process waits for the others: the first one may mine pairs of thousands of scenes meanwhile.
+_PATIENCE = timedelta(days=1)
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ def launch(config: TrainConfig) -> Fabric:
             accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=_fully_sharded() if config.strategy == "fsdp" else config.strategy,
+            strategy=_strategy(config.strategy, _several(devices, num_nodes, device)),
             plugins=_precision(config, device),
         )
         fabric.launch()
@@ -106,11 +109,27 @@ def _precision(config: TrainConfig, device: torch.device) -> Any:
     return Autocast("16-mixed", device.type, torch.amp.GradScaler(device.type))
 
 
+def _several(devices: str, num_nodes: int, device: torch.device) -> bool:
+    """Whether ``devices`` on ``num_nodes`` machines are more than one process."""
+    if devices in ("auto", "-1"):
+        return num_nodes > 1 or (device.type == "cuda" and torch.cuda.device_count() > 1)
+    return num_nodes > 1 or "," in devices.strip(",") or (devices.isdigit() and int(devices) > 1)
+
+
+def _strategy(name: str, several: bool) -> Any:
+    """Fabric's strategy; processes wait for each other as long as the first may take to prepare its data."""
+    from lightning_fabric.strategies import DDPStrategy
+
+    if name == "fsdp":
+        return _fully_sharded()
+    return DDPStrategy(timeout=_PATIENCE) if name == "ddp" or several else name
+
+
 def _fully_sharded() -> Any:
     """Fabric's strategy for torch's second FSDP, which works on CPUs too and keeps parameter names as they are."""
     from lightning_fabric.strategies import ModelParallelStrategy
 
-    return ModelParallelStrategy(_shard)
+    return ModelParallelStrategy(_shard, timeout=_PATIENCE)
 
 
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:

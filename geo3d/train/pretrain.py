@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geo3d.datasets.files import make_folder
+from geo3d.errors import InputError
 from geo3d.train.checkpoint import write_text
 from geo3d.train.croco_recipe import RECIPE as CROCO
 from geo3d.train.launch import first_process, launch
-from geo3d.train.recipe import Recipe, Run, Say, save_config, to_plain
+from geo3d.train.recipe import Recipe, Run, Say, load_config, save_config, to_plain
 from geo3d.train.result import RunResult
 from geo3d.train.swin3d_recipe import RECIPE as SWIN3D
 from geo3d.train.trainer import Trainer
@@ -20,6 +22,7 @@ from geo3d.train.trainer import Trainer
 RECIPES: dict[str, Recipe] = {"croco": CROCO, "swin3d": SWIN3D}
 
 RUNS = Path("runs")
+_CONFIG = "config.yaml"
 
 
 def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str, Any] | None]:
@@ -40,30 +43,30 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
         InputError: data, config or checkpoints are not usable; says what to do.
     """
     run.check()
-    recipe = RECIPES[name]
+    run, recipe = run.resolved(), RECIPES[name]
     fabric = launch(run.train)
     if not fabric.is_global_zero:
         say = _silent
 
     def start() -> Path:
-        folder = run.out or numbered_folder(RUNS, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        recipe.prepare(run, folder, say)
+        folder = make_folder(run.out or numbered_folder(RUNS, name))
+        fresh = not any((folder / "checkpoints").glob("step_*"))
+        if not fresh:
+            _check_same_data(run, folder)
+        recipe.prepare(run, folder, say, fresh)
+        if fresh:
+            save_config(replace(run, out=None), folder / _CONFIG)
         return folder
 
     folder = first_process(fabric, start)
-    run = replace(run, out=folder)
     task = recipe.task(run, folder, say)
-    config = folder / "config.yaml"
-    if fabric.is_global_zero and not config.exists():
-        save_config(run, config)
     task.method.to(fabric.device)
     before = task.measure()
     train = replace(run.train, strict=True) if run.strict else run.train
     trainer = Trainer(task.method, task.samples, train, folder, to_plain(run), fabric)
     result = trainer.fit()
     if fabric.is_global_zero:
-        save_config(run, config)  # once more: a run that was continued may have been given other bounds
+        save_config(replace(run, out=None), folder / _CONFIG)  # a run that is continued may be given other bounds
     if result.stopped_by == "signal":
         return result, None
     figures, text = task.report(before, task.measure())
@@ -78,6 +81,24 @@ def numbered_folder(parent: Path, stem: str) -> Path:
     """``parent/stem-001``, or the number after the highest that exists."""
     taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.glob(f"{stem}-*")]
     return parent / f"{stem}-{max((int(m[1]) for m in taken if m), default=0) + 1:03d}"
+
+
+def _check_same_data(run: Run, folder: Path) -> None:
+    """Raise :class:`InputError` naming what differs from the run whose checkpoints the folder holds.
+
+    The trainer compares what concerns itself and the method.
+    """
+    if not (folder / _CONFIG).is_file():
+        return
+    stored = to_plain(load_config(type(run), folder / _CONFIG))
+    names = [name for name in stored if name not in ("out", "train", "strict", "method")]
+    now = to_plain(run)
+    changes = [f"{name} ({stored[name]} -> {now[name]})" for name in names if stored[name] != now[name]]
+    if changes:
+        raise InputError(
+            f"{folder} holds a run on other data: {', '.join(changes)}; set them back to continue it, "
+            "or choose another run folder"
+        )
 
 
 def _silent(line: str) -> None:

@@ -41,6 +41,12 @@ class Run:
     train: TrainConfig = field(default_factory=TrainConfig)
     """The loop."""
 
+    def resolved(self) -> Run:
+        """The same run with absolute paths of what it reads, so that it is the same from wherever it is started."""
+        paths = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
+        single = {name: value.resolve() for name, value in paths.items() if isinstance(value, Path)}
+        return dataclasses.replace(self, **single, data=tuple(folder.resolve() for folder in self.data))
+
     def check(self) -> None:
         """Raise :class:`InputError` naming the first field whose value makes no sense."""
         for folder in self.data:
@@ -76,14 +82,15 @@ class Recipe:
         summary: one line of help.
         run: config class.
         presets: name -> factory of a config; the first is the default.
-        prepare: makes what the run needs on disk (data, pair index) once, in the first process alone.
+        prepare: makes what the run needs on disk, in the first process alone; told whether the run folder is fresh, or
+            what a run that is continued has made already is to be kept.
         task: builds the method and its samples from what is on disk, in every process.
     """
 
     summary: str
     run: type[Run]
     presets: dict[str, Callable[[], Any]]
-    prepare: Callable[[Any, Path, Say], None]
+    prepare: Callable[[Any, Path, Say, bool], None]
     task: Callable[[Any, Path, Say], Task]
 
     def preset(self, name: str) -> Any:
@@ -129,6 +136,8 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_plain(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _from_plain(args[0], value, where)
     if origin in (typing.Union, UnionType):
         if value is None and type(None) in args:
             return None
@@ -150,7 +159,7 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
 
 def _dataclass_from_plain(kind: type, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, f"the fields of {kind.__name__}", where)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     unknown = [str(key) for key in value if key not in hints]
     if unknown:
         raise InputError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(hints)}")

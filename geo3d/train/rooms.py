@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geo3d.errors import InputError
+from geo3d.progress import progress_line
 from geo3d.train.recipe import Say
 
 SYNTHETIC = Path("data") / "synthetic"
@@ -25,7 +27,8 @@ def make_rooms(rooms: int, seed: int, say: Say) -> Path:
 
     scans = rooms_folder(rooms, seed)
     say(f"making {rooms} synthetic rooms in {scans.parent}")
-    say(write_synthetic(SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)).report())
+    config = SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)
+    say(write_synthetic(config, progress_line("room")).report())
     return scans
 
 
@@ -39,9 +42,15 @@ def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.n
 
     Returns:
         Two ascending arrays of scene numbers.
+
+    Raises:
+        InputError: the share leaves no scene to train on.
     """
     every = np.arange(scenes)
     if share == 0 or scenes < _SCENES_TO_SPARE:
         return every, every[:0]
-    held = np.sort(np.random.default_rng([seed, _HOLD_OUT]).permutation(scenes)[: max(1, round(share * scenes))])
+    count = max(1, round(share * scenes))
+    if count == scenes:
+        raise InputError(f"held_out {share} leaves none of {scenes} scenes to train on; make it smaller")
+    held = np.sort(np.random.default_rng([seed, _HOLD_OUT]).permutation(scenes)[:count])
     return np.setdiff1d(every, held), held

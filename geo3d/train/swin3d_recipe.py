@@ -54,7 +54,7 @@ def _paper() -> Swin3DRun:
     return Swin3DRun(method=method, train=train)
 
 
-def _prepare(run: Swin3DRun, folder: Path, say: Say) -> None:
+def _prepare(run: Swin3DRun, folder: Path, say: Say, fresh: bool) -> None:
     """Make synthetic rooms where no data is given."""
     if not run.data:
         make_rooms(run.rooms, run.train.seed, say)

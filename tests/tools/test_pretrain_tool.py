@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import typing
@@ -74,12 +75,14 @@ def test_the_checkpoint_goes_out_of_the_same_door(finished: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), by_step.parameters(), strict=True))
 
 
-def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:
-    _run(["croco", "--config", str(finished / "config.yaml"), "--out", str(tmp_path / "again")])
+def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _run(["croco", "--config", str(finished / "config.yaml")])
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (finished, tmp_path / "again")
+        for folder in (finished, tmp_path / "runs" / "croco-001")
     ]
+    assert len(losses[0]) == 4
     assert losses[0] == losses[1]
 
 
@@ -94,6 +97,81 @@ def test_a_run_goes_on_where_it_stopped(finished: Path, photos: Path, tmp_path: 
         create_model("croco", checkpoint=f / "checkpoints" / "step_00000004").state_dict() for f in (folder, straight)
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def _copied(photos: Path, folder: Path) -> Path:
+    shutil.copytree(photos, folder)
+    return folder
+
+
+def _fails(args: list[str], capsys) -> str:
+    sys.argv = ["pretrain.py", *args]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(tool.main)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+def test_a_run_is_not_continued_on_other_data(photos: Path, tmp_path: Path, capsys) -> None:
+    other = _copied(photos, tmp_path / "other")
+    folder = tmp_path / "run"
+    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.steps", "2"])
+    pairs = (folder / "pairs.tsv").read_text()
+    error = _fails(["croco", "--data", str(other), "--out", str(folder), *QUICK, "--train.steps", "4"], capsys)
+    assert "other data" in error
+    assert str(other) in error
+    assert (folder / "pairs.tsv").read_text() == pairs
+
+
+def test_pairs_of_a_start_that_failed_are_not_taken_up(photos: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    args = ["--out", str(folder), "--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0"]
+    assert "warm-up" in _fails(["croco", "--data", str(photos), *args, "--train.warmup-steps", "9"], capsys)
+    other = _copied(photos, tmp_path / "other")
+    _run(["croco", "--data", str(other), *args, "--train.warmup-steps", "1"])
+    assert str(other.name) in (folder / "pairs.tsv").read_text()
+
+
+def test_a_damaged_image_is_left_out(photos: Path, tmp_path: Path) -> None:
+    data = _copied(photos, tmp_path / "data")
+    victim = data / "place1" / "1.jpg"
+    victim.write_bytes(victim.read_bytes()[:1500])
+    _run(["croco", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
+    assert "place1" in (tmp_path / "run" / "quarantine.txt").read_text()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["after"]["loss"] < 3
+
+
+def test_a_single_place_is_enough(photos: Path, tmp_path: Path, capsys) -> None:
+    _run(["croco", "--data", str(photos / "place0"), "--out", str(tmp_path / "run"), *QUICK])
+    assert "was not measured" in capsys.readouterr().out
+    assert "loss_other_scene" not in json.loads((tmp_path / "run" / "report.json").read_text())["after"]
+
+
+def test_a_truncated_newest_checkpoint_is_passed_over(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.save-every-steps", "2"])
+    whole = create_model("croco", checkpoint=folder / "checkpoints" / "step_00000002")
+    newest = folder / "checkpoints" / "step_00000004" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="reading step_00000002 instead"):
+        model = create_model("croco", checkpoint=folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", TOOLS / "pretrain.py", "croco"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--data", photos, *QUICK, "--train.batch-size", "2", "--train.accelerator", "cpu"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["croco-001"]
+    assert done.stdout.count("second view:") == 1
+    assert create_model("croco", checkpoint=tmp_path / "runs" / "croco-001").config.patch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -111,6 +189,9 @@ def test_a_run_goes_on_where_it_stopped(finished: Path, photos: Path, tmp_path: 
         (["croco", "--data", "{photos}", "--method.mask-ratio", "1.5"], "mask_ratio"),
         (["croco", "--data", "{photos}", "--method.model", "crocodile"], "unknown model 'crocodile'"),
         (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size is 0"),
+        (["croco", "--data", "{photos}", "--method.image-size", "65", "64"], "not a multiple of the patch size"),
+        (["croco", "--data", "{photos}", "--method.image-size", "0", "0"], "image_size=(0, 0)"),
+        (["croco", "--data", "{photos}", "--held-out", "1.5"], "held_out"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:
@@ -123,6 +204,7 @@ def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path,
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert "\n" not in error
+    assert not (tmp_path / "run" / "pairs.tsv").exists()
     assert message.format(**places) in error
 
 
@@ -160,7 +242,7 @@ def test_help_explains_every_option(capsys) -> None:
             name = prefix + field.name.replace("_", "-")
             if dataclasses.is_dataclass(hints[field.name]):
                 yield from options(hints[field.name], f"{name}.")
-            else:
+            elif name != "--train.strict":  # `--strict` sets it
                 yield name
 
     listed = list(options(RECIPE.run))

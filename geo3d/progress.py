@@ -1,0 +1,17 @@
+"""A line on the terminal that says how far some work is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+def progress_line(noun: str) -> Callable[[int, int, str], None]:
+    """A callback ``(done, total, name)`` that keeps one line on a terminal up to date, and says nothing elsewhere."""
+
+    def show(done: int, total: int, name: str) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r\x1b[K{noun} {done} of {total}: {name}", end=end, file=sys.stderr, flush=True)
+
+    return show
