@@ -112,6 +112,16 @@ def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tm
             picture.verify()
 
 
+def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) -> None:
+    scan = data_folder / "scannet" / "scans" / "scene0000_00"
+    _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "scan.ply")])
+    assert "mean IoU" in capsys.readouterr().out
+    labels = read_ply(tmp_path / "scan.ply", "scan").vertex["label"]
+    assert len(labels) == 81_369
+    assert labels.min() >= 0
+    assert len(np.unique(labels)) > 1
+
+
 @pytest.mark.parametrize(
     ("scene", "message"),
     [("", "holds 11 scenes"), ("scene0000_00/absent.ply", "cannot be read"), ("absent", "no such folder")],
