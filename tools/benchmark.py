@@ -61,9 +61,13 @@ def main(args: list[str]) -> None:
     summaries = {name: f"tools/benchmarks/{module}.py" for name, (module, _) in BENCHMARKS.items()}
     name, rest = command_line.choose(args, summaries, PROGRAM)
     target, rest = command_line.take_option(rest, "--json", f"{PROGRAM} {name}")
+    if target is not None and not Path(target).parent.is_dir():
+        command_line.fail(f"--json {target}: there is no folder {Path(target).parent}")
+    if {"-h", "--help"} & set(rest):
+        print("--json FILE     also write the rows as JSON\n")
     module_name, config_name = BENCHMARKS[name]
     module = importlib.import_module(f"benchmarks.{module_name}")
-    config = command_line.parse(getattr(module, config_name), rest, f"{PROGRAM} {name} [--json FILE]")
+    config = command_line.parse(getattr(module, config_name), rest, f"{PROGRAM} {name}")
     rows = module.run(config)
     print(f"{hardware()}\n\n{table(rows)}")
     if target is not None:

@@ -94,6 +94,16 @@ def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> No
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_goes_on_where_it_stopped(scans: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("stopped", "straight")]
+    args = ["swin3d", "--data", str(scans), *QUICK, "--train.schedule", "constant"]
+    _run(pretrain, [*args, "--out", str(folders[0]), "--train.steps", "1"])
+    for folder in folders:
+        _run(pretrain, [*args, "--out", str(folder)])
+    weights = [create_model("swin3d", checkpoint=folder).state_dict() for folder in folders]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tmp_path, capsys) -> None:
     scan = scans / "scene0003_00"
     _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "a.ply")])

@@ -14,10 +14,14 @@ import torch
 from benchmarks.croco_twin import CroCoTwin
 from benchmarks.race import Variant, race
 
+from geo3d.errors import InputError
 from geo3d.methods.croco import completion_loss
 from geo3d.methods.images import normalise
 from geo3d.models import create_model
 from geo3d.models.croco import patchify
+
+#: All variants see the same weights and images; bfloat16 moves the loss by some 1e-4 of itself.
+_LOSS_SPREAD = 2e-3
 
 
 @dataclass
@@ -25,7 +29,7 @@ class CroCoBenchmark:
     """One training step (forward, loss, backward) of CroCo, beside a plain-PyTorch twin."""
 
     model: str = "croco_v2_base_small"
-    """Network."""
+    """Network with rotary embedding: croco_v2_base_small, croco_v2_base_base, croco_v2_large_base or croco_tiny."""
     batch: int = 4
     """Pairs a step."""
     size: int = 224
@@ -50,8 +54,12 @@ def _inputs(batch: int, size: int, tokens: int, device: str):
 
 def training_step(model: str, batch: int, size: int, dtype: str, device: str, twin: bool):
     """The function to time: one forward, loss and backward; returns the loss."""
+    if not model.startswith("croco"):
+        raise InputError(f"this benchmark compares CroCo networks, not {model!r}")
     network = create_model(model, image_size=size, generator=torch.Generator().manual_seed(0)).to(device).train()
     first, second, visible, mask = _inputs(batch, size, network.config.grid[0] * network.config.grid[1], device)
+    if network.config.rope_base is None:
+        raise InputError(f"the twin has rotary embedding only; {model} has sine-cosine embeddings")
     peer = CroCoTwin(network) if twin else None
 
     def step() -> float:
@@ -87,4 +95,8 @@ def run(config: CroCoBenchmark) -> list[dict[str, Any]]:
                 )
             )
     case = f"{config.model} step, batch {config.batch}, {config.size} px, {config.threads} threads"
-    return race(case, variants, config.turns)
+    rows = race(case, variants, config.turns)
+    losses = [row["value"] for row in rows]
+    if max(losses) - min(losses) > _LOSS_SPREAD * losses[0]:
+        raise InputError(f"the variants do not compute the same loss: {losses}")
+    return rows

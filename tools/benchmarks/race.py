@@ -13,7 +13,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from geo3d.errors import InputError
 
 
 @dataclass
@@ -38,6 +41,11 @@ class Variant:
 
 
 def _peak_mb() -> float:
+    """Highest resident memory of this process so far, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would remember the parent's, across exec
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -47,9 +55,16 @@ def _contestant(variant: Variant, pipe) -> None:
     torch.set_num_threads(variant.threads)
     torch.manual_seed(0)
     before = _peak_mb()
-    module, _, function = variant.factory.partition(":")
-    step: Callable[[], float | None] = getattr(importlib.import_module(module), function)(**variant.arguments)
     cuda = variant.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        pipe.send(InputError("there is no CUDA device here; run this benchmark with --device cpu"))
+        return
+    module, _, function = variant.factory.partition(":")
+    try:
+        step: Callable[[], float | None] = getattr(importlib.import_module(module), function)(**variant.arguments)
+    except InputError as error:
+        pipe.send(error)
+        return
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     pipe.send("ready")
@@ -76,7 +91,9 @@ def race(case: str, variants: list[Variant], turns: int, warmup: int = 1) -> lis
         process = context.Process(target=_contestant, args=(variant, there), daemon=True)
         process.start()
         there.close()
-        here.recv()
+        answer = here.recv()
+        if isinstance(answer, InputError):
+            raise answer
         running.append((variant, process, here))
     seconds: dict[str, list[float]] = {v.name: [] for v in variants}
     values: dict[str, Any] = {}
