@@ -60,8 +60,8 @@ def create_model(name: str, checkpoint: str | Path | None = None, **options: Any
     Args:
         name: one of :func:`list_models`.
         checkpoint: the authors' file (``.pth``) in its own layout, a ``.safetensors`` file, or a checkpoint or run
-            folder of geo3d's trainer, whose newest weights are taken (name the ``ema.safetensors`` in it for their moving
-            average). Nothing is ever unpickled unsafely.
+            folder of geo3d's trainer, whose newest weights are taken (name the ``ema.safetensors`` in it for their
+            moving average). Nothing is ever unpickled unsafely.
         options: fields of the family's config, such as ``image_size=(256, 320)``.
 
     Returns:
