@@ -26,7 +26,7 @@ from geo3d.models.registry import ModelEntry, register_model
 from geo3d.nn.sparse_layers import (
     ConvStem,
     InterpolationUpsample,
-    NeighborDownsample,
+    MaxDownsample,
     ResidualStem,
     SubmanifoldConv,
 )
@@ -42,6 +42,7 @@ SIGNALS = {
     "XYZ_RGB_NORM": ("xyz", "rgb", "norm"),
 }
 DECODERS = ("linear", "linear_attn")
+POOLINGS = ("neighbors", "cell")
 _DOWN_NEIGHBORS = 16
 _FACTOR = 2  # between levels, after the first step
 _MLP_RATIO = 4.0
@@ -73,6 +74,8 @@ class Swin3DConfig:
     """Voxels that the first step down joins along a side: 3 (ScanNet, Structured3D) or 2 (S3DIS). Later steps: 2."""
     decoder: str = "linear"
     """Decoder stages: linear, or linear_attn with a block of attention each."""
+    pooling: str = "neighbors"
+    """What a coarse voxel takes the maximum of: the 16 neighbors of its representative, or the voxels of its cell."""
     quant_size: int = 4
     """Bins of the positional encoding along a voxel's side."""
     drop_path_rate: float = 0.3
@@ -88,6 +91,8 @@ class Swin3DConfig:
             raise InputError(f"Swin3D: signals must be one of {', '.join(SIGNALS)}, got {self.signals!r}")
         if self.decoder not in DECODERS:
             raise InputError(f"Swin3D: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if self.pooling not in POOLINGS:
+            raise InputError(f"Swin3D: pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if any(c % h for c, h in zip(self.channels, self.heads, strict=True)):
             raise InputError(f"Swin3D: channels {self.channels} over heads {self.heads} must give whole heads")
         sizes = (*self.depths[1:], *self.windows, self.num_classes, self.quant_size)
@@ -279,7 +284,7 @@ class EncoderStage(Stage):
         first = sum(config.depths[:stage])
         super().__init__(config, stage, rates[first : first + config.depths[stage]])
         if stage + 1 < len(config.depths):
-            self.downsample = NeighborDownsample(config.channels[stage], config.channels[stage + 1])
+            self.downsample = MaxDownsample(config.channels[stage], config.channels[stage + 1], config.pooling)
 
 
 class DecoderStage(InterpolationUpsample):
@@ -313,7 +318,7 @@ class Swin3DUNet(nn.Module):
         else:
             self.stem_layer = ResidualStem(config.in_channels, width)
             if stages > 1:
-                self.downsample = NeighborDownsample(width, config.channels[1])
+                self.downsample = MaxDownsample(width, config.channels[1], config.pooling)
         self.layers = nn.ModuleList(EncoderStage(config, stage) for stage in range(stages) if config.depths[stage])
         self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
         self.classifier = nn.Sequential(
@@ -458,7 +463,7 @@ def _configure(preset: Swin3DConfig, options: dict[str, Any]) -> Swin3DConfig:
 
 #: What the weights do not depend on, and what a published file does not say beside that.
 _FREE = ("drop_path_rate", "voxel_size")
-_UNSTATED = (*_FREE, "first_stride", "quant_size")
+_UNSTATED = (*_FREE, "first_stride", "quant_size", "pooling")
 #: What a name promises; everything else is read from the file.
 _NAMED = ("depths", "channels", "heads", "windows")
 
@@ -506,6 +511,7 @@ register_model("swin3d", ModelEntry(partial(_build, _SMALL), partial(_load, pres
 
 __all__ = [
     "DECODERS",
+    "POOLINGS",
     "PRESETS",
     "SIGNALS",
     "Swin3DConfig",

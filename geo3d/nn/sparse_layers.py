@@ -88,17 +88,26 @@ class ResidualStem(nn.Sequential):
         return x
 
 
-class NeighborDownsample(nn.Module):
-    """Features of a coarser level: norm, linear, and the maximum over the voxels nearest to each representative."""
+class MaxDownsample(nn.Module):
+    """Features of a coarser level: norm, linear, and the maximum over some of the finer voxels.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    Args:
+        in_channels, out_channels: of the finer and the coarser level.
+        pooling: the ``neighbors`` nearest to the coarse voxel's representative, or the voxels of its ``cell``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, pooling: str = "neighbors") -> None:
         super().__init__()
+        self.pooling = pooling
         self.norm = nn.LayerNorm(in_channels)
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor, step: Coarsening) -> Tensor:
         """(N, C_in) fine features -> (M, C_out) coarse ones."""
         projected = self.linear(self.norm(x))
+        if self.pooling == "cell":
+            cells = projected.new_full((len(step.representative), projected.shape[1]), -torch.inf)
+            return cells.scatter_reduce(0, step.parent.unsqueeze(1).expand_as(projected), projected, "amax")
         row = _largest_row(projected, step.neighbors)
         place = row * projected.shape[1] + torch.arange(projected.shape[1], device=row.device)
         return projected.flatten().gather(0, place.flatten()).view_as(place)

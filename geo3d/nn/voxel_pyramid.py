@@ -67,12 +67,14 @@ class Coarsening:
     """How one level gives the next coarser one, and how features come back.
 
     Args:
+        parent: (N,) int64 row of the coarse level for every fine one.
         representative: (M,) int64 fine row that stands for every coarse one.
         neighbors: (M, k) int64 fine rows nearest to each representative; the nearest repeated where a scene has fewer.
         up_index: (N, 3) int64 coarse rows nearest to every fine one, -1 where a scene has fewer.
         up_weight: (N, 3) float32 their weights, which sum to one.
     """
 
+    parent: Tensor
     representative: Tensor
     neighbors: Tensor
     up_index: Tensor
@@ -100,7 +102,7 @@ def build_pyramid(
         topology, parent = fine.topology.coarsen(factor)
         chosen = representatives(fine.signals, fine.topology, parent, topology.size)
         coarse = Level(topology, fine.signals[chosen])
-        steps.append(Coarsening(chosen, _neighbors(fine, coarse, neighbors), *_interpolation(fine, coarse)))
+        steps.append(Coarsening(parent, chosen, _neighbors(fine, coarse, neighbors), *_interpolation(fine, coarse)))
         levels.append(coarse)
     return levels, steps
 

@@ -106,7 +106,7 @@ def test_a_name_that_is_not_the_files_network_says_how_they_differ(network: Swin
 def test_stored_weights_fix_the_network(network: Swin3DUNet, options: dict, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(network.state_dict(), path)
-    with pytest.raises(InputError, match="only drop_path_rate, voxel_size, first_stride, quant_size can"):
+    with pytest.raises(InputError, match="only drop_path_rate, voxel_size, first_stride, quant_size, pooling can"):
         create_model("swin3d", checkpoint=path, **options)
 
 

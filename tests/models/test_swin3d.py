@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from geo3d import InputError, create_model
 from geo3d.geometry import PointCloud, SparseVoxels
 from geo3d.models.swin3d import Swin3DConfig, Swin3DInput, Swin3DUNet, inputs_from_points, inputs_from_voxels
-from geo3d.nn.sparse_layers import NeighborDownsample
+from geo3d.nn.sparse_layers import MaxDownsample
 from geo3d.nn.topology import Topology
 from geo3d.nn.voxel_pyramid import Coarsening, Level, representatives
 from geo3d.nn.window_attention import DropPath
@@ -196,14 +196,23 @@ def test_points_of_a_voxel_share_its_logits() -> None:
 
 
 def test_downsampling_takes_the_largest_of_the_neighbours_and_its_gradient() -> None:
-    layer, x = NeighborDownsample(8, 5).double(), torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
+    layer, x = MaxDownsample(8, 5).double(), torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
     neighbors = torch.randint(30, (12, 16))
-    step = Coarsening(neighbors[:, 0], neighbors, neighbors, neighbors)
+    step = Coarsening(neighbors[0], neighbors[:, 0], neighbors, neighbors, neighbors)
     out, expected = layer(x, step), layer.linear(layer.norm(x))[neighbors].max(1).values
     assert torch.equal(out, expected)
     weight = torch.randn_like(out)
     gradients = (torch.autograd.grad((o * weight).sum(), x)[0] for o in (out, expected))
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)  # float64, order of sums
+
+
+def test_pooling_over_cells_takes_the_largest_of_their_members() -> None:
+    layer, x = MaxDownsample(8, 5, "cell"), torch.randn(40, 8)
+    parent = torch.cat([torch.arange(12), torch.randint(12, (28,))])
+    step = Coarsening(parent, torch.arange(12), parent, parent, parent)
+    projected = layer.linear(layer.norm(x))
+    assert torch.equal(layer(x, step), torch.stack([projected[parent == cell].amax(0) for cell in range(12)]))
+    assert torch.isfinite(make_model(pooling="cell").predict(make_cloud(50), 0.1)).all()
 
 
 def test_paths_are_dropped_voxel_by_voxel() -> None:
@@ -252,6 +261,7 @@ def _break(inputs: Swin3DInput, **changes) -> Swin3DInput:
         (lambda m, i: inputs_from_voxels(torch.rand(9, 3), None, None, torch.tensor([0, 9])), "reads colours"),
         (lambda m, i: create_model("swin3d_tiny", signals="RGB"), "signals must be one of"),
         (lambda m, i: create_model("swin3d_tiny", decoder="unet"), "decoder must be one of"),
+        (lambda m, i: create_model("swin3d_tiny", pooling="mean"), "pooling must be one of"),
         (lambda m, i: create_model("swin3d_tiny", heads=(5, 4, 8)), "whole heads"),
         (lambda m, i: create_model("swin3d_tiny", depths=(1, 2)), "of one length"),
         (lambda m, i: create_model("swin3d_tiny", first_stride=1), "first_stride"),
