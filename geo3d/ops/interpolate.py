@@ -36,7 +36,8 @@ def interpolate(feats: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Sum over j of ``weight[q, j] * feats[index[q, j]]``, where the index is not -1.
 
     Differentiable any number of times with respect to ``feats`` and ``weight``; all gradients are bitwise the same
-    whatever the number of threads. Sums are in float32 (float64 for float64) and rounded once.
+    whatever the number of threads, on CUDA where ``torch.use_deterministic_algorithms`` asks for it. Sums are in
+    float32 (float64 for float64) and rounded once.
 
     Args:
         feats: (P, C) features of the points: float32, bfloat16, float16 or float64.
@@ -242,7 +243,7 @@ define_operator(
     reference=interpolate_reference,
     check=_check,
     fake=_fake,
-    kernels=(Kernel("cpu", _DTYPES),),
+    kernels=(Kernel("cpu", _DTYPES), Kernel("cuda", _DTYPES)),
     check_values=_check_values,
     setup_context=_setup_context,
     backward=_backward,
@@ -252,7 +253,7 @@ define_operator(
     reference=interpolate_feats_gradient_reference,
     check=_check_feats_gradient,
     fake=_fake_feats_gradient,
-    kernels=(Kernel("cpu", _DTYPES),),
+    kernels=(Kernel("cpu", _DTYPES), Kernel("cuda", _DTYPES, deterministic=False)),
     check_values=_check_feats_gradient_values,
     setup_context=_setup_context,
     backward=_backward_of_feats_gradient,
@@ -262,7 +263,7 @@ define_operator(
     reference=interpolate_weight_gradient_reference,
     check=_check_weight_gradient,
     fake=_fake_weight_gradient,
-    kernels=(Kernel("cpu", _DTYPES),),
+    kernels=(Kernel("cpu", _DTYPES), Kernel("cuda", _DTYPES)),
     check_values=_check_weight_gradient_values,
     setup_context=_setup_context,
     backward=_backward_of_weight_gradient,

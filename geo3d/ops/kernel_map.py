@@ -13,6 +13,8 @@ from geo3d.ops.registry import Kernel, define_operator
 SCHEMA = "kernel_map(Tensor in_coords, Tensor out_coords, int step, int kernel_size) -> Tensor"
 TRANSPOSE_SCHEMA = "transpose_kernel_map(Tensor neighbours, SymInt count) -> Tensor"
 
+_KERNELS = tuple(Kernel(device, (torch.int32,)) for device in ("cpu", "cuda"))
+
 
 @dataclass(frozen=True)
 class KernelMap:
@@ -191,14 +193,12 @@ def _fake_transpose(neighbours: Tensor, count: int) -> Tensor:
     return neighbours.new_empty((neighbours.shape[0], count))
 
 
-define_operator(
-    SCHEMA, reference=kernel_map_reference, check=_check, fake=_fake, kernels=(Kernel("cpu", (torch.int32,)),)
-)
+define_operator(SCHEMA, reference=kernel_map_reference, check=_check, fake=_fake, kernels=_KERNELS)
 define_operator(
     TRANSPOSE_SCHEMA,
     reference=transpose_kernel_map_reference,
     check=_check_transpose,
     fake=_fake_transpose,
-    kernels=(Kernel("cpu", (torch.int32,)),),
+    kernels=_KERNELS,
     check_values=_check_transpose_values,
 )

@@ -115,6 +115,6 @@ define_operator(
     reference=knn_reference,
     check=_check,
     fake=_fake,
-    kernels=(Kernel("cpu", (torch.float32,)),),
+    kernels=(Kernel("cpu", (torch.float32,)), Kernel("cuda", (torch.float32,))),
     check_values=_check_values,
 )

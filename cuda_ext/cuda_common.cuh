@@ -1,0 +1,58 @@
+// What the CUDA kernels of this folder share.
+
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace geo3d {
+
+inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Blocks of `threads` for so many elements; kernels stride over what is beyond the largest grid.
+inline unsigned blocks_for(int64_t elements, int threads) {
+  const int64_t blocks = (elements + threads - 1) / threads;
+  return static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX);
+}
+
+template <typename Scalar>
+const Scalar* data(const torch::stable::Tensor& tensor) {
+  return static_cast<const Scalar*>(tensor.const_data_ptr());
+}
+
+template <typename Scalar>
+Scalar* mutable_data(torch::stable::Tensor& tensor) {
+  return static_cast<Scalar*>(tensor.mutable_data_ptr());
+}
+
+// Calls body(Scalar{}) with the type that floating tensors of this dtype hold.
+template <typename Body>
+void for_dtype(torch::headeronly::ScalarType dtype, const Body& body) {
+  switch (dtype) {
+    case torch::headeronly::ScalarType::Float:
+      body(float{});
+      break;
+    case torch::headeronly::ScalarType::BFloat16:
+      body(torch::headeronly::BFloat16{});
+      break;
+    case torch::headeronly::ScalarType::Half:
+      body(torch::headeronly::Half{});
+      break;
+    default:
+      STD_TORCH_CHECK(false, "no CUDA kernel for this dtype");
+  }
+}
+
+}  // namespace geo3d
