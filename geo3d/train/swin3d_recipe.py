@@ -6,14 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from geo3d.datasets.point_picture import draw_labels, write_labelled_points
 from geo3d.datasets.points import LabelledScenes
+from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
-from geo3d.methods.segmentation import Segmentation, SegmentationConfig, confusion_matrix, segmentation_scores
+from geo3d.methods.segmentation import (
+    Segmentation,
+    SegmentationConfig,
+    SegmentationSamples,
+    confusion_matrix,
+    segmentation_scores,
+)
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
 from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
@@ -73,11 +81,30 @@ class Swin3DTask:
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
         self.samples = self.method.samples(scenes.subset(rows))
         self.measured_scenes = "held-out" if len(held) else "training"
-        self._measured = self.method.samples(scenes.subset((held if len(held) else rows)[:_MEASURED]))
+        readable = self._readable(self.method.samples(scenes), held if len(held) else rows, run.strict, say)
+        self._measured = self.method.samples(scenes.subset(readable))
         say(
             f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
             f"{len(scenes.classes)} classes"
         )
+
+    @staticmethod
+    def _readable(samples: SegmentationSamples, rows: np.ndarray, strict: bool, say: Say) -> list[int]:
+        """The first of some scenes that can be read; broken ones are named, or are an error where ``strict``."""
+        readable: list[int] = []
+        for row in rows:
+            try:
+                samples.cloud(int(row))
+                readable.append(int(row))
+            except InputError as error:
+                if strict:
+                    raise
+                say(f"left out of the report: {error}")
+            if len(readable) == _MEASURED:
+                break
+        if not readable:
+            raise InputError("none of the scenes that the report is to be on can be read; the reasons are named above")
+        return readable
 
     def _predict(self, index: int) -> tuple[PointCloud, Tensor]:
         """A measured scene's points, and the class named for each."""

@@ -104,6 +104,23 @@ def test_a_run_goes_on_where_it_stopped(scans: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_broken_scans_are_named_and_left_out(scans: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / "scans"
+    for number in range(3):
+        folder = write_corner(root, f"scene{number:04d}_00", number)
+    mesh = folder / "scene0002_00_vh_clean_2.ply"
+    mesh.write_bytes(mesh.read_bytes()[:2000])
+    out = tmp_path / "run"
+    _run(pretrain, ["swin3d", "--data", str(root), "--out", str(out), *QUICK])
+    assert "left out of the report: " in capsys.readouterr().out
+    assert "scene0002_00" in (out / "quarantine.txt").read_text()
+    sys.argv = ["pretrain.py", "swin3d", "--data", str(root), "--out", str(tmp_path / "strict"), "--strict", *QUICK]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(pretrain.main)
+    assert stop.value.code == 2
+    assert "scene0002_00" in capsys.readouterr().err
+
+
 def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tmp_path, capsys) -> None:
     scan = scans / "scene0003_00"
     _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "a.ply")])
