@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IGNORED = -1
 _BLOCK_RATE = 0.1
+_CUT = 4  # standard deviations
 _PARTS = {"rgb": "colors", "norm": "normals"}  # signal -> field of PointCloud
 
 
@@ -47,6 +48,8 @@ class SegmentationConfig:
     """Scenes are scaled by a random factor between these."""
     color_drop: float = 0.2
     """Probability that a scene loses all its colours."""
+    jitter: float = 0.0
+    """Standard deviation by which each point is moved along each axis, metres, cut at four of them (S3DIS: 0.005)."""
 
     def __post_init__(self) -> None:
         if not self.voxel_size > 0:
@@ -57,15 +60,17 @@ class SegmentationConfig:
             raise InputError(f"scale must be two positive factors, the smaller one first, got {self.scale}")
         if not 0 <= self.color_drop <= 1:
             raise InputError(f"color_drop must lie in [0, 1], got {self.color_drop}")
+        if not 0 <= self.jitter < math.inf:
+            raise InputError(f"jitter must be 0 or more metres, got {self.jitter}")
 
 
 def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Generator) -> PointCloud:
-    """Turn a scene about its vertical axis, scale it, and now and then take its colours away.
+    """Turn a scene about its vertical axis, scale it, move its points a little, and now and then take its colours away.
 
     Args:
         cloud: one scene, z up.
         config: how far.
-        rng: draws angle, factor and whether colours go; always in this order.
+        rng: draws angle, factor, whether colours go, and the points' moves; always in this order.
 
     Returns:
         The scene about the mean of its points; lost colours are the middle grey that the network sees as 0.
@@ -74,6 +79,9 @@ def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Genera
     cos, sin = math.cos(angle), math.sin(angle)
     turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
     xyz = (cloud.xyz.double() - cloud.xyz.double().mean(0)) @ (factor * turn).T
+    if config.jitter:
+        moves = rng.normal(0, config.jitter, tuple(xyz.shape)).clip(-_CUT * config.jitter, _CUT * config.jitter)
+        xyz += torch.from_numpy(moves)
     normals = None if cloud.normals is None else (cloud.normals.double() @ turn.T).float()
     colors = torch.full_like(cloud.colors, 0.5) if cloud.colors is not None and drop else cloud.colors
     return PointCloud(xyz.float(), colors, normals, cloud.semantic)

@@ -67,6 +67,15 @@ def test_augmentation_turns_about_the_vertical_and_scales() -> None:
     assert torch.equal(out.semantic, cloud.semantic)
 
 
+def test_jitter_moves_every_point_by_little() -> None:
+    cloud = make_cloud(20_000)
+    still = augment(cloud, SegmentationConfig(color_drop=0), np.random.default_rng(0))
+    moved = augment(cloud, SegmentationConfig(color_drop=0, jitter=0.005), np.random.default_rng(0))
+    moves = moved.xyz - still.xyz
+    assert moves.std().item() == pytest.approx(0.005, rel=0.02)  # 60,000 draws: 0.3 % is one sigma
+    assert 0.015 < moves.abs().max() < 0.02 + 1e-6
+
+
 def test_colors_are_dropped_for_whole_scenes() -> None:
     cloud, rng = make_cloud(4), np.random.default_rng(0)
     dropped = [bool((augment(cloud, SegmentationConfig(color_drop=0.2), rng).colors == 0.5).all()) for _ in range(1000)]
@@ -183,6 +192,7 @@ def test_picture_shows_labels_beside_predictions() -> None:
         ({"max_voxels": 0}, "max_voxels"),
         ({"scale": (1.2, 0.8)}, "scale"),
         ({"color_drop": 1.5}, "color_drop"),
+        ({"jitter": -0.1}, "jitter"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
