@@ -65,12 +65,14 @@ class Tree {
  public:
   Tree(const float* points, int64_t first, int64_t last) {
     if (first == last) return;
+    STD_TORCH_CHECK(last - first < INT32_MAX, "knn: a scene has at most 2^31 - 2 points, got ", last - first);
+    first_row_ = first;
     std::vector<Entry> entries(last - first);
     for (int64_t row = first; row < last; ++row) {
       const float* xyz = points + 3 * row;
-      entries[row - first] = {{xyz[0], xyz[1], xyz[2]}, row};
+      entries[row - first] = {{xyz[0], xyz[1], xyz[2]}, static_cast<int32_t>(row - first)};
     }
-    leaves_.reserve((last - first) / (kLeafSize / 2) + 1);
+    leaves_.reserve((last - first) / kLeafSize + 1);
     nodes_.reserve(2 * leaves_.capacity());
     build(entries.data(), entries.data() + entries.size());
   }
@@ -79,14 +81,14 @@ class Tree {
     if (nodes_.empty()) return;
     std::array<std::pair<int32_t, double>, 64> waiting;  // as deep as a balanced tree of 2^63 points
     int count = 0;
-    waiting[count++] = {0, nodes_[0].distance(query)};
+    waiting[count++] = {0, nodes_[0].box.distance(query)};
     while (count > 0) {
       auto [number, distance] = waiting[--count];
       if (distance > nearest.worst()) continue;
       const Node* node = &nodes_[number];
       while (node->leaf < 0) {
         int32_t near = number + 1, far = node->right;
-        double to_near = nodes_[near].distance(query), to_far = nodes_[far].distance(query);
+        double to_near = nodes_[near].box.distance(query), to_far = nodes_[far].box.distance(query);
         if (to_far < to_near) {
           std::swap(near, far);
           std::swap(to_near, to_far);
@@ -102,13 +104,11 @@ class Tree {
  private:
   struct Entry {
     float xyz[3];
-    int64_t row;
+    int32_t row;  // from the scene's first
   };
 
-  struct Node {
+  struct Box {
     double low[3], high[3];
-    int32_t right = -1;  // the left child follows its parent
-    int32_t leaf = -1;
 
     double distance(const Point& query) const {
       double squares[3];
@@ -118,6 +118,20 @@ class Tree {
       }
       return (squares[0] + squares[1]) + squares[2];
     }
+
+    int widest_axis() const {
+      int widest = 0;
+      for (int axis = 1; axis < 3; ++axis) {
+        if (high[axis] - low[axis] > high[widest] - low[widest]) widest = axis;
+      }
+      return widest;
+    }
+  };
+
+  struct Node {
+    Box box;
+    int32_t right = -1;  // the left child follows its parent
+    int32_t leaf = -1;
   };
 
   // Coordinates apart, so that distances are computed several at a time; unused places are infinitely far.
@@ -137,30 +151,36 @@ class Tree {
     }
   }
 
-  void build(Entry* first, Entry* last) {
-    const int32_t number = static_cast<int32_t>(nodes_.size());
-    nodes_.push_back({});
-    int widest = 0;
-    {
-      Node& node = nodes_.back();
+  static Box box_of(const Entry* first, const Entry* last) {
+    float low[3], high[3];
+    std::copy_n(first->xyz, 3, low);
+    std::copy_n(first->xyz, 3, high);
+    for (const Entry* entry = first; entry < last; ++entry) {
       for (int axis = 0; axis < 3; ++axis) {
-        const auto [low, high] = std::minmax_element(
-            first, last, [axis](const Entry& a, const Entry& b) { return a.xyz[axis] < b.xyz[axis]; });
-        node.low[axis] = low->xyz[axis];
-        node.high[axis] = high->xyz[axis];
-        if (node.high[axis] - node.low[axis] > node.high[widest] - node.low[widest]) widest = axis;
+        low[axis] = std::min(low[axis], entry->xyz[axis]);
+        high[axis] = std::max(high[axis], entry->xyz[axis]);
       }
     }
+    return {{low[0], low[1], low[2]}, {high[0], high[1], high[2]}};
+  }
+
+  template <int kAxis>
+  static void split(Entry* first, Entry* middle, Entry* last) {
+    std::nth_element(first, middle, last, [](const Entry& a, const Entry& b) { return a.xyz[kAxis] < b.xyz[kAxis]; });
+  }
+
+  void build(Entry* first, Entry* last) {
+    const int32_t number = static_cast<int32_t>(nodes_.size());
+    nodes_.push_back({box_of(first, last)});
     if (last - first <= kLeafSize) {
       nodes_[number].leaf = static_cast<int32_t>(leaves_.size());
       add_leaf(first, last);
       return;
     }
-    // Halves of whole leaves.
+    const int axis = nodes_[number].box.widest_axis();
     const int64_t leaves = (last - first + kLeafSize - 1) / kLeafSize;
-    Entry* middle = first + leaves / 2 * kLeafSize;
-    std::nth_element(first, middle, last,
-                     [widest](const Entry& a, const Entry& b) { return a.xyz[widest] < b.xyz[widest]; });
+    Entry* middle = first + leaves / 2 * kLeafSize;  // whole leaves
+    (axis == 0 ? split<0> : axis == 1 ? split<1> : split<2>)(first, middle, last);
     build(first, middle);
     nodes_[number].right = static_cast<int32_t>(nodes_.size());
     build(middle, last);
@@ -173,11 +193,12 @@ class Tree {
       leaf.x[i] = used ? first[i].xyz[0] : kInfinity;
       leaf.y[i] = used ? first[i].xyz[1] : kInfinity;
       leaf.z[i] = used ? first[i].xyz[2] : kInfinity;
-      leaf.row[i] = used ? first[i].row : -1;
+      leaf.row[i] = used ? first_row_ + first[i].row : -1;
     }
     leaves_.push_back(leaf);
   }
 
+  int64_t first_row_ = 0;
   std::vector<Node> nodes_;
   std::vector<Leaf> leaves_;
 };
