@@ -26,7 +26,8 @@ using torch::stable::Tensor;
 
 constexpr int64_t kBlock = 512;            // outputs that are summed together
 constexpr int64_t kGradientGroup = 4096;   // outputs whose contributions to the weight's gradient make one partial sum
-constexpr int64_t kMaxGroups = 64;
+constexpr int64_t kMaxPartialSums = 1 << 24;  // floats of all partial sums, unless one alone has more
+constexpr int64_t kGradientTasks = 64;
 constexpr int kMaxVectors = kManyRegisters ? 4 : 2;  // columns of a tile of sums, in vectors
 // Rows of a tile: as many as leave registers for one row of weights and one factor.
 constexpr int rows_of_tile(int vectors) { return kManyRegisters ? (vectors == 4 ? 6 : 8) : 6; }
@@ -211,15 +212,18 @@ void weight_gradient(const Tensor& feats, const Tensor& gradient, const Tensor& 
   const int64_t offsets = map.size(0), count = map.size(1), depth = values.size(1), columns = gradient.size(1);
   const int64_t stride = padded(columns), size = offsets * depth * stride;
   const std::vector<float> gradients = padded_rows(gradient);
-  // Groups depend on the number of outputs alone, and are added in their order: so are the bits, whatever the threads.
-  const int64_t groups = std::min(kMaxGroups, std::max<int64_t>(1, count / kGradientGroup));
+  // Groups depend on the sizes alone, and are added in their order: so are the bits, whatever the threads. Where there
+  // are few, tasks have a part of the offsets each.
+  const int64_t most = std::min(kGradientTasks, kMaxPartialSums / std::max<int64_t>(1, size));
+  const int64_t groups = std::max<int64_t>(1, std::min(most, count / kGradientGroup));
+  const int64_t parts = std::max<int64_t>(1, std::min(offsets, kGradientTasks / groups));
   std::vector<float> partial(groups * size);
-  torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, groups * parts, 1, [&](int64_t begin, int64_t end) {
     Pairs pairs(kBlock);
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t last = count * (group + 1) / groups;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task / parts, part = task % parts, last = count * (group + 1) / groups;
       for (int64_t first = count * group / groups; first < last; first += kBlock) {
-        for (int64_t k = 0; k < offsets; ++k) {
+        for (int64_t k = offsets * part / parts; k < offsets * (part + 1) / parts; ++k) {
           pairs.collect(rows + k * count + first, std::min(kBlock, last - first), static_cast<int32_t>(first));
           float* sums = partial.data() + group * size + k * depth * stride;
           for_strips(stride, [&](int64_t column, auto vectors) {
