@@ -18,8 +18,8 @@ SCHEMA = (
     "-> (Tensor, Tensor)"
 )
 BACKWARD_SCHEMA = (
-    "voxel_attention_backward(Tensor grad_out, Tensor grad_lse, Tensor out, Tensor lse, Tensor query, Tensor key, "
-    "Tensor value, Tensor order, Tensor offsets, Tensor? signals, Tensor? query_table, Tensor? key_table, "
+    "voxel_attention_backward(Tensor grad_out, Tensor grad_lse, Tensor lse, Tensor query, Tensor key, Tensor value, "
+    " Tensor order, Tensor offsets, Tensor? signals, Tensor? query_table, Tensor? key_table, "
     "Tensor? value_table, Tensor? bias_table, int[] bins, float scale) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -133,7 +133,7 @@ def table_rows(signals: Tensor, bins: Sequence[int]) -> Tensor:
 
 
 class _Windows:
-    """Padded windows (B of n voxels) in the layout (B, H, n, ...), and what pairs and tables have to do with each other.
+    """Padded windows, B of n voxels, in the layout (B, H, n, ...), and what their pairs look up in tables.
 
     Args:
         rows, inside: see :func:`_padded_windows`.
@@ -238,7 +238,6 @@ def voxel_attention_reference(
 def voxel_attention_backward_reference(
     grad_out: Tensor,
     grad_lse: Tensor,
-    out: Tensor,
     lse: Tensor,
     query: Tensor,
     key: Tensor,
@@ -260,12 +259,11 @@ def voxel_attention_backward_reference(
         that is not there.
     """
     dtype, compute_dtype = query.dtype, torch.promote_types(query.dtype, torch.float32)
-    floats = (grad_out, grad_lse, out, lse, query, key, value, query_table, key_table, value_table, bias_table)
-    grad_out, grad_lse, out, lse, query, key, value, query_table, key_table, value_table, bias_table = (
+    floats = (grad_out, grad_lse, lse, query, key, value, query_table, key_table, value_table, bias_table)
+    grad_out, grad_lse, lse, query, key, value, query_table, key_table, value_table, bias_table = (
         None if t is None else t.to(compute_dtype) for t in floats
     )
     scaled = query * scale
-    delta = (grad_out * out).sum(-1) - grad_lse  # (N, H): what a gradient that is equal for all keys would take away
     tables = (query_table, key_table, value_table, bias_table)
     of_rows = [torch.zeros_like(t) for t in (query, key, value)]
     of_query_table, of_key_table, of_value_table, of_bias_table = of_tables = [
@@ -279,7 +277,8 @@ def voxel_attention_backward_reference(
         of_probabilities = g_out @ v.mT
         if value_table is not None:
             of_probabilities = of_probabilities + windows.look_up_by_query(_products(g_out, value_table))
-        of_logits = probabilities * (of_probabilities - windows.take(delta).unsqueeze(-1))
+        common = (probabilities * of_probabilities).sum(-1) - windows.take(grad_lse)
+        of_logits = probabilities * (of_probabilities - common.unsqueeze(-1))
         of_q, of_k, of_v = of_logits @ k, of_logits.mT @ q, probabilities.mT @ g_out
         if query_table is not None and key_table is not None:
             by_query, by_key = windows.histogram_by_query(of_logits), windows.histogram_by_key(of_logits)
@@ -335,7 +334,7 @@ def _check(
     if offsets.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: offsets must be int64 or int32, got {offsets.dtype}")
     _check_shape(name, "order", order, (count,))
-    if offsets.ndim != 1 or len(offsets) == 0:
+    if offsets.ndim != 1 or offsets.shape[0] == 0:
         raise InputError(f"{name}: offsets must be (W + 1,), got {tuple(offsets.shape)}")
     others = floats | {"order": order, "offsets": offsets}
     if signals is not None:
@@ -397,55 +396,51 @@ def _fake(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.bins, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
+    ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    out, lse, *tensors = ctx.saved_tensors
+    lse, *tensors = ctx.saved_tensors
     of_query, of_key, of_value, *of_tables = torch.ops.geo3d.voxel_attention_backward.default(
-        grad_out, grad_lse, out, lse, *tensors, ctx.bins, ctx.scale
+        grad_out, grad_lse, lse, *tensors, ctx.bins, ctx.scale
     )
     of_tables = (gradient if table is not None else None for gradient, table in zip(of_tables, tensors[6:]))
     return of_query, of_key, of_value, None, None, None, *of_tables, None, None
 
 
-def _backward_check(grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, query: Tensor, *args: Any) -> None:
+def _backward_check(grad_out: Tensor, grad_lse: Tensor, lse: Tensor, query: Tensor, *args: Any) -> None:
     name = "voxel_attention_backward"
     _check(query, *args, name=name)
-    for label, tensor, like in (("grad_out", grad_out, query), ("out", out, query), ("lse", lse, query[..., 0])):
+    for label, tensor, like in (("grad_out", grad_out, query), ("lse", lse, query[..., 0])):
         _check_shape(name, label, tensor, tuple(like.shape))
         if tensor.device != query.device:
             raise InputError(f"{name}: query is on {query.device} but {label} on {tensor.device}")
     _check_shape(name, "grad_lse", grad_lse, tuple(lse.shape))
-    if grad_out.dtype != query.dtype or out.dtype != query.dtype:
-        raise TypeError(f"{name}: grad_out and out must be {query.dtype} as query")
+    if grad_out.dtype != query.dtype:
+        raise TypeError(f"{name}: grad_out must be {query.dtype} as query, got {grad_out.dtype}")
     if lse.dtype not in (torch.float32, torch.float64) or grad_lse.dtype != lse.dtype:
         raise TypeError(f"{name}: lse and grad_lse must both be float32 or both float64")
 
 
-def _backward_check_values(
-    grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, query: Tensor, *args: Any
-) -> None:
+def _backward_check_values(grad_out: Tensor, grad_lse: Tensor, lse: Tensor, query: Tensor, *args: Any) -> None:
     _check_values(query, *args, name="voxel_attention_backward")
 
 
-def _backward_fake(
-    grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, query: Tensor, *args: Any
-) -> tuple[Tensor, ...]:
+def _backward_fake(grad_out: Tensor, grad_lse: Tensor, lse: Tensor, query: Tensor, *args: Any) -> tuple[Tensor, ...]:
     _, _, _, _, _, *tables, _, _ = args
     of_tables = (query.new_empty(0 if table is None else table.shape) for table in tables)
     return *(query.new_empty(query.shape) for _ in range(3)), *of_tables
 
 
 def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_out, grad_lse, _, _, *tensors, ctx.bins, ctx.scale = inputs
+    grad_out, grad_lse, _, *tensors, ctx.bins, ctx.scale = inputs
     ctx.save_for_backward(grad_out, grad_lse, *tensors)
 
 
 def _backward_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     """Second derivatives, by automatic differentiation of the reference.
 
-    ``out`` and ``lse`` are functions of the other arguments here, so what depends on them is the others' derivative.
+    ``lse`` is a function of the other arguments here, so what depends on it is part of their derivatives.
     """
     with torch.enable_grad():
         saved = [
@@ -461,7 +456,7 @@ def _backward_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ..
         second = torch.autograd.grad(first, wanted, [c for _, c in leaves], allow_unused=True)
     of = {id(tensor): gradient for tensor, gradient in zip(wanted, second)}
     of_tensors = (of.get(id(t)) for t in (query, key, value, None, None, None, *tables))
-    return of[id(grad_out)], of[id(grad_lse)], None, None, *of_tensors, None, None
+    return of[id(grad_out)], of[id(grad_lse)], None, *of_tensors, None, None
 
 
 def _refuse_on_cuda(*args: Any) -> str:
@@ -469,7 +464,7 @@ def _refuse_on_cuda(*args: Any) -> str:
 
 
 _KERNELS = (
-    Kernel("cpu", _DTYPES, lambda *args: "there is no CPU kernel of this operator yet"),
+    Kernel("cpu", _DTYPES),
     Kernel("cuda", _DTYPES, _refuse_on_cuda),
 )
 

@@ -558,7 +558,7 @@ def _voxel_attention_arguments(
     query, key, value = (_random(count, heads, channels) for _ in range(3))
     tables: list[Tensor | None] = [None] * 4
     if mode == "contextual":
-        tables[:3] = (_random(rows, heads, channels).roll(shift, 0) for shift in range(3))
+        tables[:3] = (0.3 * _random(rows, heads, channels).roll(shift, 0) for shift in range(3))
     elif mode == "bias":
         tables[3] = _random(rows, heads)
     signals = _signals(count, bins) if bins else None
@@ -569,7 +569,7 @@ _SWIN3D_BINS = (56, 56, 56, 32, 32, 32, 32, 32, 32)
 
 
 def _voxel_attention_cases() -> dict[str, Arguments]:
-    swin3d = _voxel_attention_arguments((5, 30, 1, 12, 1), 6, 16, _SWIN3D_BINS)
+    swin3d = _voxel_attention_arguments((5, 30, 1, 11, 1, 1), 6, 16, _SWIN3D_BINS)
     projection = _random(49, 3, 6, 16)
     clamped = list(swin3d)
     clamped[5] = _signals(49, _SWIN3D_BINS, 3.0)
@@ -590,17 +590,18 @@ def _voxel_attention_cases() -> dict[str, Arguments]:
         "wide heads": _voxel_attention_arguments((9, 4), 2, 64, (12, 8)),
         "empty windows": _voxel_attention_arguments((0, 9, 0, 4, 0), 8, 16, (12, 8, 6)),
         "large window": _voxel_attention_arguments((150,), 2, 8, _SWIN3D_BINS),
-        "plain": _voxel_attention_arguments((11, 1, 20), 6, 16),
+        "plain": _voxel_attention_arguments((11, 1, 20), 6, 16, (), "plain"),
         "bias": _voxel_attention_arguments((11, 1, 20), 10, 8, (12, 12, 12), "bias"),
         "bias, two axes": _voxel_attention_arguments((11, 5), 1, 4, (9, 4), "bias"),
     }
 
 
-#: Sums in float32 of up to 150 terms and over 9 axes; 2e-5 measured on gradients of tables.
+#: Sums in float32 of up to 150 terms and over 9 axes; of tables' gradients over some 1,000 pairs, where terms of order one
+#: cancel: 1e-4 measured.
 _VOXEL_ATTENTION_TOLERANCES = {
-    torch.float32: (2e-5, 5e-5),
-    torch.bfloat16: (2.0**-8, 5e-5),
-    torch.float16: (2.0**-11, 5e-5),
+    torch.float32: (2e-5, 3e-4),
+    torch.bfloat16: (2.0**-8, 3e-4),
+    torch.float16: (2.0**-11, 3e-4),
 }
 
 
@@ -641,7 +642,7 @@ def _voxel_attention_examples() -> Examples:
             "a row twice": (changed(order=twice), InputError, "order must hold each row from 0 to 48 once"),
             "a row outside": (changed(order=outside), InputError, "order must hold each row from 0 to 48 once"),
             "offsets that end early": (changed(offsets=swin3d[4] - 1), InputError, "ascend from 0 to .* 49"),
-            "offsets that fall": (changed(offsets=swin3d[4][[0, 2, 1, 5]]), InputError, "ascend from 0"),
+            "offsets that fall": (changed(offsets=swin3d[4][[0, 2, 1, 6]]), InputError, "ascend from 0"),
             "signals that are not finite": (changed(signals=bad), InputError, "must be finite; the first .* is 7"),
         },
         kernel_refusals={"cuda": (swin3d, "there is no CUDA kernel")},

@@ -1,0 +1,245 @@
+// Arithmetic of the CPU kernels of voxel attention: eight heads side by side in the lanes of a vector.
+//
+// Compiler vector types (GCC, Clang) become whatever the target has: two registers of four floats, one of eight. All
+// else is plain C++. Matrices below are row-major with elements of eight lanes; a product acts on each lane alone.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace geo3d {
+
+constexpr int kLanes = 8;
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntLanes __attribute__((vector_size(4 * kLanes)));
+
+// Voxels are taken in blocks of so many; all matrices are padded to whole blocks.
+constexpr int kBlock = 4;
+
+inline __attribute__((always_inline)) Lanes splat(float value) { return Lanes{} + value; }
+
+inline __attribute__((always_inline)) Lanes maximum(Lanes a, Lanes b) { return a > b ? a : b; }
+
+// e^x to 2 units in the last place, for x up to 88; below -87 the smallest normal number. NaN stays NaN.
+inline __attribute__((always_inline)) Lanes exponential(Lanes x) {
+  x = x < -87.0f ? splat(-87.0f) : x;
+  const Lanes shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are a whole number
+  const Lanes turns = shifted - 12582912.0f;
+  const Lanes r = (x - turns * 0.693145751953125f) - turns * 1.42860677e-6f;
+  Lanes y = r * 1.3888889e-3f + 8.3333338e-3f;
+  y = y * r + 4.1666668e-2f;
+  y = y * r + 1.6666667e-1f;
+  y = y * r + 0.5f;
+  y = y * r + 1.0f;
+  y = y * r + 1.0f;
+  IntLanes bits, power;
+  std::memcpy(&power, &shifted, sizeof power);
+  std::memcpy(&bits, &y, sizeof bits);
+  bits += power << 23;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+// The rows of one block.
+struct Rows {
+  const Lanes* of[kBlock];
+};
+
+// A block of rows times kRows rows of a table, all of `depth`: calls store(row, b, product).
+template <int kRows, class Store>
+inline __attribute__((always_inline)) void multiply_rows(const Rows& rows, const Lanes* table, int64_t depth,
+                                                         const Store& store) {
+  Lanes sums[kRows][kBlock] = {};
+  for (int64_t c = 0; c < depth; ++c) {
+    for (int r = 0; r < kRows; ++r) {
+      const Lanes factor = table[r * depth + c];
+      for (int b = 0; b < kBlock; ++b) sums[r][b] += rows.of[b][c] * factor;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int b = 0; b < kBlock; ++b) store(r, b, sums[r][b]);
+  }
+}
+
+// The same for any number of rows.
+template <class Store>
+inline void multiply(const Rows& rows, const Lanes* table, int64_t count, int64_t depth, const Store& store) {
+  constexpr int kAtOnce = 3;  // 12 sums, 3 factors and 1 element: 16 registers
+  int64_t done = 0;
+  for (; done + kAtOnce <= count; done += kAtOnce) {
+    multiply_rows<kAtOnce>(rows, table + done * depth, depth,
+                           [&](int r, int b, Lanes sum) { store(done + r, b, sum); });
+  }
+  for (; done < count; ++done) {
+    multiply_rows<1>(rows, table + done * depth, depth, [&](int, int b, Lanes sum) { store(done, b, sum); });
+  }
+}
+
+// Where the weights of a block of four rows lie: element (b, outer, inner) at of[b] + outer * outer_step + inner * inner_step.
+struct Weights {
+  Rows rows;
+  int64_t outer, outer_step, inner, inner_step;
+};
+
+// out[b] += sum of weight(b, k) * matrix[k], over k = outer * inner rows of `depth`, a multiple of 4.
+inline void add_weighted_rows(const Weights& weights, const Lanes* matrix, int64_t depth, Lanes* const (&out)[kBlock]) {
+  constexpr int kColumns = 2;
+  for (int64_t column = 0; column < depth; column += kColumns) {
+    Lanes sums[kBlock][kColumns];
+    for (int b = 0; b < kBlock; ++b) {
+      for (int c = 0; c < kColumns; ++c) sums[b][c] = out[b][column + c];
+    }
+    const Lanes* row = matrix + column;
+    for (int64_t o = 0; o < weights.outer; ++o) {
+      for (int64_t k = 0; k < weights.inner; ++k, row += depth) {
+        for (int b = 0; b < kBlock; ++b) {
+          const Lanes weight = weights.rows.of[b][o * weights.outer_step + k * weights.inner_step];
+          for (int c = 0; c < kColumns; ++c) sums[b][c] += weight * row[c];
+        }
+      }
+    }
+    for (int b = 0; b < kBlock; ++b) {
+      for (int c = 0; c < kColumns; ++c) out[b][column + c] = sums[b][c];
+    }
+  }
+}
+
+// out[r] += sum over k of weights[k][r] * rows[k], for two rows r of `depth`, a multiple of 4.
+inline void add_outer_products(const Lanes* const* weights, const Lanes* const* rows, int64_t count, int64_t first,
+                               int64_t depth, Lanes* out) {
+  constexpr int kRows = 2, kColumns = 4;
+  for (int64_t column = 0; column < depth; column += kColumns) {
+    Lanes sums[kRows][kColumns];
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kColumns; ++c) sums[r][c] = out[r * depth + column + c];
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      const Lanes* row = rows[k] + column;
+      for (int r = 0; r < kRows; ++r) {
+        const Lanes weight = weights[k][first + r];
+        for (int c = 0; c < kColumns; ++c) sums[r][c] += weight * row[c];
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kColumns; ++c) out[r * depth + column + c] = sums[r][c];
+    }
+  }
+}
+
+// What one voxel looks up for its pairs: byte offsets of rows of eight lanes, in tiles of kTile pairs, axis by axis.
+constexpr int kTile = 64;
+
+inline const Lanes& at(const Lanes* base, int32_t offset) {
+  return *reinterpret_cast<const Lanes*>(reinterpret_cast<const char*>(base) + offset);
+}
+
+inline Lanes& at(Lanes* base, int32_t offset) {
+  return *reinterpret_cast<Lanes*>(reinterpret_cast<char*>(base) + offset);
+}
+
+// Calls pair(j, offsets) for all pairs; the offset of axis a is offsets[a * kTile].
+template <class Pair>
+inline __attribute__((always_inline)) void for_each_pair(const int32_t* offsets, int64_t axes, int64_t count,
+                                                         const Pair& pair) {
+  for (int64_t first = 0; first < count; first += kTile, offsets += axes * kTile) {
+    const int64_t tile = count - first < kTile ? count - first : kTile;
+    for (int64_t j = 0; j < tile; ++j) pair(first + j, offsets + j);
+  }
+}
+
+// The inner loops over pairs, for a number of axes known to the compiler, or any number (kAxes = -1).
+template <int kAxes>
+struct PairLoops {
+  static inline __attribute__((always_inline)) Lanes look_up(Lanes sum, const Lanes* row, const int32_t* offset,
+                                                             int64_t any_axes) {
+    const int64_t axes = kAxes < 0 ? any_axes : kAxes;
+    for (int64_t a = 0; a < axes; ++a) sum += at(row, offset[a * kTile]);
+    return sum;
+  }
+
+  static inline __attribute__((always_inline)) void count(Lanes* row, const int32_t* offset, Lanes weight,
+                                                          int64_t any_axes) {
+    const int64_t axes = kAxes < 0 ? any_axes : kAxes;
+    for (int64_t a = 0; a < axes; ++a) at(row, offset[a * kTile]) += weight;
+  }
+
+  // Logits of a key: pair i lies at logits[i / kBlock * block_step + i % kBlock].
+  static void add_of_key(Lanes* logits, int64_t block_step, int64_t count, const Lanes* row, const int32_t* offsets,
+                         int64_t axes) {
+    for_each_pair(offsets, axes, count, [&](int64_t i, const int32_t* offset) {
+      Lanes& logit = logits[i / kBlock * block_step + i % kBlock];
+      logit = look_up(logit, row, offset, axes);
+    });
+  }
+
+  // Logits of a query, pairs kBlock apart: returns the largest.
+  static Lanes add_of_query(Lanes* logits, int64_t count, const Lanes* row, const int32_t* offsets, int64_t axes) {
+    Lanes largest = splat(-__builtin_inff());
+    for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
+      const Lanes logit = look_up(logits[j * kBlock], row, offset, axes);
+      logits[j * kBlock] = logit;
+      largest = maximum(logit, largest);
+    });
+    return largest;
+  }
+
+  // Logits become e^(logit - largest), which is counted in the histogram (where there is one); returns their sum.
+  static Lanes normalise(Lanes* logits, int64_t count, Lanes largest, Lanes* histogram, const int32_t* offsets,
+                         int64_t axes) {
+    Lanes sum = {};
+    if (histogram == nullptr) {
+      for (int64_t j = 0; j < count; ++j) {
+        const Lanes p = exponential(logits[j * kBlock] - largest);
+        logits[j * kBlock] = p;
+        sum += p;
+      }
+      return sum;
+    }
+    for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
+      const Lanes p = exponential(logits[j * kBlock] - largest);
+      logits[j * kBlock] = p;
+      sum += p;
+      PairLoops::count(histogram, offset, p, axes);
+    });
+    return sum;
+  }
+
+  // Backward of a query, first step: logits and gradients of probabilities, both without their look-ups, become complete
+  // gradients and probabilities, in this order. A gradient has no look-ups without a `value_row`. Returns the sum over
+  // pairs of their products.
+  static Lanes look_up_gradients(Lanes* logits, Lanes* of_probabilities, int64_t count, const Lanes* query_row,
+                                 const Lanes* value_row, Lanes lse, const int32_t* offsets, int64_t axes) {
+    Lanes sum = {};
+    for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
+      Lanes of_p = of_probabilities[j * kBlock];
+      if (value_row != nullptr) of_p = look_up(of_p, value_row, offset, axes);
+      const Lanes p = exponential(look_up(logits[j * kBlock], query_row, offset, axes) - lse);
+      of_probabilities[j * kBlock] = p;
+      logits[j * kBlock] = of_p;
+      sum += p * of_p;
+    });
+    return sum;
+  }
+
+  // Second step: gradients of probabilities become gradients of logits; both histograms are counted where they are wanted.
+  static void count_gradients(Lanes* of_probabilities, const Lanes* probabilities, int64_t count, Lanes common,
+                              Lanes* of_logits_row, Lanes* probabilities_row, const int32_t* offsets, int64_t axes) {
+    for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
+      const Lanes p = probabilities[j * kBlock];
+      const Lanes of_logit = p * (of_probabilities[j * kBlock] - common);
+      of_probabilities[j * kBlock] = of_logit;
+      if (of_logits_row != nullptr) PairLoops::count(of_logits_row, offset, of_logit, axes);
+      if (probabilities_row != nullptr) PairLoops::count(probabilities_row, offset, p, axes);
+    });
+  }
+
+  static void count_of_key(const Lanes* weights, int64_t block_step, int64_t count, Lanes* row,
+                           const int32_t* offsets, int64_t axes) {
+    for_each_pair(offsets, axes, count, [&](int64_t i, const int32_t* offset) {
+      PairLoops::count(row, offset, weights[i / kBlock * block_step + i % kBlock], axes);
+    });
+  }
+};
+
+}  // namespace geo3d
