@@ -24,10 +24,12 @@ using Cell = std::array<int64_t, 4>;  // batch, x, y, z
 struct CellRange {
   Cell low, high;
 
-  CellRange() {
+  CellRange() {  // of no cells
     low.fill(std::numeric_limits<int64_t>::max());
     high.fill(std::numeric_limits<int64_t>::min());
   }
+
+  bool is_empty() const { return low[0] > high[0]; }
 
   void include(const CellRange& other) {
     for (int axis = 0; axis < 4; ++axis) {
@@ -37,7 +39,7 @@ struct CellRange {
   }
 };
 
-// Rows in contiguous parts, one a thread unless there are few.
+// Rows in contiguous parts: one a thread, or fewer where there are few rows.
 class RowChunks {
  public:
   explicit RowChunks(int64_t rows)
@@ -46,13 +48,14 @@ class RowChunks {
 
   int64_t rows() const { return rows_; }
   int64_t count() const { return count_; }
+  int64_t begin(int64_t chunk) const { return rows_ * chunk / count_; }
 
   // Calls work(chunk, begin, end) for all chunks, in parallel.
   template <typename Work>
   void for_each(const Work& work) const {
     torch::stable::parallel_for(0, count_, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = first; chunk < last; ++chunk) {
-        work(chunk, rows_ * chunk / count_, rows_ * (chunk + 1) / count_);
+        work(chunk, begin(chunk), begin(chunk + 1));
       }
     });
   }
@@ -74,7 +77,8 @@ class KeyLayout {
   explicit KeyLayout(const CellRange& range) : low_(range.low) {
     for (int axis = 3; axis >= 0; --axis) {
       shift_[axis] = bits_;
-      bits_ += bit_length(static_cast<uint64_t>(range.high[axis]) - static_cast<uint64_t>(range.low[axis]));
+      width_[axis] = range.is_empty() ? 0 : bit_length(static_cast<uint64_t>(range.high[axis] - range.low[axis]));
+      bits_ += width_[axis];
     }
   }
 
@@ -84,16 +88,25 @@ class KeyLayout {
   Key key(const Cell& cell) const {
     Key key = 0;
     for (int axis = 0; axis < 4; ++axis) {
-      // A number that is the same everywhere takes no bits, and its shift may be the key's whole width.
-      const Key part = static_cast<Key>(static_cast<uint64_t>(cell[axis] - low_[axis]));
-      if (part != 0) key |= part << shift_[axis];
+      key |= static_cast<Key>(static_cast<uint64_t>(cell[axis] - low_[axis])) << shift_[axis];
     }
     return key;
   }
 
+  template <typename Key>
+  Cell cell(Key key) const {
+    Cell cell;
+    for (int axis = 3; axis >= 0; --axis) {
+      const uint64_t part = static_cast<uint64_t>(key) & ((uint64_t{1} << width_[axis]) - 1);
+      cell[axis] = low_[axis] + static_cast<int64_t>(part);
+      key >>= width_[axis];
+    }
+    return cell;
+  }
+
  private:
   Cell low_;
-  std::array<int, 4> shift_;
+  std::array<int, 4> shift_, width_;
   int bits_ = 0;
 };
 
@@ -153,72 +166,96 @@ void distribute(const Records& records, const RowChunks& chunks, int shift, int 
   });
 }
 
-template <typename Records, typename CellOfRow>
-std::vector<int64_t> sort_records(const Records& records, const KeyLayout& layout, const RowChunks& chunks,
-                                  const CellOfRow& cell_of_row, int64_t* order) {
+// Rows in the order of their cells, equal cells in the order of their rows.
+template <typename Records>
+class SortedCells {
+ public:
+  // make_cells(begin, end, take) calls take(row, cell) for these rows in turn, with cells inside of the layout's range.
+  template <typename MakeCells>
+  SortedCells(const Records& records, const KeyLayout& layout, const RowChunks& chunks, const MakeCells& make_cells)
+      : records_(records), layout_(layout), sorted_(new Record[chunks.rows()]) {
+    std::vector<char> ascends(chunks.count(), true);
+    chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
+      bool ascending = true;
+      Key before = 0;
+      make_cells(begin, end, [&](int64_t row, const Cell& cell) {
+        const Key key = layout_.key<Key>(cell);
+        sorted_[row] = records_.make(key, row);
+        ascending = ascending && before <= key;
+        before = key;
+      });
+      ascends[chunk] = ascending;
+    });
+    bool is_sorted = std::all_of(ascends.begin(), ascends.end(), [](char yes) { return yes; });
+    for (int64_t chunk = 1; is_sorted && chunk < chunks.count(); ++chunk) {
+      const int64_t begin = chunks.begin(chunk);
+      is_sorted = records_.key(sorted_[begin - 1]) <= records_.key(sorted_[begin]);
+    }
+    if (!is_sorted) sort(chunks);
+    find_groups(chunks);
+  }
+
+  int64_t row(int64_t i) const { return records_.row(sorted_[i]); }
+  Cell cell(int64_t i) const { return layout_.cell(records_.key(sorted_[i])); }
+
+  // Where groups of equal cells begin, and the number of rows at the end.
+  const std::vector<int64_t>& starts() const { return starts_; }
+
+ private:
   using Record = typename Records::Record;
-  const int64_t count = chunks.rows();
-  std::unique_ptr<Record[]> sorted(new Record[count]);  // unlike a vector's, its elements are not set to zero first
-  std::vector<char> ascends(chunks.count(), true);
-  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      sorted[row] = records.make(layout.key<typename Records::Key>(cell_of_row(row)), row);
-      if (row > begin && records.key(sorted[row]) < records.key(sorted[row - 1])) ascends[chunk] = false;
-    }
-  });
-  bool is_sorted = std::all_of(ascends.begin(), ascends.end(), [](char yes) { return yes; });
-  for (int64_t chunk = 1; is_sorted && chunk < chunks.count(); ++chunk) {
-    const int64_t begin = count * chunk / chunks.count();
-    is_sorted = records.key(sorted[begin - 1]) <= records.key(sorted[begin]);
-  }
-  if (!is_sorted) {
-    std::unique_ptr<Record[]> other(new Record[count]);
+  using Key = typename Records::Key;
+
+  void sort(const RowChunks& chunks) {
+    // Unlike a vector's, the elements of these arrays are not set to zero first.
+    std::unique_ptr<Record[]> other(new Record[chunks.rows()]);
     std::vector<int64_t> places(chunks.count() << kMaxDigitBits);
-    const int passes = (layout.bits() + kMaxDigitBits - 1) / kMaxDigitBits;
+    const int passes = (layout_.bits() + kMaxDigitBits - 1) / kMaxDigitBits;
     for (int pass = 0; pass < passes; ++pass) {
-      const int shift = layout.bits() * pass / passes, end = layout.bits() * (pass + 1) / passes;
-      distribute(records, chunks, shift, end - shift, sorted.get(), other.get(), places);
-      sorted.swap(other);
+      const int begin = layout_.bits() * pass / passes, end = layout_.bits() * (pass + 1) / passes;
+      distribute(records_, chunks, begin, end - begin, sorted_.get(), other.get(), places);
+      sorted_.swap(other);
     }
   }
 
-  // Where a key differs from the one before it, a group begins.
-  const auto begins_group = [&](int64_t i) {
-    return i == 0 || records.key(sorted[i]) != records.key(sorted[i - 1]);
-  };
-  std::vector<int64_t> first_group(chunks.count() + 1, 0);
-  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
-    int64_t groups = 0;
-    for (int64_t i = begin; i < end; ++i) groups += begins_group(i);
-    first_group[chunk + 1] = groups;
-  });
-  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) first_group[chunk + 1] += first_group[chunk];
-  std::vector<int64_t> starts(first_group.back() + 1);
-  starts.back() = count;
-  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
-    int64_t group = first_group[chunk];
-    for (int64_t i = begin; i < end; ++i) {
-      order[i] = records.row(sorted[i]);
-      if (begins_group(i)) starts[group++] = i;
-    }
-  });
-  return starts;
-}
+  bool begins_group(int64_t i) const {
+    return i == 0 || records_.key(sorted_[i]) != records_.key(sorted_[i - 1]);
+  }
 
-// Sorts rows by their cells, equal cells by row.
-//
-// cell_of_row(row) gives a row's Cell, inside of `range`. Writes the sorted rows to `order`; returns where groups of equal cells
-// begin in it, and the number of rows at the end.
-template <typename CellOfRow>
-std::vector<int64_t> sort_cells(const RowChunks& chunks, const CellRange& range, const CellOfRow& cell_of_row,
-                                int64_t* order) {
-  if (chunks.rows() == 0) return {0};
+  void find_groups(const RowChunks& chunks) {
+    std::vector<int64_t> first_group(chunks.count() + 1, 0);
+    chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
+      int64_t groups = 0;
+      for (int64_t i = begin; i < end; ++i) groups += begins_group(i);
+      first_group[chunk + 1] = groups;
+    });
+    for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) first_group[chunk + 1] += first_group[chunk];
+    starts_.resize(first_group.back() + 1);
+    chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
+      int64_t group = first_group[chunk];
+      for (int64_t i = begin; group < first_group[chunk + 1]; ++i) {
+        starts_[group] = i;  // without a branch: stays where a group begins, and is written over where none does
+        group += begins_group(i);
+      }
+    });
+    starts_.back() = chunks.rows();
+  }
+
+  Records records_;
+  KeyLayout layout_;
+  std::unique_ptr<Record[]> sorted_;
+  std::vector<int64_t> starts_;
+};
+
+// Sorts rows by their cells, which lie inside of `range`, and hands the SortedCells to `use`.
+template <typename MakeCells, typename Use>
+void with_sorted_cells(const RowChunks& chunks, const CellRange& range, const MakeCells& make_cells, const Use& use) {
   const KeyLayout layout(range);
-  const int row_bits = bit_length(static_cast<uint64_t>(chunks.rows() - 1));
-  if (layout.bits() + row_bits <= 63) {
-    return sort_records(NarrowRecords(row_bits), layout, chunks, cell_of_row, order);
+  const int row_bits = bit_length(static_cast<uint64_t>(chunks.rows()));
+  if (layout.bits() + row_bits < 64) {
+    use(SortedCells<NarrowRecords>(NarrowRecords(row_bits), layout, chunks, make_cells));
+  } else {
+    use(SortedCells<WideRecords>(WideRecords(), layout, chunks, make_cells));
   }
-  return sort_records(WideRecords(), layout, chunks, cell_of_row, order);
 }
 
 }  // namespace geo3d

@@ -6,9 +6,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
-#include <memory>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -24,142 +25,195 @@ using torch::stable::Tensor;
 constexpr double kMaxCoordinate = 1 << 20;
 constexpr int64_t kVoxelsPerTask = 8192;
 
-// Points that have no cell.
-struct Refused {
-  int64_t not_finite = 0, first_not_finite = -1, too_far = 0, first_too_far = -1;
-
-  void add(bool finite, int64_t row) {
-    int64_t& count = finite ? too_far : not_finite;
-    int64_t& first = finite ? first_too_far : first_not_finite;
-    if (count++ == 0) first = row;
+// The points of all scenes, and the lattice of each.
+template <typename Scalar>
+class Points {
+ public:
+  Points(const Tensor& xyz, const Tensor& offsets, const Tensor& origin, double voxel_size)
+      : data_(static_cast<const Scalar*>(xyz.const_data_ptr())),
+        count_(xyz.size(0)),
+        point_stride_(xyz.stride(0)),
+        axis_stride_(xyz.stride(1)),
+        voxel_size_(voxel_size) {
+    for (int64_t i = 0; i < offsets.numel(); ++i) {
+      offsets_.push_back(static_cast<const int64_t*>(offsets.const_data_ptr())[i * offsets.stride(0)]);
+    }
+    const bool is_double = origin.scalar_type() == ScalarType::Double;
+    for (int64_t scene = 0; scene < origin.size(0); ++scene) {
+      std::array<double, 3> corner;
+      for (int64_t axis = 0; axis < 3; ++axis) {
+        const int64_t place = scene * origin.stride(0) + axis * origin.stride(1);
+        corner[axis] = is_double ? static_cast<const double*>(origin.const_data_ptr())[place]
+                                 : static_cast<const float*>(origin.const_data_ptr())[place];
+      }
+      origins_.push_back(corner);
+    }
   }
 
-  void add(const Refused& later) {
-    if (not_finite == 0) first_not_finite = later.first_not_finite;
-    if (too_far == 0) first_too_far = later.first_too_far;
-    not_finite += later.not_finite;
-    too_far += later.too_far;
+  int64_t count() const { return count_; }
+  Scalar value(int64_t row, int axis) const { return data_[row * point_stride_ + axis * axis_stride_]; }
+
+  // Calls work(scene, begin, end) for the part of each scene that lies in a range of rows.
+  template <typename Work>
+  void for_each_scene(int64_t begin, int64_t end, const Work& work) const {
+    int64_t scene = std::upper_bound(offsets_.begin(), offsets_.end(), begin) - offsets_.begin() - 1;
+    for (; begin < end; ++scene) {
+      const int64_t stop = std::min(end, offsets_[scene + 1]);
+      if (begin < stop) work(scene, begin, stop);
+      begin = std::max(begin, stop);
+    }
   }
 
-  void raise_if_any(int64_t points) const {
-    STD_TORCH_CHECK(not_finite == 0, "voxelize: ", not_finite, " of ", points, " points are not finite, the first in row ",
+  // Where a value lies on its axis, in cells; the cell itself is the whole number below.
+  double place(int64_t scene, int axis, Scalar value) const {
+    return (static_cast<double>(value) - origins_[scene][axis]) / voxel_size_;
+  }
+
+  // The value must be within reach.
+  int64_t cell(int64_t scene, int axis, Scalar value) const {
+    const double exact = place(scene, axis, value);
+    const int32_t toward_zero = static_cast<int32_t>(exact);
+    return toward_zero - (exact < toward_zero);
+  }
+
+  bool is_within_reach(int64_t scene, int axis, Scalar value) const {
+    const double exact = place(scene, axis, value);
+    return exact >= -kMaxCoordinate && exact < kMaxCoordinate + 1;  // false for NaN
+  }
+
+  // Says how many points have no cell; called when there are some.
+  void refuse() const {
+    int64_t not_finite = 0, too_far = 0, first_not_finite = -1, first_too_far = -1;
+    for_each_scene(0, count_, [&](int64_t scene, int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        bool finite = true, near = true;
+        for (int axis = 0; axis < 3; ++axis) {
+          finite = finite && std::isfinite(value(row, axis));
+          near = near && is_within_reach(scene, axis, value(row, axis));
+        }
+        if (!finite && not_finite++ == 0) first_not_finite = row;
+        if (!near && too_far++ == 0) first_too_far = row;
+      }
+    });
+    STD_TORCH_CHECK(not_finite == 0, "voxelize: ", not_finite, " of ", count_, " points are not finite, the first in row ",
                     first_not_finite, "; remove them first");
-    STD_TORCH_CHECK(too_far == 0, "voxelize: ", too_far, " of ", points, " points lie over ",
+    STD_TORCH_CHECK(too_far == 0, "voxelize: ", too_far, " of ", count_, " points lie over ",
                     static_cast<int64_t>(kMaxCoordinate), " voxels from the origin, the first in row ", first_too_far,
                     "; choose a larger voxel_size or an origin nearer to the points");
   }
+
+ private:
+  const Scalar* data_;
+  int64_t count_, point_stride_, axis_stride_;
+  double voxel_size_;
+  std::vector<int64_t> offsets_;
+  std::vector<std::array<double, 3>> origins_;
 };
 
-// The cells of all points, and their range.
-struct PointCells {
-  std::unique_ptr<int32_t[]> xyz;  // (N, 3)
-  std::unique_ptr<int32_t[]> scene;  // (N,)
-  CellRange range;
-};
-
-std::vector<double> read_origins(const Tensor& origin) {
-  std::vector<double> values;
-  values.reserve(origin.numel());
-  const bool is_double = origin.scalar_type() == ScalarType::Double;
-  for (int64_t scene = 0; scene < origin.size(0); ++scene) {
-    for (int64_t axis = 0; axis < 3; ++axis) {
-      const int64_t place = scene * origin.stride(0) + axis * origin.stride(1);
-      values.push_back(is_double ? static_cast<const double*>(origin.const_data_ptr())[place]
-                                 : static_cast<const float*>(origin.const_data_ptr())[place]);
+// The range of the cells of a scene's points begin to end: a cell never decreases as the value rises.
+// False where one of them has no cell.
+template <typename Scalar>
+bool include_scene(const Points<Scalar>& points, int64_t scene, int64_t begin, int64_t end, CellRange& range) {
+  CellRange added;
+  added.low[0] = added.high[0] = scene;
+  std::array<Scalar, 3> low, high, zero{};
+  low.fill(std::numeric_limits<Scalar>::infinity());
+  high.fill(-std::numeric_limits<Scalar>::infinity());
+  for (int64_t row = begin; row < end; ++row) {
+    for (int axis = 0; axis < 3; ++axis) {
+      const Scalar value = points.value(row, axis);
+      low[axis] = value < low[axis] ? value : low[axis];
+      high[axis] = value > high[axis] ? value : high[axis];
+      zero[axis] += value * 0;  // NaN from NaN and infinities on
     }
   }
-  return values;
+  for (int axis = 0; axis < 3; ++axis) {
+    if (zero[axis] != 0 || !points.is_within_reach(scene, axis, low[axis]) ||
+        !points.is_within_reach(scene, axis, high[axis])) {
+      return false;
+    }
+    added.low[axis + 1] = points.cell(scene, axis, low[axis]);
+    added.high[axis + 1] = points.cell(scene, axis, high[axis]);
+  }
+  range.include(added);
+  return true;
 }
 
 template <typename Scalar>
-PointCells find_cells(const Tensor& xyz, const Tensor& offsets, const Tensor& origin, double voxel_size,
-                      const RowChunks& chunks) {
-  const Scalar* points = static_cast<const Scalar*>(xyz.const_data_ptr());
-  const int64_t point_stride = xyz.stride(0), axis_stride = xyz.stride(1);
-  std::vector<int64_t> scene_begin(offsets.numel());
-  for (size_t i = 0; i < scene_begin.size(); ++i) {
-    scene_begin[i] = static_cast<const int64_t*>(offsets.const_data_ptr())[i * offsets.stride(0)];
-  }
-  const std::vector<double> origins = read_origins(origin);
-  PointCells cells{std::unique_ptr<int32_t[]>(new int32_t[3 * chunks.rows()]),
-                   std::unique_ptr<int32_t[]>(new int32_t[chunks.rows()]), CellRange()};
+CellRange range_of(const Points<Scalar>& points, const RowChunks& chunks) {
   std::vector<CellRange> ranges(chunks.count());
-  std::vector<Refused> refusals(chunks.count());
-  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
-    CellRange range;
-    Refused refused;
-    int64_t scene = std::upper_bound(scene_begin.begin(), scene_begin.end(), begin) - scene_begin.begin() - 1;
-    for (int64_t row = begin; row < end; ++row) {
-      while (row >= scene_begin[scene + 1]) ++scene;
-      range.low[0] = std::min(range.low[0], scene);
-      range.high[0] = std::max(range.high[0], scene);
-      cells.scene[row] = static_cast<int32_t>(scene);
-      bool inside = true, finite = true;
-      for (int axis = 0; axis < 3; ++axis) {
-        const double value = static_cast<double>(points[row * point_stride + axis * axis_stride]);
-        const double place = (value - origins[3 * scene + axis]) / voxel_size;
-        if (!(place >= -kMaxCoordinate && place < kMaxCoordinate + 1)) {
-          inside = false;
-          finite = finite && std::isfinite(value);
-          continue;
-        }
-        const int32_t toward_zero = static_cast<int32_t>(place);
-        const int32_t cell = toward_zero - (place < toward_zero);
-        cells.xyz[3 * row + axis] = cell;
-        range.low[axis + 1] = std::min<int64_t>(range.low[axis + 1], cell);
-        range.high[axis + 1] = std::max<int64_t>(range.high[axis + 1], cell);
-      }
-      if (!inside) refused.add(finite, row);
-    }
-    ranges[chunk] = range;
-    refusals[chunk] = refused;
+  std::vector<char> usable(chunks.count(), true);
+  chunks.for_each([&](int64_t chunk, int64_t first, int64_t last) {
+    points.for_each_scene(first, last, [&](int64_t scene, int64_t begin, int64_t end) {
+      usable[chunk] = include_scene(points, scene, begin, end, ranges[chunk]) && usable[chunk];
+    });
   });
-  Refused refused;
-  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
-    cells.range.include(ranges[chunk]);
-    refused.add(refusals[chunk]);
+  if (!std::all_of(usable.begin(), usable.end(), [](char yes) { return yes; })) points.refuse();
+  CellRange range;
+  for (const CellRange& part : ranges) range.include(part);
+  return range;
+}
+
+struct Priority {
+  const int64_t* data = nullptr;
+  int64_t stride = 0;
+
+  explicit Priority(const std::optional<Tensor>& tensor) {
+    if (tensor) {
+      data = static_cast<const int64_t*>(tensor->const_data_ptr());
+      stride = tensor->stride(0);
+    }
   }
-  refused.raise_if_any(chunks.rows());
-  return cells;
+
+  bool is_before(int64_t row, int64_t other) const {
+    return data != nullptr && data[row * stride] < data[other * stride];
+  }
+};
+
+template <typename Scalar>
+std::tuple<Tensor, Tensor, Tensor> voxelize_points(const Tensor& xyz, const Tensor& offsets, const Tensor& origin,
+                                                   const Priority& priority, double voxel_size) {
+  const Points<Scalar> points(xyz, offsets, origin, voxel_size);
+  const RowChunks chunks(points.count());
+  const CellRange range = range_of(points, chunks);
+  const auto make_cells = [&](int64_t first, int64_t last, const auto& take) {
+    points.for_each_scene(first, last, [&](int64_t scene, int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        take(row, Cell{scene, points.cell(scene, 0, points.value(row, 0)), points.cell(scene, 1, points.value(row, 1)),
+                       points.cell(scene, 2, points.value(row, 2))});
+      }
+    });
+  };
+  Tensor inverse = torch::stable::new_empty(xyz, {points.count()}, ScalarType::Long), coords, index;
+  geo3d::with_sorted_cells(chunks, range, make_cells, [&](const auto& sorted) {
+    const std::vector<int64_t>& starts = sorted.starts();
+    const int64_t count = static_cast<int64_t>(starts.size()) - 1;
+    coords = torch::stable::new_empty(xyz, {count, 4}, ScalarType::Int);
+    index = torch::stable::new_empty(xyz, {count}, ScalarType::Long);
+    int32_t* const coords_data = static_cast<int32_t*>(coords.mutable_data_ptr());
+    int64_t* const inverse_data = static_cast<int64_t*>(inverse.mutable_data_ptr());
+    int64_t* const index_data = static_cast<int64_t*>(index.mutable_data_ptr());
+    torch::stable::parallel_for(0, count, kVoxelsPerTask, [&](int64_t begin, int64_t end) {
+      for (int64_t voxel = begin; voxel < end; ++voxel) {
+        const Cell cell = sorted.cell(starts[voxel]);
+        for (int axis = 0; axis < 4; ++axis) coords_data[4 * voxel + axis] = static_cast<int32_t>(cell[axis]);
+        int64_t chosen = sorted.row(starts[voxel]);
+        for (int64_t i = starts[voxel]; i < starts[voxel + 1]; ++i) {
+          const int64_t row = sorted.row(i);
+          inverse_data[row] = voxel;
+          if (priority.is_before(row, chosen)) chosen = row;
+        }
+        index_data[voxel] = chosen;
+      }
+    });
+  });
+  return {coords, inverse, index};
 }
 
 std::tuple<Tensor, Tensor, Tensor> voxelize(const Tensor& xyz, const Tensor& offsets, const Tensor& origin,
                                             const std::optional<Tensor>& priority, double voxel_size) {
-  const RowChunks chunks(xyz.size(0));
-  const auto find = xyz.scalar_type() == ScalarType::Double ? find_cells<double> : find_cells<float>;
-  const PointCells cells = find(xyz, offsets, origin, voxel_size, chunks);
-  const auto cell_of_row = [&](int64_t row) {
-    const int32_t* cell = cells.xyz.get() + 3 * row;
-    return Cell{cells.scene[row], cell[0], cell[1], cell[2]};
-  };
-  const std::unique_ptr<int64_t[]> order(new int64_t[chunks.rows()]);
-  const std::vector<int64_t> starts = geo3d::sort_cells(chunks, cells.range, cell_of_row, order.get());
-
-  const int64_t count = static_cast<int64_t>(starts.size()) - 1;
-  Tensor coords = torch::stable::new_empty(xyz, {count, 4}, ScalarType::Int);
-  Tensor inverse = torch::stable::new_empty(xyz, {chunks.rows()}, ScalarType::Long);
-  Tensor index = torch::stable::new_empty(xyz, {count}, ScalarType::Long);
-  int32_t* const coords_data = static_cast<int32_t*>(coords.mutable_data_ptr());
-  int64_t* const inverse_data = static_cast<int64_t*>(inverse.mutable_data_ptr());
-  int64_t* const index_data = static_cast<int64_t*>(index.mutable_data_ptr());
-  const int64_t* priorities = priority ? static_cast<const int64_t*>(priority->const_data_ptr()) : nullptr;
-  const int64_t priority_stride = priority ? priority->stride(0) : 0;
-  torch::stable::parallel_for(0, count, kVoxelsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t voxel = begin; voxel < end; ++voxel) {
-      int64_t chosen = order[starts[voxel]];
-      const Cell cell = cell_of_row(chosen);
-      for (int axis = 0; axis < 4; ++axis) coords_data[4 * voxel + axis] = static_cast<int32_t>(cell[axis]);
-      for (int64_t i = starts[voxel]; i < starts[voxel + 1]; ++i) {
-        const int64_t row = order[i];
-        inverse_data[row] = voxel;
-        if (priorities != nullptr && priorities[row * priority_stride] < priorities[chosen * priority_stride]) {
-          chosen = row;
-        }
-      }
-      index_data[voxel] = chosen;
-    }
-  });
-  return {coords, inverse, index};
+  const auto function = xyz.scalar_type() == ScalarType::Double ? voxelize_points<double> : voxelize_points<float>;
+  return function(xyz, offsets, origin, Priority(priority), voxel_size);
 }
 
 }  // namespace

@@ -55,22 +55,29 @@ std::tuple<Tensor, Tensor> window_partition(const Tensor& coords, int64_t stride
   for (const CellRange& part : ranges) range.include(part);
 
   const WindowOf window_of(stride, window, shift);
-  if (chunks.rows() > 0) {
+  if (!range.is_empty()) {
     for (int axis = 1; axis < 4; ++axis) {  // a window never decreases as its coordinate rises
       range.low[axis] = window_of(range.low[axis]);
       range.high[axis] = window_of(range.high[axis]);
     }
   }
-  const auto cell_of_row = [&](int64_t row) {
-    const int32_t* voxel = data + row * row_stride;
-    return Cell{voxel[0], window_of(voxel[axis_stride]), window_of(voxel[2 * axis_stride]),
-                window_of(voxel[3 * axis_stride])};
+  const auto make_cells = [&](int64_t begin, int64_t end, const auto& take) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int32_t* voxel = data + row * row_stride;
+      take(row, Cell{voxel[0], window_of(voxel[axis_stride]), window_of(voxel[2 * axis_stride]),
+                     window_of(voxel[3 * axis_stride])});
+    }
   };
   Tensor order = torch::stable::new_empty(coords, {chunks.rows()}, ScalarType::Long);
-  const std::vector<int64_t> starts =
-      geo3d::sort_cells(chunks, range, cell_of_row, static_cast<int64_t*>(order.mutable_data_ptr()));
-  Tensor offsets = torch::stable::new_empty(coords, {static_cast<int64_t>(starts.size())}, ScalarType::Long);
-  std::copy(starts.begin(), starts.end(), static_cast<int64_t*>(offsets.mutable_data_ptr()));
+  Tensor offsets;
+  geo3d::with_sorted_cells(chunks, range, make_cells, [&](const auto& sorted) {
+    int64_t* const order_data = static_cast<int64_t*>(order.mutable_data_ptr());
+    chunks.for_each([&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) order_data[i] = sorted.row(i);
+    });
+    offsets = torch::stable::new_empty(coords, {static_cast<int64_t>(sorted.starts().size())}, ScalarType::Long);
+    std::copy(sorted.starts().begin(), sorted.starts().end(), static_cast<int64_t*>(offsets.mutable_data_ptr()));
+  });
   return {order, offsets};
 }
 

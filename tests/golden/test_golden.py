@@ -10,18 +10,19 @@ from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
 from swin3d_golden import check_swin3d
 from swin3d_windows_golden import check_window_partition
+from voxel_attention_golden import check_voxel_attention
 
 #: kind -> the check of a case of that kind.
 CHECKS = {
     "croco": check_croco,
     "rope2d": check_rope2d,
     "swin3d": check_swin3d,
+    "voxel_attention": check_voxel_attention,
     "window_partition": check_window_partition,
 }
 
 #: Kinds whose models are still to come; a case of theirs must fail until its check exists above.
 LATER = {
-    "voxel_attention": "comes with the voxel engine",
     "spark": "comes with SparK",
     "spark_encoder": "comes with SparK",
     "croco_dpt": "comes with CroCo's downstream heads",

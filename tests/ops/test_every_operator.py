@@ -35,7 +35,7 @@ class Examples:
         bad: name -> (arguments, error, what its message says).
         kernel_refusals: kernel -> (arguments that it does not take, what explain says of it); on the kernel's device.
         fixed: positions of floating tensors that keep their dtype and have no derivative.
-        derivatives: whether its own are tested; not for a backward, whose derivatives are the second ones of its forward.
+        derivatives: whether its own are tested; not for a backward, whose derivatives are its forward's second ones.
     """
 
     cases: dict[str, Arguments]
@@ -596,8 +596,8 @@ def _voxel_attention_cases() -> dict[str, Arguments]:
     }
 
 
-#: Sums in float32 of up to 150 terms and over 9 axes; of tables' gradients over some 1,000 pairs, where terms of order one
-#: cancel: 1e-4 measured.
+#: Sums in float32 of up to 150 terms and over 9 axes; of tables' gradients over some 1,000 pairs, where terms of order
+#: one cancel: 1e-4 measured.
 _VOXEL_ATTENTION_TOLERANCES = {
     torch.float32: (2e-5, 3e-4),
     torch.bfloat16: (2.0**-8, 3e-4),
@@ -612,7 +612,8 @@ def _voxel_attention_examples() -> Examples:
     rows = {0: voxels}
 
     def changed(**changes: Any) -> Arguments:
-        names = "query key value order offsets signals query_table key_table value_table bias_table bins scale".split()
+        names = ["query", "key", "value", "order", "offsets", "signals"]
+        names += ["query_table", "key_table", "value_table", "bias_table", "bins", "scale"]
         return tuple(changes.get(label, argument) for label, argument in zip(names, swin3d))
 
     twice, outside, bad = swin3d[3].clone(), swin3d[3] + 1, swin3d[5].clone()
