@@ -94,7 +94,8 @@ def _check(coords: Tensor, stride: int, window: int, shift: bool) -> None:
         raise ValueError(f"window_partition: coords must be (N, 4) [batch, x, y, z], got {tuple(coords.shape)}")
     if stride < 1 or window < 1 or stride * window >= 2**31:
         raise ValueError(
-            f"window_partition: stride and window must be 1 or more and their product below 2**31, got {stride} and {window}"
+            "window_partition: stride and window must be 1 or more and their product below 2**31, "
+            f"got {stride} and {window}"
         )
 
 

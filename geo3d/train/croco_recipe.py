@@ -39,8 +39,8 @@ class CroCoRun(Run):
 
 def _tiny() -> CroCoRun:
     """Minutes on a CPU: small images, small network, a brisk schedule."""
-    train = TrainConfig(steps=200, batch_size=32, lr=2e-3, warmup_steps=20, clip_norm=1.0, workers=1)
-    return CroCoRun(rooms=24, train=train)
+    train = TrainConfig(steps=110, batch_size=32, lr=2e-3, warmup_steps=15, clip_norm=1.0, workers=1)
+    return CroCoRun(rooms=16, train=train)
 
 
 def _paper() -> CroCoRun:
