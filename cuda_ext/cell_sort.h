@@ -230,7 +230,7 @@ class SortedCells {
     });
     for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) first_group[chunk + 1] += first_group[chunk];
     starts_.resize(first_group.back() + 1);
-    chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
+    chunks.for_each([&](int64_t chunk, int64_t begin, int64_t) {
       int64_t group = first_group[chunk];
       for (int64_t i = begin; group < first_group[chunk + 1]; ++i) {
         starts_[group] = i;  // without a branch: stays where a group begins, and is written over where none does

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "swin3d": ("swin3d", "Swin3DBenchmark"),
     "voxel_attention": ("voxel_attention", "VoxelAttentionBenchmark"),
+    "voxelize": ("voxelize", "VoxelizeBenchmark"),
     "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
 }
 _FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb")
