@@ -43,11 +43,9 @@ def test_rows_turn_the_first_half_and_columns_the_second() -> None:
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_scalar_products_depend_on_the_difference_of_positions_alone(dtype: torch.dtype) -> None:
     queries, keys = _tokens(1, 4, 20, 32, dtype=dtype), _tokens(1, 4, 20, 32, dtype=dtype).flip(2)
-    of_queries, of_keys, shift = (
-        torch.randint(0, 30, (1, 20, 2)),
-        torch.randint(0, 30, (1, 20, 2)),
-        torch.tensor([7, -40]),
-    )
+    generator = torch.Generator().manual_seed(0)
+    of_queries, of_keys = torch.randint(0, 30, (2, 1, 20, 2), generator=generator)
+    shift = torch.tensor([7, -40])
     here = rope_2d(queries, of_queries) @ rope_2d(keys, of_keys).mT
     there = rope_2d(queries, of_queries + shift) @ rope_2d(keys, of_keys + shift).mT
     torch.testing.assert_close(there, here, **_TOLERANCE[dtype])
