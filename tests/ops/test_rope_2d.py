@@ -48,7 +48,9 @@ def test_scalar_products_depend_on_the_difference_of_positions_alone(dtype: torc
     shift = torch.tensor([7, -40])
     here = rope_2d(queries, of_queries) @ rope_2d(keys, of_keys).mT
     there = rope_2d(queries, of_queries + shift) @ rope_2d(keys, of_keys + shift).mT
-    torch.testing.assert_close(there, here, **_TOLERANCE[dtype])
+    # Sums of 32 products, up to 40 in size, of tokens turned by float32 angles up to 37: 1.2e-5 measured.
+    atol = 3 * _TOLERANCE[dtype]["atol"]
+    torch.testing.assert_close(there, here, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [*_DTYPES, torch.bfloat16, torch.float16])

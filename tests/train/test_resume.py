@@ -262,6 +262,10 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().forward(batch, generator)
 
-    with pytest.raises(KeyboardInterrupt):
-        train_toy(tmp_path, Impatient)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would inherit SIG_IGN
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_toy(tmp_path, Impatient)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
