@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace geo3d {
 
 constexpr int kLanes = 8;
@@ -18,6 +22,38 @@ typedef int32_t IntLanes __attribute__((vector_size(4 * kLanes)));
 constexpr int kBlock = 4;
 
 inline __attribute__((always_inline)) Lanes splat(float value) { return Lanes{} + value; }
+
+// Two neighbouring channels where registers hold sixteen floats, one elsewhere: what the matrix products below work on.
+#ifdef __AVX512F__
+constexpr int kWide = 2;
+typedef float Wide __attribute__((vector_size(4 * kLanes * kWide)));
+
+inline __attribute__((always_inline)) Wide repeat(const Lanes& lanes) {
+  return reinterpret_cast<Wide>(_mm512_broadcast_f32x8(reinterpret_cast<__m256>(lanes)));
+}
+
+inline __attribute__((always_inline)) Lanes sum_of_channels(Wide wide) {
+  const __m512 both = reinterpret_cast<__m512>(wide);
+  return reinterpret_cast<Lanes>(_mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1)));
+}
+#else
+constexpr int kWide = 1;
+typedef Lanes Wide;
+
+inline __attribute__((always_inline)) Wide repeat(const Lanes& lanes) { return lanes; }
+
+inline __attribute__((always_inline)) Lanes sum_of_channels(Wide wide) { return wide; }
+#endif
+
+inline __attribute__((always_inline)) Wide load_wide(const Lanes* channels) {
+  Wide wide;
+  std::memcpy(&wide, channels, sizeof wide);
+  return wide;
+}
+
+inline __attribute__((always_inline)) void store_wide(Lanes* channels, Wide wide) {
+  std::memcpy(channels, &wide, sizeof wide);
+}
 
 inline __attribute__((always_inline)) Lanes maximum(Lanes a, Lanes b) { return a > b ? a : b; }
 
@@ -46,26 +82,29 @@ struct Rows {
   const Lanes* of[kBlock];
 };
 
-// A block of rows times kRows rows of a table, all of `depth`: calls store(row, b, product).
+// A block of rows times kRows rows of a table, all of `depth`, a multiple of 4: calls store(row, b, product).
 template <int kRows, class Store>
 inline __attribute__((always_inline)) void multiply_rows(const Rows& rows, const Lanes* table, int64_t depth,
                                                          const Store& store) {
-  Lanes sums[kRows][kBlock] = {};
-  for (int64_t c = 0; c < depth; ++c) {
+  Wide sums[kRows][kBlock];
+  const auto for_each_sum = [](const auto& visit) {
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const Lanes factor = table[r * depth + c];
-      for (int b = 0; b < kBlock; ++b) sums[r][b] += rows.of[b][c] * factor;
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlock; ++b) visit(r, b);
     }
+  };
+  for_each_sum([&](int r, int b) { sums[r][b] = load_wide(rows.of[b]) * load_wide(table + r * depth); });
+  for (int64_t c = kWide; c < depth; c += kWide) {
+    for_each_sum([&](int r, int b) { sums[r][b] += load_wide(rows.of[b] + c) * load_wide(table + r * depth + c); });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int b = 0; b < kBlock; ++b) store(r, b, sums[r][b]);
-  }
+  for_each_sum([&](int r, int b) { store(r, b, sum_of_channels(sums[r][b])); });
 }
 
 // The same for any number of rows.
 template <class Store>
 inline void multiply(const Rows& rows, const Lanes* table, int64_t count, int64_t depth, const Store& store) {
-  constexpr int kAtOnce = 3;  // 12 sums, 3 factors and 1 element: 16 registers
+  constexpr int kAtOnce = kWide == 2 ? 5 : 3;  // with elements and a factor: 25 of 32 registers, or 16 of 16
   int64_t done = 0;
   for (; done + kAtOnce <= count; done += kAtOnce) {
     multiply_rows<kAtOnce>(rows, table + done * depth, depth,
@@ -82,49 +121,73 @@ struct Weights {
   int64_t outer, outer_step, inner, inner_step;
 };
 
-// out[b] += sum of weight(b, k) * matrix[k], over k = outer * inner rows of `depth`, a multiple of 4.
-inline void add_weighted_rows(const Weights& weights, const Lanes* matrix, int64_t depth, Lanes* const (&out)[kBlock]) {
-  constexpr int kColumns = 2;
-  for (int64_t column = 0; column < depth; column += kColumns) {
-    Lanes sums[kBlock][kColumns];
-    for (int b = 0; b < kBlock; ++b) {
-      for (int c = 0; c < kColumns; ++c) sums[b][c] = out[b][column + c];
-    }
-    const Lanes* row = matrix + column;
-    for (int64_t o = 0; o < weights.outer; ++o) {
-      for (int64_t k = 0; k < weights.inner; ++k, row += depth) {
-        for (int b = 0; b < kBlock; ++b) {
-          const Lanes weight = weights.rows.of[b][o * weights.outer_step + k * weights.inner_step];
-          for (int c = 0; c < kColumns; ++c) sums[b][c] += weight * row[c];
-        }
+// kColumns columns of add_weighted_rows.
+template <int kColumns>
+inline __attribute__((always_inline)) void add_weighted_columns(const Weights& weights, const Lanes* matrix,
+                                                                int64_t depth, Lanes* const (&out)[kBlock],
+                                                                int64_t column) {
+  constexpr int kVectors = kColumns / kWide;
+  Wide sums[kBlock][kVectors];
+  for (int b = 0; b < kBlock; ++b) {
+    for (int v = 0; v < kVectors; ++v) sums[b][v] = load_wide(out[b] + column + v * kWide);
+  }
+  const Lanes* row = matrix + column;
+  for (int64_t o = 0; o < weights.outer; ++o) {
+    for (int64_t k = 0; k < weights.inner; ++k, row += depth) {
+      Wide elements[kVectors];
+      for (int v = 0; v < kVectors; ++v) elements[v] = load_wide(row + v * kWide);
+      for (int b = 0; b < kBlock; ++b) {
+        const Wide weight = repeat(weights.rows.of[b][o * weights.outer_step + k * weights.inner_step]);
+        for (int v = 0; v < kVectors; ++v) sums[b][v] += weight * elements[v];
       }
     }
-    for (int b = 0; b < kBlock; ++b) {
-      for (int c = 0; c < kColumns; ++c) out[b][column + c] = sums[b][c];
+  }
+  for (int b = 0; b < kBlock; ++b) {
+    for (int v = 0; v < kVectors; ++v) store_wide(out[b] + column + v * kWide, sums[b][v]);
+  }
+}
+
+// out[b] += sum of weight(b, k) * matrix[k], over k = outer * inner rows of `depth`, a multiple of 4.
+inline void add_weighted_rows(const Weights& weights, const Lanes* matrix, int64_t depth, Lanes* const (&out)[kBlock]) {
+  constexpr int kMost = kWide == 2 ? 8 : 2;  // 16 sums of 32 registers, or 8 of 16
+  constexpr int kLeast = kWide == 2 ? 4 : 2;
+  int64_t column = 0;
+  for (; column + kMost <= depth; column += kMost) add_weighted_columns<kMost>(weights, matrix, depth, out, column);
+  for (; column < depth; column += kLeast) add_weighted_columns<kLeast>(weights, matrix, depth, out, column);
+}
+
+// kColumns columns of add_outer_products.
+template <int kColumns>
+inline __attribute__((always_inline)) void add_outer_columns(const Lanes* const* weights, const Lanes* const* rows,
+                                                             int64_t count, int64_t first, int64_t depth, Lanes* out,
+                                                             int64_t column) {
+  constexpr int kRows = 2, kVectors = kColumns / kWide;
+  Wide sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = load_wide(out + r * depth + column + v * kWide);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    Wide factors[kRows];
+    for (int r = 0; r < kRows; ++r) factors[r] = repeat(weights[k][first + r]);
+    for (int v = 0; v < kVectors; ++v) {
+      const Wide element = load_wide(rows[k] + column + v * kWide);
+      for (int r = 0; r < kRows; ++r) sums[r][v] += factors[r] * element;
     }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store_wide(out + r * depth + column + v * kWide, sums[r][v]);
   }
 }
 
 // out[r] += sum over k of weights[k][r] * rows[k], for two rows r of `depth`, a multiple of 4.
 inline void add_outer_products(const Lanes* const* weights, const Lanes* const* rows, int64_t count, int64_t first,
                                int64_t depth, Lanes* out) {
-  constexpr int kRows = 2, kColumns = 4;
-  for (int64_t column = 0; column < depth; column += kColumns) {
-    Lanes sums[kRows][kColumns];
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = out[r * depth + column + c];
-    }
-    for (int64_t k = 0; k < count; ++k) {
-      const Lanes* row = rows[k] + column;
-      for (int r = 0; r < kRows; ++r) {
-        const Lanes weight = weights[k][first + r];
-        for (int c = 0; c < kColumns; ++c) sums[r][c] += weight * row[c];
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kColumns; ++c) out[r * depth + column + c] = sums[r][c];
-    }
+  constexpr int kMost = kWide == 2 ? 16 : 4;
+  int64_t column = 0;
+  for (; column + kMost <= depth; column += kMost) {
+    add_outer_columns<kMost>(weights, rows, count, first, depth, out, column);
   }
+  for (; column < depth; column += 4) add_outer_columns<4>(weights, rows, count, first, depth, out, column);
 }
 
 // What one voxel looks up for its pairs: byte offsets of rows of eight lanes, in tiles of kTile pairs, axis by axis.
