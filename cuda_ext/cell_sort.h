@@ -1,4 +1,4 @@
-// Stable sort of lattice cells [batch, x, y, z], shared by the CPU kernels of voxelize and window_partition.
+// Stable sort of lattice cells [batch, x, y, z], shared by the CPU kernels of kernel_support, voxelize and window_partition.
 //
 // A cell becomes a key: its four numbers less their minima, packed into as many bits as their ranges need. Key and row fit in
 // 64 bits for nearly every cloud (a room at 2 cm needs some 28 bits, a million rows 20); where not, 128-bit keys hold

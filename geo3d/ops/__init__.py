@@ -2,6 +2,7 @@
 
 from geo3d.ops.interpolate import interpolate, inverse_distance_weights
 from geo3d.ops.kernel_map import KernelMap, build_kernel_map, kernel_map, kernel_offsets, transpose_kernel_map
+from geo3d.ops.kernel_support import kernel_support
 from geo3d.ops.knn import knn
 from geo3d.ops.registry import explain, list_operators
 from geo3d.ops.rope_2d import rope_2d
@@ -18,6 +19,7 @@ __all__ = [
     "inverse_distance_weights",
     "kernel_map",
     "kernel_offsets",
+    "kernel_support",
     "knn",
     "list_operators",
     "rope_2d",

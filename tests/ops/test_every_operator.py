@@ -170,6 +170,41 @@ def _kernel_map_examples() -> Examples:
     )
 
 
+def _kernel_support_examples() -> Examples:
+    coarse, apart = _coarse(_voxels(300, 0, 200), 2), _voxels(60, 50, stride=4)
+    far = torch.tensor([[65535, 2**20, -(2**20), 0], [0, -(2**20), 0, 2**20]]).int()
+    extreme = torch.tensor([[2**31 - 1, 2**31 - 2, -(2**31), 0], [-(2**31), -(2**31), 2**31 - 2, 2**31 - 2]]).int()
+    return Examples(
+        cases={
+            "children": (coarse, 1, 2),
+            "neighbourhood": (_voxels(300, 0, 200), 1, 3),
+            "children of coarse voxels": (apart, 2, 2),
+            "thirds": (_voxels(50, 40, stride=3), 1, 3),
+            "far between": (apart, 1, 5),
+            "the voxels themselves": (apart, 4, 1),
+            "repeated rows": (apart[[0, 1, 0, 2, 1, 0]], 2, 2),
+            "views": (apart.T.contiguous().T[::2], 4, 3),
+            "ends of the range": (far, 2, 3),
+            "ends of int32": (extreme, 1, 2),
+            "many voxels": (_voxels(9000, 4000, stride=2), 1, 3),
+            "one voxel": (coarse[:1], 1, 2),
+            "no voxels": (_NO_VOXELS, 1, 2),
+        },
+        small=(coarse[:5], 1, 2),
+        resized=(_coarse(_voxels(40), 2), 1, 2),
+        tolerances={torch.int32: (0.0, 0.0)},
+        dynamic_shapes=({0: Dim("count", min=2, max=2**20)},),
+        bad={
+            "int64": ((coarse.long(), 1, 2), TypeError, "coords must be int32, got torch.int64"),
+            "three columns": ((coarse[:, 1:], 1, 2), ValueError, "coords must be .M, 4."),
+            "step": ((coarse, 0, 2), ValueError, "step must be at least 1"),
+            "endless step": ((coarse, 2**30, 2), ValueError, "below 2..31"),
+            "size": ((coarse, 1, 16), ValueError, "kernel_size must be from 1 to 15, got 16"),
+            "beyond int32": ((extreme, 1, 3), InputError, "voxels from -2147483649 to .* do not fit in int32"),
+        },
+    )
+
+
 def _transpose_kernel_map_examples() -> Examples:
     voxels = _voxels(200, 100)
     strided = kernel_map(voxels, _coarse(voxels, 2), 1, 3)
@@ -685,6 +720,7 @@ EXAMPLES: dict[str, Examples] = {
     "interpolate_feats_gradient": _interpolate_feats_gradient_examples(),
     "interpolate_weight_gradient": _interpolate_weight_gradient_examples(),
     "kernel_map": _kernel_map_examples(),
+    "kernel_support": _kernel_support_examples(),
     "knn": _knn_examples(),
     "rope_2d": _rope_2d_examples(),
     "sparse_conv": _sparse_conv_examples(),
