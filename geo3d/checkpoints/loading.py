@@ -147,6 +147,21 @@ def as_state_dict(content: Any, path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def own_state(file: WeightFile, family: str, path: str | Path) -> dict[str, Tensor]:
+    """The network's tensors of a file that geo3d wrote, under the network's own names.
+
+    Raises:
+        InputError: the file has no description of a model, or is of another family.
+    """
+    if file.card.get("family") != family:
+        if "family" not in file.card:
+            raise InputError(f"{path}: does not say which model it holds; a {family} file is one that geo3d wrote")
+        raise InputError(f"{path}: holds a model of the family {file.card['family']!r}, not {family}")
+    prefix = file.card.get("prefix", "")
+    state = as_state_dict(file.content, path)
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Make the tensors of ``state`` those of ``model``, in the model's dtypes; the model may live on the meta device.
 

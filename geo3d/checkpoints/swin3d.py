@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from geo3d.checkpoints.loading import as_state_dict, read_weight_file
+from geo3d.checkpoints.loading import as_state_dict, own_state, read_weight_file
 from geo3d.errors import InputError
 
 #: Wrappers of the network whose names stand in front of its parameters', in any order.
@@ -54,12 +54,7 @@ def read_swin3d_checkpoint(path: str | Path, quant_size: int | None = None) -> S
     """
     file = read_weight_file(path)
     if file.card:
-        prefix = file.card.get("prefix", "")
-        if file.card.get("family") != "swin3d":
-            raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not swin3d")
-        state = as_state_dict(file.content, path)
-        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        return Swin3DFile(state, file.card["config"], detected=False)
+        return Swin3DFile(own_state(file, "swin3d", path), file.card["config"], detected=False)
     content = file.content
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

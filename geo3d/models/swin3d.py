@@ -23,6 +23,7 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
 from geo3d.models.registry import ModelEntry, register_model
+from geo3d.models.voxel_points import VoxelPoints, features_at_voxels, points_in_voxels, scene_of_rows
 from geo3d.nn.sparse_layers import (
     ConvStem,
     InterpolationUpsample,
@@ -32,7 +33,6 @@ from geo3d.nn.sparse_layers import (
 )
 from geo3d.nn.voxel_pyramid import Coarsening, Level, build_pyramid
 from geo3d.nn.window_attention import SIGNAL_COLUMNS, WindowAttention, WindowBlock, signal_bins
-from geo3d.ops.voxelize import voxelize
 
 #: Signals by their published name -> those that attention looks at.
 SIGNALS = {
@@ -42,6 +42,7 @@ SIGNALS = {
     "XYZ_RGB_NORM": ("xyz", "rgb", "norm"),
 }
 DECODERS = ("linear", "linear_attn")
+NO_DECODER = "none"  # an encoder alone: what pre-training without labels leaves
 POOLINGS = ("neighbors", "cell")
 _DOWN_NEIGHBORS = 16
 _FACTOR = 2  # between levels, after the first step
@@ -73,7 +74,7 @@ class Swin3DConfig:
     first_stride: int = 3
     """Voxels that the first step down joins along a side: 3 (ScanNet, Structured3D) or 2 (S3DIS). Later steps: 2."""
     decoder: str = "linear"
-    """Decoder stages: linear, or linear_attn with a block of attention each."""
+    """Decoder stages: linear, linear_attn with a block of attention each, or none: an encoder, which names no class."""
     pooling: str = "neighbors"
     """What a coarse voxel takes the maximum of: the 16 neighbors of its representative, or the voxels of its cell."""
     quant_size: int = 4
@@ -89,8 +90,9 @@ class Swin3DConfig:
             raise InputError(f"Swin3D: depths, channels, heads and windows must be of one length, got {lengths}")
         if self.signals not in SIGNALS:
             raise InputError(f"Swin3D: signals must be one of {', '.join(SIGNALS)}, got {self.signals!r}")
-        if self.decoder not in DECODERS:
-            raise InputError(f"Swin3D: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if self.decoder not in (*DECODERS, NO_DECODER):
+            known = ", ".join((*DECODERS, NO_DECODER))
+            raise InputError(f"Swin3D: decoder must be one of {known}, got {self.decoder!r}")
         if self.pooling not in POOLINGS:
             raise InputError(f"Swin3D: pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if any(c % h for c, h in zip(self.channels, self.heads, strict=True)):
@@ -182,20 +184,9 @@ def inputs_from_points(
     Raises:
         InputError: a part is missing that the network reads, or values out of range; says which.
     """
-    if not voxel_size > 0:
-        raise InputError(f"Swin3D: voxel_size must be positive, got {voxel_size}")
-    cloud = PointCloud(xyz, colors, normals, offsets=offsets)
-    scaled = (_from_zero(cloud) / voxel_size).float()
-    _, inverse, index = voxelize(scaled, cloud.offsets, 1.0, None, mode, generator)
-    batch = _scene_of_rows(cloud.offsets)[index]
-    inputs = inputs_from_voxels(
-        scaled[index],
-        None if colors is None else colors[index],
-        None if normals is None else normals[index],
-        _offsets_of(batch, cloud.batch_size),
-        config,
-    )
-    return replace(inputs, index=index, inverse=inverse)
+    points = points_in_voxels(PointCloud(xyz, colors, normals, offsets=offsets), voxel_size, mode, generator)
+    inputs = inputs_from_voxels(points.xyz, points.colors, points.normals, points.offsets, config)
+    return replace(inputs, index=points.index, inverse=points.inverse)
 
 
 def inputs_from_voxels(
@@ -231,27 +222,10 @@ def inputs_from_voxels(
             what = {"rgb": "colours", "norm": "normals"}[name]
             raise InputError(f"Swin3D: a network of signals {config.signals} reads {what}, but the points have none")
     floor = xyz.floor()
-    coords = torch.cat([_scene_of_rows(offsets).unsqueeze(1), floor], 1).int()
+    coords = torch.cat([scene_of_rows(offsets).unsqueeze(1), floor], 1).int()
     features = torch.cat([*(known[name] for name in config.feature_names), xyz - floor], 1)
     signals = torch.cat([xyz, *(known[name] / _SIGNAL_SHRINK for name in whole)], 1)
     return Swin3DInput(SparseVoxels(coords, features, batch_size=len(offsets) - 1), signals)
-
-
-def _from_zero(cloud: PointCloud) -> Tensor:
-    """Positions with every scene's least coordinates at 0."""
-    scene = _scene_of_rows(cloud.offsets).unsqueeze(1).expand(-1, 3)
-    least = cloud.xyz.new_full((cloud.batch_size, 3), torch.inf).scatter_reduce(0, scene, cloud.xyz, "amin")
-    return cloud.xyz - least.gather(0, scene)
-
-
-def _scene_of_rows(offsets: Tensor) -> Tensor:
-    """(N,) int64 scene of every row."""
-    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
-
-
-def _offsets_of(scene: Tensor, scenes: int) -> Tensor:
-    """(B + 1,) int64 offsets of ascending scene numbers."""
-    return torch.cat([scene.new_zeros(1), torch.bincount(scene, minlength=scenes).cumsum(0)])
 
 
 class Stage(nn.Module):
@@ -320,10 +294,11 @@ class Swin3DUNet(nn.Module):
             if stages > 1:
                 self.downsample = MaxDownsample(width, config.channels[1], config.pooling)
         self.layers = nn.ModuleList(EncoderStage(config, stage) for stage in range(stages) if config.depths[stage])
-        self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
-        self.classifier = nn.Sequential(
-            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
-        )
+        if config.decoder != NO_DECODER:
+            self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
+            self.classifier = nn.Sequential(
+                nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
+            )
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -345,6 +320,11 @@ class Swin3DUNet(nn.Module):
         stages = len(self.config.depths)
         return tuple(accumulate((1, self.config.first_stride, *[_FACTOR] * stages)[:stages], mul))
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of every stage, finest first."""
+        return self.config.channels
+
     def card(self) -> dict[str, Any]:
         """What a file must say beside the weights so that the network can be built again."""
         return {"family": "swin3d", "config": asdict(self.config)}
@@ -353,6 +333,10 @@ class Swin3DUNet(nn.Module):
         """What this network reads of points, in voxels of its own size or another; see :func:`inputs_from_points`."""
         size = self.config.voxel_size if voxel_size is None else voxel_size
         return inputs_from_points(cloud.xyz, cloud.colors, cloud.normals, cloud.offsets, size, self.config)
+
+    def voxel_inputs(self, points: VoxelPoints) -> Swin3DInput:
+        """What this network reads of points of which each has a voxel to itself."""
+        return inputs_from_voxels(points.xyz, points.colors, points.normals, points.offsets, self.config)
 
     def pyramid(self, inputs: Swin3DInput) -> tuple[list[Level], list[Coarsening]]:
         """The voxels of every stage, and the steps between them.
@@ -412,11 +396,24 @@ class Swin3DUNet(nn.Module):
             One for every stage, finest first, with the channels of ``config.channels``; of the decoder, all but the
             coarsest.
         """
+        if decoded:
+            self._require_decoder()
         levels, steps = self.pyramid(inputs)
         found = self.encode(inputs.voxels.feats, levels, steps)
         if decoded:
             found = self.decode(found, levels, steps)[::-1]
         return [level.topology.voxels(x) for level, x in zip(levels, found)]
+
+    def voxel_features(self, inputs: Swin3DInput) -> Tensor:
+        """(N, sum of channels): for every voxel the encoder's features of all stages, in the order of the voxels."""
+        return features_at_voxels(self.features(inputs))
+
+    def _require_decoder(self) -> None:
+        if self.config.decoder == NO_DECODER:
+            raise InputError(
+                "Swin3D: an encoder alone, which names no class; a decoder and classifier with fresh weights come with "
+                "create_model(..., decoder='linear', fresh_decoder=True)"
+            )
 
     def forward(self, inputs: Swin3DInput) -> Tensor:
         """Class logits of every voxel.
@@ -428,8 +425,9 @@ class Swin3DUNet(nn.Module):
             (N, classes), in the order of the voxels; ``[inputs.inverse]`` gives those of the points.
 
         Raises:
-            InputError: features or signals that do not fit the network.
+            InputError: features or signals that do not fit the network, or a network without decoder.
         """
+        self._require_decoder()
         levels, steps = self.pyramid(inputs)
         encoded = self.encode(inputs.voxels.feats, levels, steps)
         return self.classifier(self.decode(encoded, levels, steps)[-1] if steps else encoded[-1])
@@ -445,6 +443,7 @@ class Swin3DUNet(nn.Module):
         Returns:
             (P, classes) on the CPU.
         """
+        self._require_decoder()
         inputs = self.inputs(cloud, voxel_size)
         return self(inputs.to(self.classifier[0].weight.device)).cpu()[inputs.inverse.cpu()]
 
@@ -468,8 +467,22 @@ _UNSTATED = (*_FREE, "first_stride", "quant_size", "pooling")
 _NAMED = ("depths", "channels", "heads", "windows")
 
 
-def _load(path: Path, preset: Swin3DConfig | None, **options: Any) -> Swin3DUNet:
-    """Weights of a file; a named preset must describe the sizes of the network that the file holds."""
+#: Parameters beside the encoder's, and the options that shape them.
+_DECODER_PREFIXES, _OF_DECODER = ("upsamples.", "classifier."), ("decoder", "num_classes")
+
+
+def _load(
+    path: Path,
+    preset: Swin3DConfig | None,
+    fresh_decoder: bool = False,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> Swin3DUNet:
+    """Weights of a file; a named preset must describe the sizes of the network that the file holds.
+
+    With ``fresh_decoder`` only the encoder's come from the file; ``generator`` draws those of decoder and classifier,
+    which ``decoder`` and ``num_classes`` may choose.
+    """
     file = read_swin3d_checkpoint(path, options.get("quant_size"))
     stored = _configure(Swin3DConfig(), file.config)
     if preset is not None:
@@ -481,9 +494,23 @@ def _load(path: Path, preset: Swin3DConfig | None, **options: Any) -> Swin3DUNet
         if differing:
             raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
     changeable = _UNSTATED if file.detected else _FREE
+    if fresh_decoder:
+        changeable = (*changeable, *_OF_DECODER)
+        if stored.decoder == NO_DECODER:
+            stored = replace(stored, decoder=DECODERS[0])
     stored = replace(stored, **{name: options[name] for name in changeable if name in options})
     if _configure(stored, options) != stored:
-        raise InputError(f"{path}: of a network with stored weights, only {', '.join(changeable)} can be chosen")
+        alone = " (it holds the encoder alone: fresh_decoder=True adds a decoder and classifier with fresh weights)"
+        raise InputError(
+            f"{path}: of a network with stored weights, only {', '.join(changeable)} can be chosen"
+            f"{alone if stored.decoder == NO_DECODER else ''}"
+        )
+    if fresh_decoder:
+        model = Swin3DUNet(stored, generator)
+        fresh = {name: value for name, value in model.state_dict().items() if name.startswith(_DECODER_PREFIXES)}
+        encoder = {name: value for name, value in file.state.items() if not name.startswith(_DECODER_PREFIXES)}
+        load_exactly(model, encoder | fresh, path)
+        return model
     with torch.device("meta"):  # the file brings every tensor: draw none
         model = Swin3DUNet(stored)
     load_exactly(model, file.state, path)
@@ -511,6 +538,7 @@ register_model("swin3d", ModelEntry(partial(_build, _SMALL), partial(_load, pres
 
 __all__ = [
     "DECODERS",
+    "NO_DECODER",
     "POOLINGS",
     "PRESETS",
     "SIGNALS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo3d.nn.topology import Topology
@@ -13,6 +14,7 @@ from geo3d.ops.interpolate import interpolate
 from geo3d.ops.sparse_conv import sparse_conv
 
 _TAPS = 27
+_HALVING = 2
 
 
 class SubmanifoldConv(nn.Module):
@@ -36,8 +38,55 @@ class SubmanifoldConv(nn.Module):
         return sparse_conv(x, self.kernel.to(x.dtype), taps.neighbours, taps.transposed)
 
 
+class StridedConv(nn.Module):
+    """Convolution of the 2 x 2 x 2 voxels that merge into a coarser one, evaluated where there is any; no bias.
+
+    ``kernel`` (8, C_in, C_out), x fastest.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(_HALVING**3, in_channels, out_channels))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights, uniform within 1 / sqrt(8 C_in)."""
+        bound = 1 / math.sqrt(self.kernel.shape[0] * self.kernel.shape[1])
+        nn.init.uniform_(self.kernel, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C_in) features of the topology's voxels -> (M, C_out) of those of ``topology.coarsen(2)``."""
+        taps = topology.strided_kernel_map(_HALVING, _HALVING)
+        return sparse_conv(x, self.kernel.to(x.dtype), taps.neighbours, taps.transposed)
+
+
+class TransposedConv(nn.Module):
+    """Transposed convolution from voxels to those inside them: each place inside has a matrix of its own; no bias.
+
+    Args:
+        in_channels, out_channels: of the coarse and the fine voxels.
+        factor: coarse stride over fine stride; ``kernel`` is (factor ** 3, C_in, C_out), x fastest.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int = 2) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(factor**3, in_channels, out_channels))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights, uniform within 1 / sqrt(C_in): a fine voxel lies inside one coarse voxel."""
+        bound = 1 / math.sqrt(self.kernel.shape[1])
+        nn.init.uniform_(self.kernel, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, coarse: Topology, fine: Topology) -> Tensor:
+        """(M, C_in) features of coarse voxels -> (N, C_out) of fine ones, zero for those inside of none.
+
+        ``fine`` are any voxels of the finer stride: ``coarse.refine(factor)`` makes all that there can be.
+        """
+        taps = coarse.children_map(fine)
+        return sparse_conv(x, self.kernel.to(x.dtype), taps.transposed, taps.neighbours)
+
+
 class VoxelBatchNorm(nn.Module):
-    """Batch norm over all voxels of a batch."""
+    """Batch norm over all voxels of a batch; over fewer than two, which have no spread, by the running statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,6 +94,9 @@ class VoxelBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) -> (N, C)."""
+        if self.training and len(x) < 2:
+            bn = self.bn
+            return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         return self.bn(x)
 
 
@@ -73,6 +125,27 @@ class ResidualConv(nn.Module):
         """(N, C) features -> (N, C)."""
         out = self.norm1(self.conv1(x, topology)).relu()
         return (x + self.norm2(self.conv2(out, topology))).relu()
+
+
+class BottleneckConv(nn.Module):
+    """A submanifold convolution between two matrices, with batch norm, and what went in added before the last ReLU.
+
+    Args:
+        channels: in and out.
+        width: channels of the convolution.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.reduce, self.norm1 = nn.Linear(channels, width, bias=False), VoxelBatchNorm(width)
+        self.conv, self.norm2 = SubmanifoldConv(width, width), VoxelBatchNorm(width)
+        self.expand, self.norm3 = nn.Linear(width, channels, bias=False), VoxelBatchNorm(channels)
+
+    def forward(self, x: Tensor, topology: Topology) -> Tensor:
+        """(N, C) features -> (N, C)."""
+        out = self.norm1(self.reduce(x)).relu()
+        out = self.norm2(self.conv(out, topology)).relu()
+        return (x + self.norm3(self.expand(out))).relu()
 
 
 class ResidualStem(nn.Sequential):

@@ -11,6 +11,7 @@ from torch import Tensor
 from geo3d.errors import InputError
 from geo3d.geometry.sparse_voxels import SparseVoxels, set_topology
 from geo3d.ops.kernel_map import KernelMap, build_kernel_map
+from geo3d.ops.kernel_support import kernel_support
 from geo3d.ops.voxelize import MAX_COORDINATE, MAX_SCENES
 from geo3d.ops.window_partition import window_cells, window_partition
 
@@ -136,6 +137,36 @@ class Topology:
         coords[:, 1:] = coords[:, 1:].div(stride, rounding_mode="floor") * stride
         row = torch.repeat_interleave(offsets.diff(), output_size=self.size)
         return Topology(coords, stride, self.batch_size), torch.empty_like(order).scatter_(0, order, row)
+
+    def refine(self, factor: int) -> Topology:
+        """All ``factor ** 3`` voxels that lie inside each voxel here, rows sorted by (batch, x, y, z).
+
+        Raises:
+            InputError: a factor that does not divide the stride.
+        """
+        if factor < 1 or self.stride % factor:
+            raise InputError(f"Topology.refine: factor must divide the stride {self.stride}, got {factor}")
+        fine = self.stride // factor
+        return Topology(kernel_support(self._middles(factor), fine, factor), fine, self.batch_size)
+
+    def children_map(self, fine: Topology) -> KernelMap:
+        """Voxels of ``fine`` inside each voxel here, x fastest over the places inside; there may be any number of them.
+
+        ``neighbours`` (K, M) holds rows of ``fine`` and leads a convolution down to these voxels; ``transposed`` (K, N)
+        holds rows of these voxels and leads a transposed convolution up to ``fine``.
+
+        Raises:
+            InputError: strides of which one does not divide the other.
+        """
+        if self.stride % fine.stride:
+            raise InputError(f"Topology.children_map: stride {fine.stride} does not divide {self.stride}")
+        factor = self.stride // fine.stride
+        return build_kernel_map(fine.coords, self._middles(factor), fine.stride, factor)
+
+    def _middles(self, factor: int) -> Tensor:
+        """Where a kernel as wide as a voxel is placed to cover it: odd kernels are centred, even ones begin there."""
+        shift = torch.tensor([0, *[self.stride // factor * (factor // 2 if factor % 2 else 0)] * 3])
+        return self.coords + shift.to(self.coords)
 
     def voxels(self, feats: Tensor) -> SparseVoxels:
         """Features (N, C) on these voxels."""

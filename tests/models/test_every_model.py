@@ -34,7 +34,7 @@ class CroCoInputs:
         return maps, [(1, model.config.encoder_dim, 32 // patch, 48 // patch)] * 2
 
 
-class Swin3DInputs:
+class VoxelInputs:
     """Two scenes of which one is a single point."""
 
     options: ClassVar = {}
@@ -51,17 +51,35 @@ class Swin3DInputs:
         return model(model.inputs(cls.cloud(), voxel_size=0.1))
 
     @classmethod
+    def check_voxel_features(cls, model):
+        """The stages' features of the voxels that a finest one lies in, found by coordinates."""
+        inputs = model.inputs(cls.cloud(), voxel_size=0.1)
+        found = model.voxel_features(inputs).split(model.channels, 1)
+        for columns, stage in zip(found, model.features(inputs), strict=True):
+            rows = {tuple(c): row for row, c in enumerate(stage.coords.tolist())}
+            cells = [(b, *(c // stage.stride * stage.stride for c in xyz)) for b, *xyz in inputs.voxels.coords.tolist()]
+            assert torch.equal(columns, stage.feats[[rows[cell] for cell in cells]])
+
+    @classmethod
     def features(cls, model):
         inputs = model.inputs(cls.cloud(), voxel_size=0.1)
         cells = [
             len(torch.cat([inputs.voxels.coords[:, :1], inputs.voxels.coords[:, 1:] // stride], 1).unique(dim=0))
             for stride in model.strides
         ]
-        return [v.feats for v in model.features(inputs)], list(zip(cells, model.config.channels, strict=True))
+        return [v.feats for v in model.features(inputs)], list(zip(cells, model.channels, strict=True))
+
+
+class SparseResNetInputs(VoxelInputs):
+    """The same, with the features of all stages."""
+
+    @classmethod
+    def run(cls, model):
+        return torch.cat([stage.feats.flatten() for stage in super().run(model)])
 
 
 #: family -> how its models are fed; a model of another family fails the tests below.
-INPUTS = {"croco": CroCoInputs, "swin3d": Swin3DInputs}
+INPUTS = {"croco": CroCoInputs, "sparse_resnet": SparseResNetInputs, "swin3d": VoxelInputs}
 
 #: Parameters of the published networks.
 PUBLISHED_PARAMETERS = {
@@ -86,6 +104,15 @@ def test_forward_backward_features(name: str) -> None:
     assert not without, f"no finite gradient: {without}"
     maps, shapes = inputs.features(model)
     assert [tuple(m.shape) for m in maps] == shapes
+
+
+@pytest.mark.parametrize("name", [n for n in list_models() if issubclass(INPUTS[model_entry(n).family], VoxelInputs)])
+def test_encoders_of_voxels_have_one_interface(name: str) -> None:
+    model = create_model(name, generator=torch.Generator().manual_seed(0))
+    assert len(model.channels) == len(model.strides)
+    assert model.strides[0] == 1
+    with torch.no_grad():
+        VoxelInputs.check_voxel_features(model)
 
 
 @pytest.mark.parametrize("name", [n for n in list_models() if n.endswith("_tiny") or n == "croco"])

@@ -57,7 +57,7 @@ def test_children_come_home(function) -> None:
 def test_generative_convolution_against_dense_transposed_convolution(
     factor: int, size: int, dtype: torch.dtype
 ) -> None:
-    """conv_transpose3d of a grid that is zero where there is no voxel: equal at all voxels that are made, zero elsewhere."""
+    """conv_transpose3d of a grid that is zero where there is no voxel: equal at all voxels made, zero elsewhere."""
     coarse = _scattered(90, factor)
     fine = kernel_support(coarse, 1, size)
     feats, weight = _random(90, 6), _random(size**3, 6, 5)

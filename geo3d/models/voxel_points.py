@@ -1,0 +1,134 @@
+"""What networks over sparse voxels read, points of which each stands for a voxel, and what they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from geo3d.errors import InputError
+from geo3d.geometry import PointCloud
+from geo3d.geometry.sparse_voxels import SparseVoxels
+from geo3d.ops.voxelize import voxelize
+
+
+@dataclass
+class VoxelPoints:
+    """Points of which each has a voxel to itself.
+
+    Args:
+        xyz: (N, 3) float32 in voxel units; the voxel of a point is its floor.
+        colors: (N, 3) in [0, 1], where known.
+        normals: (N, 3) unit vectors, where known.
+        offsets: (B + 1,) int64; scene b owns rows ``offsets[b]`` to ``offsets[b + 1]``, of which there may be none.
+        index: (N,) int64 row of the cloud that each one was, where it was made of one.
+        inverse: (P,) int64 voxel of every point of that cloud.
+    """
+
+    xyz: Tensor
+    colors: Tensor | None
+    normals: Tensor | None
+    offsets: Tensor
+    index: Tensor | None = None
+    inverse: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of scenes B."""
+        return len(self.offsets) - 1
+
+    @property
+    def coords(self) -> Tensor:
+        """(N, 4) int32 voxels [batch, x, y, z]."""
+        return torch.cat([scene_of_rows(self.offsets).unsqueeze(1), self.xyz.floor()], 1).int()
+
+    def subset(self, rows: Tensor) -> VoxelPoints:
+        """Some of the points (K,) int64 ascending rows, in as many scenes."""
+        scene = scene_of_rows(self.offsets)[rows]
+        colors, normals, index = (None if t is None else t[rows] for t in (self.colors, self.normals, self.index))
+        return VoxelPoints(self.xyz[rows], colors, normals, offsets_of(scene, self.batch_size), index)
+
+
+def points_in_voxels(
+    cloud: PointCloud, voxel_size: float, mode: str = "first", generator: torch.Generator | None = None
+) -> VoxelPoints:
+    """Move each scene to begin at 0, cut it into voxels, and let one point stand for each.
+
+    Args:
+        cloud: points of one or more scenes.
+        voxel_size: edge of a voxel, in the unit of the points.
+        mode: the ``first`` point of a voxel, or a ``random`` one, which ``generator`` draws.
+
+    Raises:
+        InputError: a size that is not positive, or points that are not finite.
+    """
+    if not voxel_size > 0:
+        raise InputError(f"voxel_size must be positive, got {voxel_size}")
+    scaled = (_from_zero(cloud) / voxel_size).float()
+    _, inverse, index = voxelize(scaled, cloud.offsets, 1.0, None, mode, generator)
+    scene = scene_of_rows(cloud.offsets)[index]
+    colors, normals = (None if t is None else t[index] for t in (cloud.colors, cloud.normals))
+    return VoxelPoints(scaled[index], colors, normals, offsets_of(scene, cloud.batch_size), index, inverse)
+
+
+class VoxelEncoder(Protocol):
+    """What encoders over sparse voxels have in common, whatever their layers: sparse convolution or attention.
+
+    ``strides`` and ``channels`` are those of the stages, finest first; the first stride is 1.
+    """
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
+        """What the encoder reads of points, in voxels of its own size or another."""
+        ...
+
+    def voxel_inputs(self, points: VoxelPoints) -> Any:
+        """What the encoder reads of points of which each has a voxel to itself."""
+        ...
+
+    def features(self, inputs: Any) -> list[SparseVoxels]:
+        """Voxels with features of every stage, finest first. Nothing but these voxels is looked at."""
+        ...
+
+    def voxel_features(self, inputs: Any) -> Tensor:
+        """(N, sum of channels): for every finest voxel the features of all stages, in the order of the voxels."""
+        ...
+
+    def card(self) -> dict[str, Any]:
+        """What a file must say beside the weights so that the network can be built again."""
+        ...
+
+
+def features_at_voxels(stages: list[SparseVoxels]) -> Tensor:
+    """(N, sum of channels): features of the voxels of all stages that a finest voxel lies in, side by side.
+
+    Args:
+        stages: of :meth:`VoxelEncoder.features`: each the coarser voxels of the one before.
+    """
+    topology, row, columns = stages[0].topology, None, [stages[0].feats]
+    for stage in stages[1:]:
+        topology, parent = topology.coarsen(stage.stride // topology.stride)
+        row = parent if row is None else parent[row]
+        columns.append(stage.feats[row])
+    return torch.cat(columns, 1)
+
+
+def _from_zero(cloud: PointCloud) -> Tensor:
+    """Positions with every scene's least coordinates at 0."""
+    scene = scene_of_rows(cloud.offsets).unsqueeze(1).expand(-1, 3)
+    least = cloud.xyz.new_full((cloud.batch_size, 3), torch.inf).scatter_reduce(0, scene, cloud.xyz, "amin")
+    return cloud.xyz - least.gather(0, scene)
+
+
+def scene_of_rows(offsets: Tensor) -> Tensor:
+    """(N,) int64 scene of every row."""
+    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+
+
+def offsets_of(scene: Tensor, scenes: int) -> Tensor:
+    """(B + 1,) int64 offsets of ascending scene numbers."""
+    return torch.cat([scene.new_zeros(1), torch.bincount(scene, minlength=scenes).cumsum(0)])
