@@ -42,8 +42,8 @@ class GoldenCase:
         """The kind of a case, without reading its tensors."""
         return json.loads(path.read_text())["kind"]
 
-    def write_checkpoint(self, path: Path) -> Path:
-        """Write the case's weights as the authors' file would hold them."""
+    def state(self) -> dict[str, Tensor]:
+        """The case's weights under their published names."""
         root = self.path.parents[1]
         spec = importlib.util.spec_from_file_location("golden_recipe", root / "recipe.py")
         recipe = importlib.util.module_from_spec(spec)
@@ -53,8 +53,11 @@ class GoldenCase:
         for alias, source in self.meta.get("aliases", {}).items():
             state[alias] = state[source]
         prefix = self.meta.get("key_prefix") or ""
-        state = {prefix + name: value for name, value in state.items()}
-        torch.save(_fill_container(self.meta["container"], state), path)
+        return {prefix + name: value for name, value in state.items()}
+
+    def write_checkpoint(self, path: Path) -> Path:
+        """Write the case's weights as the authors' file would hold them."""
+        torch.save(_fill_container(self.meta["container"], self.state()), path)
         return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
+from spark_golden import check_spark, check_spark_encoder
 from swin3d_golden import check_swin3d
 from swin3d_windows_golden import check_window_partition
 from voxel_attention_golden import check_voxel_attention
@@ -16,6 +17,8 @@ from voxel_attention_golden import check_voxel_attention
 CHECKS = {
     "croco": check_croco,
     "rope2d": check_rope2d,
+    "spark": check_spark,
+    "spark_encoder": check_spark_encoder,
     "swin3d": check_swin3d,
     "voxel_attention": check_voxel_attention,
     "window_partition": check_window_partition,
@@ -23,8 +26,6 @@ CHECKS = {
 
 #: Kinds whose models are still to come; a case of theirs must fail until its check exists above.
 LATER = {
-    "spark": "comes with SparK",
-    "spark_encoder": "comes with SparK",
     "croco_dpt": "comes with CroCo's downstream heads",
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",

@@ -1,0 +1,191 @@
+"""From a dense convolutional network to one that sees the active cells of an image alone (SparK, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import Tensor, nn
+
+from geo3d.errors import InputError
+from geo3d.nn import masked_layers
+from geo3d.nn.active_cells import ActiveCells, CellsHolder
+from geo3d.nn.batch_norm import SyncBatchNorm2d
+from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
+from geo3d.nn.masked_layers import MaskedLayer
+
+Path = Literal["auto", "tiles", "dense"]
+#: Share of active cells above which whole maps cost no more than tiles with their margins.
+MOST_ACTIVE = 0.8
+
+#: Layer -> what it becomes. A layer's exact class counts: a subclass may compute something else.
+_CONVERTED = {
+    nn.Conv2d: masked_layers.MaskedConv2d,
+    nn.Linear: masked_layers.MaskedLinear,
+    nn.BatchNorm2d: masked_layers.MaskedBatchNorm2d,
+    nn.SyncBatchNorm: masked_layers.MaskedBatchNorm2d,
+    SyncBatchNorm2d: masked_layers.MaskedBatchNorm2d,
+    nn.LayerNorm: masked_layers.MaskedLayerNorm,
+    ChannelNorm: masked_layers.MaskedChannelNorm,
+    nn.GroupNorm: masked_layers.MaskedGroupNorm,
+    nn.MaxPool2d: masked_layers.MaskedMaxPool2d,
+    nn.AvgPool2d: masked_layers.MaskedAvgPool2d,
+    nn.AdaptiveAvgPool2d: masked_layers.MaskedGlobalPool,
+    SampleDropPath: masked_layers.MaskedDropPath,
+    nn.Sigmoid: masked_layers.MaskedSigmoid,
+    nn.Hardsigmoid: masked_layers.MaskedHardsigmoid,
+}
+#: Layers that look at one value and leave zeros zero: they stay as they are.
+_KEPT = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU,
+    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign, nn.Dropout, nn.Sequential, nn.ModuleList, nn.ModuleDict,
+)  # fmt: skip
+
+
+class SparseEncoder(nn.Module):
+    """A converted network: it encodes the active cells of images, and nothing of the others reaches its maps.
+
+    Args:
+        network: converted in place. Its ``features(images)``, or else its forward pass, returns one map or several.
+        synchronised: batch norms take their statistics from all processes while several train.
+
+    Raises:
+        InputError: a layer that cannot be converted; names it.
+    """
+
+    def __init__(self, network: nn.Module, synchronised: bool = True) -> None:
+        super().__init__()
+        self.holder = CellsHolder()
+        _convert(network, self.holder, synchronised)
+        self.sp_cnn = network
+
+    def explain(self, active: Tensor, path: Path = "auto") -> dict[str, str]:
+        """Which layout a pass would use, and why not the other.
+
+        Args:
+            active: (B, 1, rows, columns) bool.
+            path: what is asked for.
+
+        Returns:
+            ``tiles`` and ``dense``, each ``chosen``, ``refused: <why>`` or ``not needed``.
+        """
+        reason = self._why_no_tiles(active) if path != "dense" else "dense maps are asked for"
+        if path == "tiles" and reason is not None and reason.startswith("dense is no slower"):
+            reason = None
+        if reason is None:
+            return {"tiles": "chosen", "dense": "not needed"}
+        return {"tiles": f"refused: {reason}", "dense": "chosen"}
+
+    def _why_no_tiles(self, active: Tensor) -> str | None:
+        for name, module in self.sp_cnn.named_modules():
+            reason = module.why_no_tiles() if isinstance(module, MaskedLayer) else None
+            if reason is not None:
+                return f"layer {name} {reason}"
+        share = float(active.float().mean())
+        if share > MOST_ACTIVE:
+            return f"dense is no slower with {100 * share:.0f} % of the cells active (limit {100 * MOST_ACTIVE:.0f} %)"
+        return None
+
+    @contextmanager
+    def seeing(self, active: Tensor, path: Path = "auto") -> Iterator[ActiveCells]:
+        """Context of one pass in which the network, and layers that share its ``holder``, see these cells.
+
+        Args:
+            active: (B, 1, rows, columns) bool, cells as large as the network's total stride.
+            path: layout: ``tiles``, ``dense``, or ``auto``, which is as :meth:`explain` says.
+
+        Raises:
+            InputError: tiles are asked for and a layer refuses them.
+        """
+        verdict = self.explain(active, path)
+        if path == "tiles" and verdict["tiles"] != "chosen":
+            raise InputError(f"the layout of tiles cannot be had: {verdict['tiles'].removeprefix('refused: ')}")
+        with self.holder.use(ActiveCells(active, tiled=verdict["tiles"] == "chosen")) as cells:
+            yield cells
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps of images (B, C, H, W), in the layout of the cells that are seen."""
+        cells = self.holder.current
+        if len(images) != cells.batch:
+            raise InputError(f"{len(images)} images, but a mask of {cells.batch}")
+        cells.check(*images.shape[-2:])
+        if cells.tiled:
+            seen = cells.cut(images)
+        else:
+            # Not a product: what is hidden may be anything, and infinity times 0 is no number.
+            seen = images.masked_fill(~cells.mask(*images.shape[-2:]), 0)
+        network = self.sp_cnn
+        out = network.features(seen) if hasattr(network, "features") else network(seen)
+        return [out] if isinstance(out, Tensor) else list(out)
+
+    def forward(self, images: Tensor, active: Tensor, path: Path = "auto") -> list[Tensor]:
+        """Encode what is active of images.
+
+        Args:
+            images: (B, C, H, W).
+            active: (B, 1, rows, columns) bool, true where a cell is seen.
+            path: see :meth:`seeing`.
+
+        Returns:
+            The network's maps, each (B, C, h, w) and zero at inactive sites.
+        """
+        with self.seeing(active, path) as cells:
+            maps = self.maps(images)
+            return [cells.spread(m) if cells.tiled else m for m in maps]
+
+
+def to_sparse(network: nn.Module, synchronised: bool = True) -> SparseEncoder:
+    """Make a dense convolutional network one that sees the active cells of an image alone.
+
+    Convolutions, linear layers, batch, layer and group norms, pooling and gates are exchanged for ones that neither read
+    nor write inactive sites; names and values of parameters stay. A block may list as ``interior`` those of its linear
+    layers that only its other pointwise layers read: they need not put zeros at inactive sites.
+
+    Args:
+        network: converted in place: hand in a copy to keep it.
+        synchronised: batch norms take their statistics from all processes while several train.
+
+    Raises:
+        InputError: a layer that cannot be converted; names it.
+
+    Example:
+        >>> encoder = to_sparse(create_model("resnet50"))
+        >>> maps = encoder(images, torch.rand(len(images), 1, 7, 7) < 0.4)   # images (B, 3, 224, 224)
+    """
+    return SparseEncoder(network, synchronised)
+
+
+def _convert(network: nn.Module, holder: CellsHolder, synchronised: bool) -> None:
+    interior = {
+        id(getattr(block, name)) for block in network.modules() for name in getattr(type(block), "interior", ())
+    }
+    found = [(name, module) for name, module in network.named_modules() if id(module) not in interior]
+    for name, module in found:  # look at all before any is changed
+        reason = _why_not(module)
+        if reason is not None:
+            raise InputError(
+                f"layer {name or 'itself'} ({type(module).__name__}) cannot be made sparse: {reason}; what can be: "
+                f"{', '.join(kind.__name__ for kind in (*_CONVERTED, *_KEPT))}"
+            )
+    for _, module in found:
+        if type(module) in _CONVERTED:
+            module.__class__ = _CONVERTED[type(module)]
+            module.holder = holder
+            if isinstance(module, masked_layers.MaskedBatchNorm2d):
+                module.synchronised = synchronised
+
+
+def _why_not(module: nn.Module) -> str | None:
+    kind = type(module)
+    if isinstance(module, MaskedLayer):
+        return "it is sparse already"
+    if kind is nn.AdaptiveAvgPool2d and module.output_size not in (1, (1, 1)):
+        return f"it pools to {module.output_size}, and only the mean of all active sites is known"
+    if kind is nn.LayerNorm and len(module.normalized_shape) != 1:
+        return "it normalises more than the channels of a site"
+    if kind in _CONVERTED or kind in _KEPT:
+        return None
+    if next(module.children(), None) is not None and not isinstance(module, (*_CONVERTED, *_KEPT)):
+        return None  # a block of layers, each of which is looked at
+    return "nothing is known of what it does at inactive sites"
