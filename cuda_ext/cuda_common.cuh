@@ -37,6 +37,20 @@ Scalar* mutable_data(torch::stable::Tensor& tensor) {
   return static_cast<Scalar*>(tensor.mutable_data_ptr());
 }
 
+// The scene that a row belongs to: the last one that begins at or before it. There is one at least.
+inline __device__ int64_t scene_of(const int64_t* offsets, int64_t scenes, int64_t row) {
+  int64_t low = 0, high = scenes;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (offsets[middle] <= row) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // Calls body(Scalar{}) with the type that floating tensors of this dtype hold.
 template <typename Body>
 void for_dtype(torch::headeronly::ScalarType dtype, const Body& body) {

@@ -12,20 +12,6 @@ using torch::stable::Tensor;
 constexpr int kThreads = 128;  // queries of a block, and points of a tile
 constexpr int kMaxNeighbours = 64;
 
-// The scene that a row belongs to: the last one that begins at or before it.
-__device__ int64_t scene_of(const int64_t* offsets, int64_t scenes, int64_t row) {
-  int64_t low = 0, high = scenes;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (offsets[middle] <= row) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // One thread for each query. Sums and products are rounded one by one, as in the reference.
 __global__ void search(const float* __restrict__ query, int64_t queries, const float* __restrict__ points,
                        int64_t count, const int64_t* __restrict__ query_offsets,
@@ -36,12 +22,12 @@ __global__ void search(const float* __restrict__ query, int64_t queries, const f
   const bool active = row < queries;
   // Queries ascend by scene, so the scenes of a block's first and last query bound the points that it needs.
   const int64_t last_row = min(queries - 1, blockIdx.x * int64_t{kThreads} + kThreads - 1);
-  const int64_t begin = point_offsets[scene_of(query_offsets, scenes, blockIdx.x * int64_t{kThreads})];
-  const int64_t end = min(count, point_offsets[scene_of(query_offsets, scenes, last_row) + 1]);
+  const int64_t begin = point_offsets[geo3d::scene_of(query_offsets, scenes, blockIdx.x * int64_t{kThreads})];
+  const int64_t end = min(count, point_offsets[geo3d::scene_of(query_offsets, scenes, last_row) + 1]);
   int64_t first = 0, last = 0;
   double x = 0, y = 0, z = 0;
   if (active) {
-    const int64_t scene = scene_of(query_offsets, scenes, row);
+    const int64_t scene = geo3d::scene_of(query_offsets, scenes, row);
     first = point_offsets[scene];
     last = point_offsets[scene + 1];
     x = query[3 * row];

@@ -1,6 +1,7 @@
 // CPU kernel of geo3d::voxelize. geo3d/ops/voxelize.py tells what it computes and has checked the arguments.
 
 #include "cell_sort.h"
+#include "voxelize.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -18,11 +19,11 @@ namespace {
 
 using geo3d::Cell;
 using geo3d::CellRange;
+using geo3d::kMaxCoordinate;
 using geo3d::RowChunks;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr double kMaxCoordinate = 1 << 20;
 constexpr int64_t kVoxelsPerTask = 8192;
 
 // The points of all scenes, and the lattice of each.
@@ -83,7 +84,7 @@ class Points {
 
   // Says how many points have no cell; called when there are some.
   void refuse() const {
-    int64_t not_finite = 0, too_far = 0, first_not_finite = -1, first_too_far = -1;
+    geo3d::BadPoints bad;
     for_each_scene(0, count_, [&](int64_t scene, int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         bool finite = true, near = true;
@@ -91,15 +92,11 @@ class Points {
           finite = finite && std::isfinite(value(row, axis));
           near = near && is_within_reach(scene, axis, value(row, axis));
         }
-        if (!finite && not_finite++ == 0) first_not_finite = row;
-        if (!near && too_far++ == 0) first_too_far = row;
+        if (!finite && bad.not_finite++ == 0) bad.first_not_finite = row;
+        if (!near && bad.too_far++ == 0) bad.first_too_far = row;
       }
     });
-    STD_TORCH_CHECK(not_finite == 0, "voxelize: ", not_finite, " of ", count_, " points are not finite, the first in row ",
-                    first_not_finite, "; remove them first");
-    STD_TORCH_CHECK(too_far == 0, "voxelize: ", too_far, " of ", count_, " points lie over ",
-                    static_cast<int64_t>(kMaxCoordinate), " voxels from the origin, the first in row ", first_too_far,
-                    "; choose a larger voxel_size or an origin nearer to the points");
+    geo3d::check_points(bad, count_);
   }
 
  private:

@@ -459,14 +459,29 @@ def _backward_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ..
     return of[id(grad_out)], of[id(grad_lse)], None, *of_tensors, None, None
 
 
-def _refuse_on_cuda(*args: Any) -> str:
-    return "there is no CUDA kernel of this operator yet"
+# What the CUDA kernels' registers and arguments hold; see cuda_ext/voxel_attention.cu.
+_MAX_CHANNELS_ON_CUDA = 64
+_MAX_AXES_ON_CUDA = 64
+_MAX_BINS_ON_CUDA = 2**20
+_MAX_HEADS_ON_CUDA = 65_535
 
 
-_KERNELS = (
-    Kernel("cpu", _DTYPES),
-    Kernel("cuda", _DTYPES, _refuse_on_cuda),
-)
+def _refuse_on_cuda(rows: Tensor, *args: Any) -> str | None:
+    """``rows`` (N, H, D), the first argument of either operator; bins are the last but one."""
+    _, heads, channels = rows.shape
+    if channels > _MAX_CHANNELS_ON_CUDA:
+        return f"{channels} channels a head are over {_MAX_CHANNELS_ON_CUDA}"
+    if heads > _MAX_HEADS_ON_CUDA:
+        return f"{heads} heads are over {_MAX_HEADS_ON_CUDA}"
+    bins = args[-2] if args else ()
+    if len(bins) > _MAX_AXES_ON_CUDA:
+        return f"{len(bins)} axes are over {_MAX_AXES_ON_CUDA}"
+    if any(length > _MAX_BINS_ON_CUDA for length in bins):
+        return f"{max(bins)} bins of an axis are over {_MAX_BINS_ON_CUDA}"
+    return None
+
+
+_KERNELS = (Kernel("cpu", _DTYPES), Kernel("cuda", _DTYPES, _refuse_on_cuda))
 
 define_operator(
     SCHEMA,

@@ -181,5 +181,5 @@ define_operator(
     check=_check,
     check_values=_check_values,
     fake=_fake,
-    kernels=(Kernel("cpu", _KERNEL_DTYPES),),
+    kernels=tuple(Kernel(device, _KERNEL_DTYPES) for device in ("cpu", "cuda")),
 )

@@ -109,5 +109,5 @@ define_operator(
     reference=window_partition_reference,
     check=_check,
     fake=_fake,
-    kernels=(Kernel("cpu", (torch.int32,)),),
+    kernels=tuple(Kernel(device, (torch.int32,)) for device in ("cpu", "cuda")),
 )

@@ -681,7 +681,7 @@ def _voxel_attention_examples() -> Examples:
             "offsets that fall": (changed(offsets=swin3d[4][[0, 2, 1, 6]]), InputError, "ascend from 0"),
             "signals that are not finite": (changed(signals=bad), InputError, "must be finite; the first .* is 7"),
         },
-        kernel_refusals={"cuda": (swin3d, "there is no CUDA kernel")},
+        kernel_refusals={"cuda": (_voxel_attention_arguments((9,), 2, 65, (12, 8)), "65 channels a head are over 64")},
         fixed=frozenset({5}),
     )
 
@@ -709,7 +709,7 @@ def _voxel_attention_backward_examples() -> Examples:
             "16-bit sums": ((swin3d[0], *(t.half() for t in swin3d[1:3]), *swin3d[3:]), TypeError, "lse and grad_lse"),
             "order": (bad_order, InputError, "order must hold each row from 0 to 48 once"),
         },
-        kernel_refusals={"cuda": (swin3d, "there is no CUDA kernel")},
+        kernel_refusals={"cuda": (arguments(_voxel_attention_arguments((3,), 1, 2, (2,) * 65)), "65 axes are over 64")},
         fixed=frozenset({1, 2, 8}),
         derivatives=False,
     )
