@@ -1,4 +1,4 @@
-"""Pictures and PLY files of labelled points, to see with one's own eyes what a network tells apart."""
+"""Pictures and PLY files of points, to see with one's own eyes what a network tells apart or fills in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from geo3d.datasets.ply import write_ply
+from geo3d.geometry import PointCloud
 
 _SIZE = (520, 460)  # of one panel, pixels
 _CAPTION, _LEGEND_ROW, _MARGIN = 22, 18, 8
@@ -41,6 +42,40 @@ def write_labelled_points(path: str | Path, xyz: np.ndarray, labels: np.ndarray,
     write_ply(path, columns | {"label": labels.astype(np.int16)})
 
 
+def write_points(path: str | Path, cloud: PointCloud, **more: np.ndarray) -> None:
+    """Write coloured points as a PLY file.
+
+    Args:
+        path: the file to write.
+        cloud: points, with colours where known.
+        more: further properties (N,), written in their own types.
+    """
+    columns = {axis: cloud.xyz[:, i].float().cpu().numpy() for i, axis in enumerate("xyz")}
+    colors = _bytes(cloud)
+    columns |= {name: colors[:, i] for i, name in enumerate(("red", "green", "blue"))}
+    write_ply(path, columns | more)
+
+
+def draw_clouds(panels: dict[str, PointCloud]) -> np.ndarray:
+    """Several clouds seen obliquely from above, at one scale, side by side.
+
+    Args:
+        panels: caption -> points, z up; colours and normals may be NaN or missing: such points are grey, and shown from
+            behind too.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    xyz = np.concatenate([cloud.xyz.cpu().numpy() for cloud in panels.values()])
+    view = _View(xyz)
+    sheet = _Sheet(len(panels))
+    for number, (caption, cloud) in enumerate(panels.items()):
+        normals = None if cloud.normals is None else cloud.normals.cpu().numpy()
+        uv, depth, facing = view.project(cloud.xyz.cpu().numpy(), normals)
+        sheet.add(number, caption, _splat(uv[facing], depth[facing], _bytes(cloud)[facing]))
+    return np.array(sheet.image)
+
+
 def draw_labels(
     xyz: np.ndarray, normals: np.ndarray | None, panels: dict[str, np.ndarray], classes: Sequence[str]
 ) -> np.ndarray:
@@ -56,37 +91,62 @@ def draw_labels(
         (H, W, 3) uint8.
     """
     palette = label_colors(len(classes))
-    uv, depth, facing = _project(xyz, normals)
+    uv, depth, facing = _View(xyz).project(xyz, normals)
     shown = [values for values in panels.values() if values.ndim == 1]
     present = [int(c) for c in np.unique(np.concatenate(shown)) if c >= 0] if shown else []
-    font = ImageFont.load_default(13)
     columns = max(1, len(panels) * _SIZE[0] // 150)
-    legend = -(-len(present) // columns) * _LEGEND_ROW
-    sheet = Image.new("RGB", (len(panels) * _SIZE[0], _CAPTION + _SIZE[1] + legend + _MARGIN), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
+    sheet = _Sheet(len(panels), -(-len(present) // columns) * _LEGEND_ROW)
     for number, (caption, values) in enumerate(panels.items()):
         colors = palette[values] if values.ndim == 1 else values
-        panel = _splat(uv[facing], depth[facing], colors[facing])
-        sheet.paste(Image.fromarray(panel), (number * _SIZE[0], _CAPTION))
-        draw.text((number * _SIZE[0] + _MARGIN, 3), caption, fill=_INK, font=font)
+        sheet.add(number, caption, _splat(uv[facing], depth[facing], colors[facing]))
     for place, label in enumerate(present):
         left, top = _MARGIN + place % columns * 150, _CAPTION + _SIZE[1] + place // columns * _LEGEND_ROW
-        draw.rectangle((left, top + 2, left + 12, top + 14), fill=tuple(int(c) for c in palette[label]))
-        draw.text((left + 18, top), classes[label], fill=_INK, font=font)
-    return np.array(sheet)
+        sheet.draw.rectangle((left, top + 2, left + 12, top + 14), fill=tuple(int(c) for c in palette[label]))
+        sheet.draw.text((left + 18, top), classes[label], fill=_INK, font=sheet.font)
+    return np.array(sheet.image)
 
 
-def _project(xyz: np.ndarray, normals: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels (N, 2), depth (N,) away from the eye, and which points are shown."""
-    ca, sa, ce, se = np.cos(_AZIMUTH), np.sin(_AZIMUTH), np.cos(_ELEVATION), np.sin(_ELEVATION)
-    right, forward = np.array([-sa, ca, 0]), np.array([-ca * ce, -sa * ce, -se])
-    axes = np.stack([right, np.cross(forward, right)], 1)  # right and down
-    plane = xyz @ axes
-    low, high = (plane.min(0), plane.max(0)) if len(plane) else (np.zeros(2), np.ones(2))
-    scale = ((np.array(_SIZE) - 2 * _MARGIN) / np.maximum(high - low, 1e-6)).min()
-    uv = (plane - (low + high) / 2) * scale + np.array(_SIZE) / 2
-    facing = np.ones(len(xyz), dtype=bool) if normals is None else normals @ forward < 0.1
-    return uv, xyz @ forward, facing
+def _bytes(cloud: PointCloud) -> np.ndarray:
+    """(N, 3) uint8 colours; grey where they are unknown."""
+    if cloud.colors is None:
+        return np.tile(np.array(_UNLABELLED, np.uint8), (len(cloud), 1))
+    colors = cloud.colors.cpu().numpy()
+    known = np.isfinite(colors).all(1, keepdims=True)
+    return np.where(known, np.nan_to_num(colors) * 255, _UNLABELLED).round().astype(np.uint8)
+
+
+class _Sheet:
+    """Panels side by side under their captions, with room below."""
+
+    def __init__(self, panels: int, below: int = 0) -> None:
+        size = (panels * _SIZE[0], _CAPTION + _SIZE[1] + below + _MARGIN)
+        self.image = Image.new("RGB", size, _BACKGROUND)
+        self.draw, self.font = ImageDraw.Draw(self.image), ImageFont.load_default(13)
+
+    def add(self, number: int, caption: str, panel: np.ndarray) -> None:
+        """Put a panel in its place."""
+        self.image.paste(Image.fromarray(panel), (number * _SIZE[0], _CAPTION))
+        self.draw.text((number * _SIZE[0] + _MARGIN, 3), caption, fill=_INK, font=self.font)
+
+
+class _View:
+    """Where points are seen: obliquely from above, at the scale at which ``xyz`` (N, 3) fills a panel."""
+
+    def __init__(self, xyz: np.ndarray) -> None:
+        ca, sa, ce, se = np.cos(_AZIMUTH), np.sin(_AZIMUTH), np.cos(_ELEVATION), np.sin(_ELEVATION)
+        right, self.forward = np.array([-sa, ca, 0]), np.array([-ca * ce, -sa * ce, -se])
+        self.axes = np.stack([right, np.cross(self.forward, right)], 1)  # right and down
+        plane = xyz @ self.axes
+        self.low, self.high = (plane.min(0), plane.max(0)) if len(plane) else (np.zeros(2), np.ones(2))
+        self.scale = ((np.array(_SIZE) - 2 * _MARGIN) / np.maximum(self.high - self.low, 1e-6)).min()
+
+    def project(self, xyz: np.ndarray, normals: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels (N, 2), depth (N,) away from the eye, and which points are shown: not those that face away."""
+        uv = (xyz @ self.axes - (self.low + self.high) / 2) * self.scale + np.array(_SIZE) / 2
+        facing = np.ones(len(xyz), dtype=bool)
+        if normals is not None:
+            facing = ~(normals @ self.forward >= 0.1)  # unknown ones are shown
+        return uv, xyz @ self.forward, facing
 
 
 def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray) -> np.ndarray:

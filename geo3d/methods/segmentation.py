@@ -15,6 +15,7 @@ from geo3d.datasets.point_picture import draw_labels
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
+from geo3d.methods.points import turned
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.ops.voxelize import voxelize
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 IGNORED = -1
 _BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
-_PARTS = {"rgb": "colors", "norm": "normals"}  # signal -> field of PointCloud
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,10 @@ def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Genera
         The scene about the mean of its points; lost colours are the middle grey that the network sees as 0.
     """
     angle, factor, drop = rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale), rng.random() < config.color_drop
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
-    xyz = (cloud.xyz.double() - cloud.xyz.double().mean(0)) @ (factor * turn).T
+    xyz, normals = turned(cloud, angle, factor)
     if config.jitter:
         moves = rng.normal(0, config.jitter, tuple(xyz.shape)).clip(-_CUT * config.jitter, _CUT * config.jitter)
         xyz += torch.from_numpy(moves)
-    normals = None if cloud.normals is None else (cloud.normals.double() @ turn.T).float()
     colors = torch.full_like(cloud.colors, 0.5) if cloud.colors is not None and drop else cloud.colors
     return PointCloud(xyz.float(), colors, normals, cloud.semantic)
 
@@ -160,8 +157,7 @@ class Segmentation(Method):
 
     def samples(self, scenes: LabelledScenes) -> SegmentationSamples:
         """The training items of a set of labelled scenes."""
-        used = {*self.network.config.signal_names, *self.network.config.feature_names}
-        return SegmentationSamples(scenes, self.config, tuple(part for name, part in _PARTS.items() if name in used))
+        return SegmentationSamples(scenes, self.config, self.network.reads)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack crops one after the other, with ``offsets`` (B + 1,)."""

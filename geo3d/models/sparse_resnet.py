@@ -160,6 +160,11 @@ class SparseResNet(nn.Module):
         """Voxel edge of every stage, in input voxels."""
         return tuple(2**stage for stage in range(len(self.channels)))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields of points that the network reads beside their place: ``colors``, ``normals``, both or none."""
+        return SIGNALS[self.config.signals]
+
     def card(self) -> dict[str, Any]:
         """What a file must say beside the weights so that the network can be built again."""
         return {"family": FAMILY, "config": asdict(self.config)}
@@ -180,7 +185,7 @@ class SparseResNet(nn.Module):
             InputError: the points lack colours or normals that the network reads.
         """
         columns = [torch.ones_like(points.xyz[:, :1]), 2 * (points.xyz - points.xyz.floor()) - 1]
-        for part in SIGNALS[self.config.signals]:
+        for part in self.reads:
             values = getattr(points, part)
             if values is None:
                 raise InputError(

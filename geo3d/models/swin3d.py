@@ -41,6 +41,7 @@ SIGNALS = {
     "XYZ_NORM": ("xyz", "norm"),
     "XYZ_RGB_NORM": ("xyz", "rgb", "norm"),
 }
+_PARTS = {"rgb": "colors", "norm": "normals"}  # signal -> field of the points
 DECODERS = ("linear", "linear_attn")
 NO_DECODER = "none"  # an encoder alone: what pre-training without labels leaves
 POOLINGS = ("neighbors", "cell")
@@ -324,6 +325,12 @@ class Swin3DUNet(nn.Module):
     def channels(self) -> tuple[int, ...]:
         """Channels of every stage, finest first."""
         return self.config.channels
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields of points that the network reads beside their place: ``colors``, ``normals``, both or none."""
+        used = {*self.config.signal_names, *self.config.feature_names}
+        return tuple(part for name, part in _PARTS.items() if name in used)
 
     def card(self) -> dict[str, Any]:
         """What a file must say beside the weights so that the network can be built again."""

@@ -76,11 +76,13 @@ def points_in_voxels(
 class VoxelEncoder(Protocol):
     """What encoders over sparse voxels have in common, whatever their layers: sparse convolution or attention.
 
-    ``strides`` and ``channels`` are those of the stages, finest first; the first stride is 1.
+    ``strides`` and ``channels`` are those of the stages, finest first; the first stride is 1. ``reads`` are the fields
+    of points that it reads beside their place.
     """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    reads: tuple[str, ...]
 
     def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
         """What the encoder reads of points, in voxels of its own size or another."""

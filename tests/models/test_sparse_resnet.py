@@ -124,7 +124,7 @@ def test_an_encoder_of_swin3d_gets_a_decoder_only_when_asked(tmp_path: Path) -> 
     assert not any(name.startswith(("upsamples", "classifier")) for name in encoder.state_dict())
     inputs = encoder.inputs(PointCloud(make_cloud(50).xyz, make_cloud(50).colors), 0.1)
     for call in (encoder, lambda i: encoder.features(i, decoded=True)):
-        with pytest.raises(InputError, match="an encoder alone.*fresh_decoder=True"):
+        with pytest.raises(InputError, match=r"an encoder alone.*fresh_decoder=True"):
             call(inputs)
     save_model(encoder, tmp_path / "encoder.safetensors")
     path = tmp_path / "encoder.safetensors"
