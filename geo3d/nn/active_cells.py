@@ -90,7 +90,7 @@ class ActiveCells:
         return rows.index_select(0, self._sites(side)).view(-1, side, side, dense.shape[1]).permute(0, 3, 1, 2)
 
     def spread(self, tiles: Tensor, fill: Tensor | None = None) -> Tensor:
-        """Tiles (N, C, t, t) -> (B, C, H, W), zero or the values of ``fill`` (C,) elsewhere; channels last in memory."""
+        """Tiles (N, C, t, t) -> (B, C, H, W), ``fill`` (C,) or zero elsewhere; channels last in memory."""
         channels, side = tiles.shape[1], tiles.shape[2]
         height, width = (side * cells for cells in self.grid)
         shape = (self.batch * height * width, channels)
@@ -136,12 +136,22 @@ class ActiveCells:
         )
 
     def _make_neighbours(self, side: int, reach: Reach) -> Tensor:
+        rows = self.taps(side, reach).flatten(0, 2).t().contiguous()
+        return rows.masked_fill(rows >= len(self.cell) * side * side, -1).int()
+
+    def taps(self, side: int, reach: Reach) -> Tensor:
+        """(N, t / stride, t / stride, K) int64 row of tiles that each output site reads at each tap, row-major.
+
+        Rows that are none are as in :meth:`window`.
+        """
+        return self._keep(("taps", side, reach), lambda: self._make_taps(side, reach))
+
+    def _make_taps(self, side: int, reach: Reach) -> Tensor:
         window = self.window(side, reach.before, reach.after)
         last = window.shape[1] - reach.dilation * (reach.kernel - 1)
         starts = range(0, reach.dilation * reach.kernel, reach.dilation)
         taps = [window[:, y : y + last : reach.stride, x : x + last : reach.stride] for y in starts for x in starts]
-        rows = torch.stack([tap.flatten() for tap in taps])
-        return rows.masked_fill(rows >= len(self.cell) * side * side, -1).int()
+        return torch.stack(taps, 3)
 
     def _make_window(self, side: int, before: int, after: int) -> Tensor:
         (rows, columns), count = self.grid, len(self.cell)

@@ -9,12 +9,16 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
 
+#: Values that are worked on at a time, a megabyte of float32.
+_CACHED = 1 << 18
+
+
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d``, with the statistics of all processes while several train; CPU or GPU, any number of sites.
 
-    Processes may hold different numbers of sites; each site counts alike. Inputs are (N, C, ...). On CPUs torch adds up
-    the sites of channels-last tensors one after the other, which costs float32 two digits in a map of 100,000 sites; here
-    they are added up in a tree.
+    Processes may hold different numbers of sites; each site counts alike. Inputs are (N, C, ...). On CPUs torch adds
+    up the sites of channels-last tensors one after the other, which costs float32 two digits in a map of 100,000
+    sites; here they are added up in a tree.
 
     Args:
         as :class:`torch.nn.BatchNorm2d`.
@@ -31,7 +35,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         shared = self.synchronised and distributed.is_available() and distributed.is_initialized()
         shared = shared and distributed.get_world_size() > 1
-        channels_last = x.movedim(1, -1).is_contiguous() and x.device.type == "cpu"
+        # In half precision the sums are float32's anyway, and torch's kernel is quicker.
+        exact = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        channels_last = exact and x.movedim(1, -1).is_contiguous()
         if not (shared or channels_last):
             return super().forward(x)
         y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, shared)
@@ -54,21 +60,18 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, shared: bool
     ) -> tuple[Tensor, ...]:
-        rows = _rows(x)
-        sums = _over_all(
-            torch.cat([rows.sum(0, dtype=_wide(x)), rows.new_full((1,), len(rows), dtype=_wide(x))]), shared
-        )
-        mean, count = sums[:-1] / sums[-1], sums[-1]
-        variance = _over_all((rows - mean).square_().sum(0), shared) / count
+        wide, rows = torch.promote_types(x.dtype, torch.float32), _rows(x)
+        sums = torch.cat([rows.sum(0, dtype=wide), rows.new_full((1,), len(rows), dtype=wide)])
+        *mean, count = _over_all(sums, shared).split([rows.shape[1], 1])
+        mean = mean[0] / count
+        variance = _over_all(sum((part - mean).square_().sum(0) for part in _parts(rows)), shared) / count
         scale = (variance + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale, count)
         ctx.shared = shared
         factor = scale if weight is None else scale * weight
         shift = -mean * factor if bias is None else bias - mean * factor
         shape = (1, -1, *[1] * (x.ndim - 2))
-        y = torch.addcmul(shift.view(shape), x, factor.view(shape)).to(
-            x.dtype
-        )  # no view, so that ReLU may overwrite it
+        y = torch.addcmul(shift.view(shape), x, factor.view(shape)).to(x.dtype)  # no view: ReLU may overwrite it
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
 
@@ -76,33 +79,32 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
-        rows = _rows(gradient).to(mean.dtype)
-        centred = _rows(x) - mean
-        own = torch.stack([rows.sum(0), (rows * centred).sum(0) * scale])
-        of_bias, of_weight = own
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        pairs = list(zip(_parts(_rows(x)), _parts(_rows(gradient))))
+        of_bias = sum(g.sum(0, dtype=mean.dtype) for _, g in pairs)
+        of_weight = sum((part - mean).mul_(g).sum(0) for part, g in pairs) * scale
         of_x = None
-        if ctx.needs_input_grad[0]:
-            mean_gradient, mean_product = _over_all(own.clone(), ctx.shared) / count
+        if needs_x:
+            gradient_mean, product_mean = _over_all(torch.stack([of_bias, of_weight]), ctx.shared) / count
             factor = scale if weight is None else scale * weight
-            of_x = centred.mul_(-mean_product * scale).add_(rows).sub_(mean_gradient).mul_(factor).to(x.dtype)
-            of_x = of_x.view(len(x), *x.shape[2:], -1).movedim(-1, 1)
+            # factor * (g - mean of g - normalised x * mean of their product), as x * a + g * factor + b
+            a = -product_mean * scale * factor
+            b = -gradient_mean * factor - mean * a
+            of_x = torch.empty_like(x, memory_format=torch.preserve_format)
+            for out, (part, g) in zip(_parts(of_x.movedim(1, -1).view(-1, x.shape[1])), pairs):
+                out.copy_(torch.addcmul(b, part, a).addcmul_(g, factor))
         # Each process hands on its own share; the trainer adds them up.
-        return (
-            of_x,
-            of_weight if ctx.needs_input_grad[1] else None,
-            of_bias if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-        )
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+        return of_x, of_weight if needs_weight else None, of_bias if needs_bias else None, None, None
 
 
 def _rows(x: Tensor) -> Tensor:
     """(N, C, ...) -> (sites, C)."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows in parts that stay in a processor's cache between two passes over them."""
+    return rows.split(max(1, _CACHED // rows.shape[1]))
 
 
 def _over_all(sums: Tensor, shared: bool) -> Tensor:

@@ -138,8 +138,8 @@ class SparseEncoder(nn.Module):
 def to_sparse(network: nn.Module, synchronised: bool = True) -> SparseEncoder:
     """Make a dense convolutional network one that sees the active cells of an image alone.
 
-    Convolutions, linear layers, batch, layer and group norms, pooling and gates are exchanged for ones that neither read
-    nor write inactive sites; names and values of parameters stay. A block may list as ``interior`` those of its linear
+    Convolutions, linear layers, batch, layer and group norms, pooling and gates become ones that neither read nor
+    write inactive sites; names and values of parameters stay. A block may list as ``interior`` those of its linear
     layers that only its other pointwise layers read: they need not put zeros at inactive sites.
 
     Args:
@@ -160,7 +160,7 @@ def _convert(network: nn.Module, holder: CellsHolder, synchronised: bool) -> Non
     interior = {
         id(getattr(block, name)) for block in network.modules() for name in getattr(type(block), "interior", ())
     }
-    found = [(name, module) for name, module in network.named_modules() if id(module) not in interior]
+    found = list(network.named_modules())
     for name, module in found:  # look at all before any is changed
         reason = _why_not(module)
         if reason is not None:
@@ -174,6 +174,8 @@ def _convert(network: nn.Module, holder: CellsHolder, synchronised: bool) -> Non
             module.holder = holder
             if isinstance(module, masked_layers.MaskedBatchNorm2d):
                 module.synchronised = synchronised
+            if isinstance(module, masked_layers.MaskedLinear):
+                module.interior = id(module) in interior
 
 
 def _why_not(module: nn.Module) -> str | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from geo3d.nn.active_cells import ActiveCells, CellsHolder
 from geo3d.nn.batch_norm import SyncBatchNorm2d
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
-from geo3d.nn.tile_conv import tile_conv, why_no_tiles
+from geo3d.nn.site_product import site_product
+from geo3d.nn.tile_conv import tile_conv, under_autocast, why_no_tiles
 from geo3d.nn.tile_window import read_windows
 
 
@@ -63,12 +64,19 @@ class MaskedConv2d(MaskedLayer, nn.Conv2d):
 
 
 class MaskedLinear(MaskedLayer, nn.Linear):
-    """Linear layer over the channels of sites (B, H, W, C), or of whole images (B, C)."""
+    """Linear layer over the channels of sites (B, H, W, C), or of whole images (B, C).
+
+    Where ``interior``, only pointwise layers read its result, and the last of them puts the zeros.
+    """
+
+    interior: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) or (N, t, t, C) -> the same sites."""
+        if self.cells.tiled:
+            return site_product(*under_autocast(x, self.weight, self.bias))
         y = super().forward(x)
-        if y.ndim != 4 or self.cells.tiled:
+        if y.ndim != 4 or self.interior:
             return y
         return _masked(y.permute(0, 3, 1, 2), self.cells).permute(0, 2, 3, 1)
 

@@ -1,9 +1,6 @@
 """Convolution of tiles: products at active sites alone, the same numbers as the dense convolution with its mask.
 
-Four ways lead there, chosen by shape (measured on a CPU with AVX-512; the numbers are in docs/benchmarks.md):
-one matrix product where a site looks at itself alone; a dense convolution of tiles with their margin where
-tiles are large; gathered pairs of sites, as in sparse 3D convolution, where they are small; and for depthwise kernels
-on small tiles, whose margin would be larger than they are, the dense map.
+Several ways lead there, chosen by shape, dtype and device; :func:`way_of` says which is taken.
 """
 
 from __future__ import annotations
@@ -17,13 +14,18 @@ from torch.autograd.function import once_differentiable
 
 from geo3d.nn.active_cells import ActiveCells
 from geo3d.nn.reach import Reach, reach_of
+from geo3d.nn.site_product import site_product
 from geo3d.nn.tile_window import gather_rows
 from geo3d.ops import sparse_conv
+from geo3d.ops.registry import get_operator
 
-#: Tiles up to this side are convolved pair by pair.
-_PAIRS_UP_TO = 2
+#: Largest side of tiles whose convolution gathers the pairs of sites that meet: in float32 by the kernel of
+#: ``geo3d::sparse_conv``, in other dtypes and on GPUs as one matrix product with all taps side by side.
+_PAIRS_UP_TO, _UNFOLD_UP_TO = 4, 2
 #: Depthwise kernels whose margin widens a tile by more than this factor along a side go through the dense map.
 _WIDEST_MARGIN = 2.0
+#: Maps up to this side are taken channels first for the gradient of depthwise kernels.
+_SMALL_MAP = 7
 
 
 def why_no_tiles(layer: nn.Module) -> str | None:
@@ -34,35 +36,51 @@ def why_no_tiles(layer: nn.Module) -> str | None:
     return None if reach.keeps_ratio else "does not keep sides in whole ratios"
 
 
-def way_of(layer: nn.Conv2d, side: int) -> str:
-    """How tiles of ``side`` sites are convolved: ``product``, ``cells``, ``margin``, ``pairs`` or ``dense``."""
-    reach = reach_of(layer)
+def way_of(layer: nn.Conv2d, tiles: Tensor) -> str:
+    """How tiles (N, C, t, t) are convolved.
+
+    Returns:
+        ``product``: sites look at themselves alone, one matrix product. ``cells``: windows do not leave their tile.
+        ``pairs``: gathered pairs of sites that meet, tap by tap. ``unfold``: gathered sites of all taps, one product.
+        ``margin``: dense convolution of tiles with a margin. ``dense``: through the dense map.
+    """
+    reach, side = reach_of(layer), tiles.shape[-1]
     if reach.before <= 0 and reach.after <= 0:
         return "product" if reach.kernel == 1 and layer.groups == 1 else "cells"
     if layer.groups > 1:
         return "margin" if side + reach.before + reach.after <= _WIDEST_MARGIN * side else "dense"
-    return "pairs" if side <= _PAIRS_UP_TO else "margin"
+    if side <= _PAIRS_UP_TO and _kernel_for_pairs(tiles):
+        return "pairs"
+    return "unfold" if side <= _UNFOLD_UP_TO else "margin"
+
+
+def _kernel_for_pairs(tiles: Tensor) -> bool:
+    """Whether ``geo3d::sparse_conv`` is quicker than dense products; in float64 its reference is as good."""
+    if tiles.device.type != "cpu" or tiles.dtype not in (torch.float32, torch.float64):
+        return False
+    return tiles.dtype == torch.float64 or "cpu" not in get_operator("sparse_conv").choose(tiles)[1]
 
 
 def tile_conv(tiles: Tensor, layer: nn.Conv2d, cells: ActiveCells) -> Tensor:
     """Tiles (N, C, t, t) -> (N, O, t / stride, t / stride), as the layer makes of the dense map at active sites."""
-    way, reach = way_of(layer, tiles.shape[-1]), reach_of(layer)
-    tiles, weight, bias = _under_autocast(tiles, layer.weight, layer.bias)
+    tiles, weight, bias = under_autocast(tiles, layer.weight, layer.bias)
+    way, reach = way_of(layer, tiles), reach_of(layer)
     if way == "product":
         rows = tiles[:, :, :: reach.stride, :: reach.stride].permute(0, 2, 3, 1)
-        return F.linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
+        return site_product(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
     if way == "cells":
         return F.conv2d(tiles, weight, bias, reach.stride, 0, reach.dilation, layer.groups)
     if way == "dense":
-        maps = F.conv2d(cells.spread(tiles), weight, bias, reach.stride, reach.padding, reach.dilation, layer.groups)
-        return cells.cut(maps)
+        return _MapConv.apply(tiles, weight, bias, reach, layer.groups, cells)
     if way == "pairs":
         return _pairs(tiles, weight, bias, reach, cells)
+    if way == "unfold":
+        return _unfold(tiles, weight, bias, reach, cells)
     return _MarginConv.apply(tiles, weight, bias, reach, layer.groups, cells)
 
 
-def _under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in the dtype that autocast wants of a convolution."""
+def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in the dtype that autocast wants of products."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return list(tensors)
@@ -72,13 +90,20 @@ def _under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 def _pairs(tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, cells: ActiveCells) -> Tensor:
     """Sum over the taps of the kernel: gathered rows times the tap's matrix."""
     out, channels, kernel, _ = weight.shape
-    side = tiles.shape[-1]
-    neighbours, transposed = cells.neighbours(side, reach)
+    neighbours, transposed = cells.neighbours(tiles.shape[-1], reach)
     rows = tiles.permute(0, 2, 3, 1).reshape(-1, channels)
-    y = sparse_conv(rows, weight.permute(2, 3, 1, 0).reshape(kernel * kernel, channels, out), neighbours, transposed)
-    side = side // reach.stride
+    # (O, I, k, k) -> (k k, I, O): a plain transpose and a move of whole rows are quicker than one permutation.
+    taps = weight.flatten(1).t().contiguous().view(channels, kernel * kernel, out).transpose(0, 1).contiguous()
+    y = sparse_conv(rows, taps, neighbours, transposed)
+    side = tiles.shape[-1] // reach.stride
     y = y.view(len(tiles), side, side, out).permute(0, 3, 1, 2)
     return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+def _unfold(tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, cells: ActiveCells) -> Tensor:
+    """One product of the sites of all taps, (sites, I k k), with the kernel as a matrix."""
+    columns = gather_rows(tiles, cells.taps(tiles.shape[-1], reach)).transpose(-1, -2).flatten(3)
+    return F.linear(columns, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class _MarginConv(torch.autograd.Function):
@@ -91,30 +116,93 @@ class _MarginConv(torch.autograd.Function):
         ctx.save_for_backward(tiles, weight)
         ctx.reach, ctx.groups, ctx.cells, ctx.biased = reach, groups, cells, bias is not None
         with torch.autocast(tiles.device.type, enabled=False):
-            window = _window(tiles, reach, cells)
-            return F.conv2d(window, weight, bias, reach.stride, 0, reach.dilation, groups)
+            return F.conv2d(_window(tiles, reach, cells), weight, bias, reach.stride, 0, reach.dilation, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tiles, weight = ctx.saved_tensors
         reach, groups, cells = ctx.reach, ctx.groups, ctx.cells
-        needs = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
-        # At stride 1 the gradient of the input is a convolution of the output's, with the kernel turned round.
-        turned = needs[0] and reach.stride == 1
-        window = _window(tiles, reach, cells)
-        of_window, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, window, weight, [len(weight)] if ctx.biased else None, [reach.stride] * 2, [0, 0],
-            [reach.dilation] * 2, False, [0, 0], groups, [needs[0] and not turned, *needs[1:]],
-        )  # fmt: skip
-        of_tiles = None
-        if turned:
-            back = Reach(reach.kernel, 1, reach.after, reach.dilation)
-            flipped = weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-            of_tiles = F.conv2d(_window(gradient, back, cells), flipped, None, 1, 0, reach.dilation, groups)
-        elif needs[0]:
-            of_tiles = _add_up(of_window, tiles, cells.window(tiles.shape[-1], reach.before, reach.after))
+        of_tiles = of_weight = None
+        if ctx.needs_input_grad[1]:
+            x, g = _for_weights(groups, _window(tiles, reach, cells), gradient)
+            of_weight = _weight_gradient(x, g, weight, reach, 0, groups)
+        if ctx.needs_input_grad[0] and reach.stride == 1:
+            turned = Reach(reach.kernel, 1, reach.after, reach.dilation)
+            window = _window(gradient, turned, cells)
+            of_tiles = F.conv2d(window, _turned(weight, groups), None, 1, 0, reach.dilation, groups)
+        elif ctx.needs_input_grad[0]:
+            window = cells.window(tiles.shape[-1], reach.before, reach.after)
+            like = gradient.new_empty(len(tiles), tiles.shape[1], *window.shape[1:])
+            of_window = _convolution_backward(gradient, like, weight, reach, 0, groups, (True, False, False))[0]
+            of_tiles = _add_up(of_window, tiles, window)
+        of_bias = gradient.sum((0, 2, 3)) if ctx.biased and ctx.needs_input_grad[2] else None
         return of_tiles, of_weight, of_bias, None, None, None
+
+
+class _MapConv(torch.autograd.Function):
+    """Convolution through the dense map, which the backward pass makes anew instead of keeping it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, groups: int, cells: ActiveCells
+    ) -> Tensor:
+        ctx.save_for_backward(tiles, weight)
+        ctx.reach, ctx.groups, ctx.cells, ctx.biased = reach, groups, cells, bias is not None
+        with torch.autocast(tiles.device.type, enabled=False):
+            maps = cells.spread(tiles)
+            return cells.cut(F.conv2d(maps, weight, bias, reach.stride, reach.padding, reach.dilation, groups))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        tiles, weight = ctx.saved_tensors
+        reach, groups, cells = ctx.reach, ctx.groups, ctx.cells
+        maps, of_maps = cells.spread(tiles), cells.spread(gradient)
+        of_tiles = of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(*_for_weights(groups, maps, of_maps), weight, reach, reach.padding, groups)
+        if ctx.needs_input_grad[0] and reach.stride == 1:
+            of_input = F.conv2d(of_maps, _turned(weight, groups), None, 1, reach.after, reach.dilation, groups)
+            of_tiles = cells.cut(of_input)
+        elif ctx.needs_input_grad[0]:
+            mask = (True, False, False)
+            of_tiles = cells.cut(_convolution_backward(of_maps, maps, weight, reach, reach.padding, groups, mask)[0])
+        of_bias = gradient.sum((0, 2, 3)) if ctx.biased and ctx.needs_input_grad[2] else None
+        return of_tiles, of_weight, of_bias, None, None, None
+
+
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, reach: Reach, padding: int, groups: int, mask: tuple[bool, bool, bool]
+) -> tuple[Tensor, ...]:
+    """PyTorch's own gradients of a square convolution, those that ``mask`` asks for."""
+    stride, dilation = [reach.stride] * 2, [reach.dilation] * 2
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, [padding] * 2, dilation, False, [0, 0], groups, mask
+    )
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, reach: Reach, padding: int, groups: int) -> Tensor:
+    mask = (False, True, False)
+    found = _convolution_backward(gradient, x, weight.to(x.dtype), reach, padding, groups, mask)[1]
+    return found.to(weight.dtype)
+
+
+def _for_weights(groups: int, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and gradient as the gradient of a kernel is quickest made of them.
+
+    On CPUs that of depthwise kernels is slower in half precision than in single, and slow on small maps with channels
+    last.
+    """
+    if groups == 1 or x.device.type != "cpu":
+        return x, gradient
+    x, gradient = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, gradient))
+    return (x.contiguous(), gradient.contiguous()) if x.shape[-1] <= _SMALL_MAP else (x, gradient)
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """The kernel (O, I / groups, k, k) of a convolution with stride 1 -> that of its gradient, (I, O / groups, k, k)."""
+    return weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _window(tiles: Tensor, reach: Reach, cells: ActiveCells) -> Tensor:
