@@ -19,6 +19,7 @@ BENCHMARKS = {
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
+    "spark3d": ("spark3d", "SparK3DBenchmark"),
     "swin3d": ("swin3d", "Swin3DBenchmark"),
     "voxel_attention": ("voxel_attention", "VoxelAttentionBenchmark"),
     "voxelize": ("voxelize", "VoxelizeBenchmark"),
