@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dataset_builders import BUILDERS
 
 from geo3d import InputError
-from geo3d.datasets import Mesh, MissingPart, Scene, SceneDataset
+from geo3d.datasets import Mesh, MissingPart, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.ply import read_ply
 from geo3d.datasets.point_picture import draw_labels, label_colors, write_labelled_points
-from geo3d.datasets.points import LabelledScenes, labelled_points
+from geo3d.datasets.points import LabelledScenes, PointScenes, labelled_points
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import PointCloud
+from geo3d.methods.spark3d import SparK3D, SparK3DConfig
 
 
 class MemoryScene(Scene):
@@ -89,6 +91,39 @@ def test_unusable_labels_are_named(labels, message) -> None:
 def test_no_labelled_scene_says_where() -> None:
     with pytest.raises(InputError, match="no scene holds labelled"):
         LabelledScenes([MemoryDataset([])], [])
+
+
+@pytest.mark.parametrize("kind", list_datasets())
+def test_every_dataset_that_holds_points_feeds_the_filling_in_of_cells(kind: str, tmp_path: Path) -> None:
+    BUILDERS[kind](tmp_path / "data")
+    holds = [scene.name for scene in open_dataset(tmp_path / "data") if scene.parts & {"points", "mesh"}]
+    if not holds:
+        with pytest.raises(InputError, match="no scene holds points or a mesh"):
+            PointScenes.find([tmp_path / "data"])
+        return
+    scenes = PointScenes.find([tmp_path / "data"])
+    assert [name for _, name in scenes.scenes] == holds
+    config = SparK3DConfig(signals="XYZ", voxel_size=0.2, decoder_width=16, decoder_context=0)
+    method = SparK3D(config, torch.Generator().manual_seed(0)).eval()
+    samples = method.samples(scenes)
+    for index in range(len(samples)):
+        assert scenes.metric(index) == open_dataset(tmp_path / "data").open(holds[index]).metric
+        sample = samples.draw(index, np.random.default_rng(index))
+        assert len(sample["xyz"]) > 0
+        with torch.no_grad():
+            assert method(method.collate([sample])).loss.isfinite()
+
+
+def test_unlabelled_scenes_are_read_and_empty_ones_named() -> None:
+    dataset = MemoryDataset([MemoryScene("plain", parts=("mesh",)), MemoryScene("empty", (), ("mesh",))])
+    scenes = PointScenes([dataset], [(0, "plain"), (0, "empty")])
+    assert len(scenes.cloud(0)) == 3
+    assert scenes.metric(0)
+    with pytest.raises(InputError, match=r"scene empty .*holds no point"):
+        scenes.cloud(1)
+    assert isinstance(scenes.subset([0]), PointScenes)
+    with pytest.raises(MissingPart, match="labels"):
+        LabelledScenes([dataset], [(0, "plain")]).cloud(0)
 
 
 def test_labelled_points_survive_their_ply(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""SparK over voxels from the command line: small scans, point clouds of captures, and encoders that leave the run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pretrain
+import pytest
+import torch
+from corner_scans import write_corner
+from PIL import Image
+
+from geo3d import InputError, create_model, open_dataset
+from geo3d.datasets.ply import read_ply
+from geo3d.geometry import PointCloud
+from geo3d.train.recipe import load_config, save_config
+from geo3d.train.spark3d_recipe import RECIPE, SparK3DRun
+
+QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
+QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.1", "--method.max-voxels", "300"]
+QUICK += ["--method.decoder-width", "32", "--method.decoder-context", "1"]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scannet") / "scans"
+    for number in range(11):
+        write_corner(root, f"scene{number:04d}_00", number)
+    return root
+
+
+def _run(args: list[str]) -> None:
+    sys.argv = [pretrain.PROGRAM, "spark3d", *args]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(pretrain.main)
+    assert stop.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def finished(scans, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    _run(["--data", str(scans), "--out", str(folder), *QUICK])
+    return folder
+
+
+def test_a_run_leaves_everything_behind(finished: Path) -> None:
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    assert all(0 <= m["metric/occupancy_iou"] <= 1 for m in metrics)
+    parts = ("occupancy", "offset", "color", "normal")
+    assert metrics[0]["loss"] == pytest.approx(sum(metrics[0][f"loss/{name}"] for name in parts), rel=1e-5)
+    report = json.loads((finished / "report.json").read_text())
+    assert report["scenes"] == "held-out"
+    before, after = report["before"], report["after"]
+    assert before["occupancy_iou"] != after["occupancy_iou"] or before["bits"] != after["bits"]
+    for name in ("copied_iou", "all_iou", "rate_bits", "voxels"):
+        assert before[name] == after[name] > 0  # the same crops and masks
+    assert 0 < after["rate_bits"] < 1
+    assert {"offset_share", "color_share", "normal_share"} <= after.keys()
+    for name in ("loss.png", "filled.png", *(f"pictures/step_{s:08d}.png" for s in (0, 3))):
+        with Image.open(finished / name) as picture:
+            picture.verify()
+    sizes = [len(read_ply(finished / f"{name}.ply", "run").vertex["x"]) for name in ("masked", "original", "filled")]
+    assert 0 < sizes[0] < sizes[1]
+    assert sizes[0] <= sizes[2]
+    points = read_ply(finished / "original.ply", "run").stacked("x", "y", "z")
+    assert 1 < (points.max(0) - points.min(0)).max() < 4  # metres
+
+
+def test_the_encoder_goes_out_of_the_same_door(finished: Path) -> None:
+    model = create_model("sparse_resnet_tiny", checkpoint=finished)
+    assert model.config.voxel_size == 0.1
+    assert model.config.signals == "XYZ_RGB_NORM"
+    cloud = PointCloud(*(torch.rand(50, 3, generator=torch.Generator().manual_seed(i)) for i in range(3)))
+    features = model.voxel_features(model.inputs(cloud))
+    fresh = create_model("sparse_resnet_tiny", generator=torch.Generator().manual_seed(0))
+    assert features.shape == (len(model.inputs(cloud).voxels), sum(model.channels))
+    assert not torch.equal(features, fresh.voxel_features(model.inputs(cloud)))
+    with pytest.raises(InputError, match="family 'sparse_resnet', not swin3d"):
+        create_model("swin3d_tiny", checkpoint=finished)
+
+
+def test_swin3d_is_pretrained_without_decoder(scans: Path, tmp_path: Path) -> None:
+    _run(["--data", str(scans), "--out", str(tmp_path), *QUICK, "--method.model", "swin3d_tiny"])
+    encoder = create_model("swin3d_tiny", checkpoint=tmp_path)
+    assert (encoder.config.decoder, encoder.config.first_stride) == ("none", 2)
+    cloud = open_dataset(scans)[0].points()
+    with pytest.raises(InputError, match="an encoder alone"):
+        encoder.predict(cloud)
+    whole = create_model("swin3d_tiny", checkpoint=tmp_path, fresh_decoder=True, num_classes=5)
+    assert whole.predict(cloud).shape == (len(cloud), 5)
+    inputs = whole.inputs(cloud)
+    assert torch.equal(whole.voxel_features(inputs), encoder.voxel_features(inputs))
+
+
+def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:
+    _run(["--config", str(finished / "config.yaml"), "--out", str(tmp_path / "again")])
+    _assert_same_weights(finished, tmp_path / "again")
+
+
+def _assert_same_weights(*folders: Path) -> None:
+    weights = [create_model("sparse_resnet", checkpoint=folder).state_dict() for folder in folders]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_goes_on_where_it_stopped(scans: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("stopped", "straight")]
+    args = ["--data", str(scans), *QUICK, "--train.schedule", "constant"]
+    _run([*args, "--out", str(folders[0]), "--train.steps", "1"])
+    for folder in folders:
+        _run([*args, "--out", str(folder)])
+    _assert_same_weights(*folders)
+
+
+def test_broken_scans_are_named_and_left_out(scans: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / "scans"
+    for number in range(3):
+        folder = write_corner(root, f"scene{number:04d}_00", number)
+    mesh = folder / "scene0002_00_vh_clean_2.ply"
+    mesh.write_bytes(mesh.read_bytes()[:2000])
+    _run(["--data", str(root), "--out", str(tmp_path / "run"), *QUICK])
+    assert "left out of the report: " in capsys.readouterr().out
+    assert "scene0002_00" in (tmp_path / "run" / "quarantine.txt").read_text()
+
+
+def test_scenes_without_normals_and_scale_train_too(data_folder: Path, tmp_path: Path) -> None:
+    """Sparse points of genuine captures, which have colours alone and no scale."""
+    args = ["--data", str(data_folder / "mvimgnet"), "--out", str(tmp_path), *QUICK, "--method.signals", "XYZ_RGB"]
+    _run(args)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "normal_share" not in report["after"]
+    assert report["after"]["voxels"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--method.model", "croco_tiny"], "must be a sparse_resnet or swin3d"),
+        (["--method.mask-ratio", "1.5"], "mask_ratio must lie between 0 and 1"),
+        (["--method.model", "sparse_resnet_huge"], "unknown model 'sparse_resnet_huge'"),
+    ],
+)
+def test_wrong_settings_are_one_line(scans: Path, tmp_path: Path, args: list[str], message: str, capsys) -> None:
+    sys.argv = [pretrain.PROGRAM, "spark3d", "--data", str(scans), "--out", str(tmp_path / "run"), *args]
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(pretrain.main)
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("preset", RECIPE.presets)
+def test_presets_survive_their_files(preset: str, tmp_path: Path) -> None:
+    run = RECIPE.preset(preset)
+    run.check()
+    save_config(run, tmp_path / "config.yaml")
+    assert load_config(SparK3DRun, tmp_path / "config.yaml") == run
+    assert np.isfinite(run.method.voxel_size)
