@@ -20,6 +20,7 @@ BENCHMARKS = {
     "pairs": ("pairs", "PairsBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),
+    "spark": ("spark", "SparKBenchmark"),
     "swin3d": ("swin3d", "Swin3DBenchmark"),
     "voxel_attention": ("voxel_attention", "VoxelAttentionBenchmark"),
     "voxelize": ("voxelize", "VoxelizeBenchmark"),

@@ -14,9 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from geo3d.nn.active_cells import ActiveCells
 from geo3d.nn.reach import Reach, reach_of
-from geo3d.nn.site_product import site_product
+from geo3d.nn.site_product import KernelProduct, site_product
 from geo3d.nn.tile_window import gather_rows
-from geo3d.ops import sparse_conv
 from geo3d.ops.registry import get_operator
 
 #: Largest side of tiles whose convolution gathers the pairs of sites that meet: in float32 by the kernel of
@@ -89,12 +88,9 @@ def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def _pairs(tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, cells: ActiveCells) -> Tensor:
     """Sum over the taps of the kernel: gathered rows times the tap's matrix."""
-    out, channels, kernel, _ = weight.shape
-    neighbours, transposed = cells.neighbours(tiles.shape[-1], reach)
+    out, channels = weight.shape[:2]
     rows = tiles.permute(0, 2, 3, 1).reshape(-1, channels)
-    # (O, I, k, k) -> (k k, I, O): a plain transpose and a move of whole rows are quicker than one permutation.
-    taps = weight.flatten(1).t().contiguous().view(channels, kernel * kernel, out).transpose(0, 1).contiguous()
-    y = sparse_conv(rows, taps, neighbours, transposed)
+    y = KernelProduct.apply(rows, weight.flatten(2), *cells.neighbours(tiles.shape[-1], reach))
     side = tiles.shape[-1] // reach.stride
     y = y.view(len(tiles), side, side, out).permute(0, 3, 1, 2)
     return y if bias is None else y + bias.view(-1, 1, 1)
