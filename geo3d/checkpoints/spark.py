@@ -45,9 +45,9 @@ class SparKFile:
 def read_spark_checkpoint(path: str | Path) -> SparKFile:
     """Read a SparK file in any of its layouts.
 
-    A bare encoder (``timm_style`` and ``official_style`` releases) or a whole network (``spark_style``), as a bare state
-    dict or under ``module`` in a training container; or a checkpoint of geo3d's trainer. Kind and sizes are read off
-    names and shapes.
+    A bare encoder (``timm_style`` and ``official_style`` releases) or a whole network (``spark_style``), as a bare
+    state dict or under ``module`` in a training container; or a checkpoint of geo3d's trainer. Kind and sizes are read
+    off names and shapes.
 
     Raises:
         InputError: damaged, unsafe, or neither a ResNet nor a ConvNeXt.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
 from geo3d.methods.images import color_jitter, denormalise, normalise, random_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput
+from geo3d.methods.sheet import captioned_sheet
 from geo3d.models import create_model
 from geo3d.models.croco import patchify, unpatchify
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _VARIANCE_EPS = 1e-6
 _PICTURE_ROWS = 6
 _PICTURE_COLUMNS = ("second view", "first, masked", "completed", "first view")
-_CAPTION = 14  # pixels
 
 
 @dataclass(frozen=True)
@@ -166,21 +165,7 @@ class CrossViewCompletion(Method):
             denormalise(unpatchify(torch.where(hidden, predicted, patches), patch, grid)),
             batch["first"][:_PICTURE_ROWS],
         ]
-        return _sheet(torch.stack(images, 1).cpu().numpy())
-
-
-def _sheet(images: np.ndarray) -> np.ndarray:
-    """(rows, columns, H, W, 3) uint8 -> one captioned sheet, small images enlarged to be looked at."""
-    rows, columns, height, width, _ = images.shape
-    zoom = max(1, round(224 / height))
-    sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-    picture = Image.fromarray(sheet).resize((columns * width * zoom, rows * height * zoom), Image.Resampling.NEAREST)
-    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION), "white")
-    framed.paste(picture, (0, _CAPTION))
-    draw = ImageDraw.Draw(framed)
-    for column, caption in enumerate(_PICTURE_COLUMNS):
-        draw.text((column * width * zoom + 4, 1), caption, fill="black")
-    return np.array(framed)
+        return captioned_sheet(torch.stack(images, 1).cpu().numpy(), _PICTURE_COLUMNS)
 
 
 __all__ = ["CompletionSamples", "CrossViewCompletion", "CrossViewCompletionConfig", "completion_loss", "random_visible"]

@@ -13,6 +13,8 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 # Pillow may first shrink by a whole factor as long as this many source pixels remain for every target pixel.
 _REDUCING_GAP = 2.0
+# Windows of random shape: width over height, and how many are tried before the middle of the image is taken.
+_SHAPES, _TRIES = (3 / 4, 4 / 3), 10
 _JITTERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
@@ -51,6 +53,39 @@ def random_crop(image: Image.Image, size: tuple[int, int], resized: int, rng: np
     sx, sy = image.width / full[0], image.height / full[1]
     box = (left * sx, top * sy, (left + width) * sx, (top + height) * sy)
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
+
+
+def random_resized_crop(
+    image: Image.Image, size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
+) -> Image.Image:
+    """A window of random area and shape, resized; the usual augmentation of ImageNet.
+
+    Args:
+        image: any mode, decoded or not.
+        size: height and width of the result, pixels.
+        scale: share of the image's area that the window takes, from and to.
+        rng: draws area, shape (width over height 3/4 to 4/3) and place of the window.
+
+    Returns:
+        RGB image of ``size``.
+    """
+    for _ in range(_TRIES):
+        area = image.width * image.height * rng.uniform(*scale)
+        shape = np.exp(rng.uniform(*np.log(_SHAPES)))
+        width, height = round(float(np.sqrt(area * shape))), round(float(np.sqrt(area / shape)))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+            break
+    else:  # an oblong image: the largest window of an allowed shape, in the middle
+        width = min(image.width, round(image.height * _SHAPES[1]))
+        height = min(image.height, round(image.width / _SHAPES[0]))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+    full = image.size
+    image.draft("RGB", (round(size[1] * full[0] / width), round(size[0] * full[1] / height)))
+    image = image.convert("RGB")
+    sx, sy = image.width / full[0], image.height / full[1]
+    box = (left * sx, top * sy, (left + width) * sx, (top + height) * sy)
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
 
 
 def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

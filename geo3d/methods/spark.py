@@ -2,15 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
+from geo3d.datasets.files import PILLOW_ERRORS
+from geo3d.errors import InputError
+from geo3d.methods.images import denormalise, normalise, random_resized_crop, to_tensor
+from geo3d.methods.method import Method, MethodOutput
+from geo3d.methods.sheet import captioned_sheet
+from geo3d.models import create_model
 from geo3d.models.croco import patchify, unpatchify
 from geo3d.models.spark import CELL
 from geo3d.nn.masked_conversion import SparseEncoder, to_sparse
 
+if TYPE_CHECKING:
+    from geo3d.datasets.image_set import ImageSet
+
 _VARIANCE_EPS = 1e-6
 _COUNT_EPS = 1e-8
+
+
+_PICTURE_ROWS = 6
+_PICTURE_COLUMNS = ("masked", "filled in", "original")
+
+
+@dataclass(frozen=True)
+class MaskedModellingConfig:
+    """How SparK is trained."""
+
+    encoder: str = "resnet_tiny"
+    """Encoder: resnet50, 101, 152 or 200, convnext_small, _base or _large; for CPUs resnet_tiny or convnext_atto."""
+    image_size: tuple[int, int] = (96, 96)
+    """Height and width of the crops, pixels; multiples of 32, the side of a cell."""
+    mask_ratio: float = 0.6
+    """Share of the cells that is hidden (0.75 at 384 pixels, as published)."""
+    decoder_width: int = 256
+    """Channels of the decoder at its coarsest scale (published: 768); a multiple of 32."""
+    drop_path_rate: float | None = None
+    """Probability to drop the last block's residual; None: as the encoder was published."""
+    scale: tuple[float, float] = (0.67, 1.0)
+    """Share of an image's area that a crop takes, from and to."""
+    flip: bool = True
+    """Mirror every second crop."""
+    path: Literal["auto", "tiles", "dense"] = "auto"
+    """Layout of the encoder's maps: tiles of seen cells or whole maps. The numbers are the same."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise InputError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"scale must be two shares, 0 < from <= to <= 1, got {self.scale}")
+        if any(side < CELL or side % CELL for side in self.image_size):
+            raise InputError(f"image_size must be two multiples of {CELL} pixels, got {self.image_size}")
+        if not 0 < seen_count(self.grid, self.mask_ratio) < self.grid[0] * self.grid[1]:
+            raise InputError(
+                f"mask_ratio {self.mask_ratio} hides none or all of the {self.grid[0] * self.grid[1]} cells of an image"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return self.image_size[0] // CELL, self.image_size[1] // CELL
+
+
+def seen_count(grid: tuple[int, int], mask_ratio: float) -> int:
+    """How many cells of a grid stay seen: ``round(cells * (1 - mask_ratio))``, as published."""
+    return round(grid[0] * grid[1] * (1 - mask_ratio))
+
+
+def random_active(grid: tuple[int, int], mask_ratio: float, rng: np.random.Generator) -> Tensor:
+    """(rows, columns) bool, true at :func:`seen_count` cells drawn at random."""
+    cells = grid[0] * grid[1]
+    active = np.zeros(cells, dtype=bool)
+    active[rng.permutation(cells)[: seen_count(grid, mask_ratio)]] = True
+    return torch.from_numpy(active.reshape(grid))
 
 
 def cell_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,4 +118,96 @@ def fill_in(reconstruction: Tensor, images: Tensor, active: Tensor, cell: int = 
     return unpatchify(torch.where(seen, patches, predicted), cell, tuple(active.shape[-2:]))
 
 
-__all__ = ["SparseEncoder", "cell_statistics", "fill_in", "reconstruction_loss", "to_sparse"]
+class ModellingSamples:
+    """Images, cropped, mirrored and masked."""
+
+    def __init__(self, images: ImageSet, config: MaskedModellingConfig) -> None:
+        self.images, self.config = images, config
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def describe(self, index: int) -> str:
+        """Folder, scene and name of an image."""
+        return self.images.describe(index)
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One image: ``image`` (H, W, 3) uint8, and ``active`` (rows, columns) bool."""
+        config = self.config
+        try:
+            crop = random_resized_crop(self.images.image(index), config.image_size, config.scale, rng)
+        except PILLOW_ERRORS as error:  # decoded only now
+            raise InputError(f"{self.describe(index)}: the image cannot be decoded ({error})") from error
+        if config.flip and rng.random() < 0.5:
+            crop = ImageOps.mirror(crop)
+        return {"image": to_tensor(crop), "active": random_active(config.grid, config.mask_ratio, rng)}
+
+
+class MaskedModelling(Method):
+    """SparK's pretext task on its network.
+
+    Args:
+        config: task and network.
+        generator: draws the initial weights.
+    """
+
+    name = "spark"
+
+    def __init__(self, config: MaskedModellingConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        options = {} if config.drop_path_rate is None else {"drop_path_rate": config.drop_path_rate}
+        self.network = create_model(
+            "spark", encoder=config.encoder, decoder_width=config.decoder_width, generator=generator, **options
+        )
+
+    def samples(self, images: ImageSet) -> ModellingSamples:
+        """The training items of a set of images."""
+        return ModellingSamples(images, self.config)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        """The loss of a batch of drawn items, whose masks come with them; paths are dropped by torch's generator."""
+        images, active = normalise(batch["image"]), batch["active"].unsqueeze(1)
+        reconstruction = self.network(images, active, self.config.path).reconstruction
+        loss = reconstruction_loss(reconstruction, images, active)
+        return MethodOutput({"reconstruction": loss}, extras={"reconstruction": reconstruction})
+
+    def loss_of_means(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of who fills every hidden cell with its mean colour: 1, but for cells of one colour."""
+        images, active = normalise(batch["image"]), batch["active"].unsqueeze(1)
+        return reconstruction_loss(torch.zeros_like(images), images, active)
+
+    def no_weight_decay(self) -> set[str]:
+        """The tokens of hidden cells, as published."""
+        return {name for name, _ in self.named_parameters() if "mask_tokens" in name}
+
+    def model_card(self) -> dict[str, Any]:
+        """What a checkpoint must say so that ``create_model`` can load the network, or its encoder."""
+        return self.network.card() | {"prefix": "network."}
+
+    @torch.no_grad()
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        """Rows of: the image with its hidden cells grey, with them filled in, and as it is.
+
+        Colours are predicted but for each cell's mean and contrast, which are taken from the true cell.
+        """
+        images, active = (batch[name][:_PICTURE_ROWS] for name in ("image", "active"))
+        active, seen = active.unsqueeze(1), normalise(images)
+        hidden = ~active.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+        filled = fill_in(output.extras["reconstruction"][:_PICTURE_ROWS].float(), seen, active)
+        columns = [denormalise(seen.masked_fill(hidden, 0)), denormalise(filled), images]
+        return captioned_sheet(torch.stack(columns, 1).cpu().numpy(), _PICTURE_COLUMNS)
+
+
+__all__ = [
+    "MaskedModelling",
+    "MaskedModellingConfig",
+    "ModellingSamples",
+    "SparseEncoder",
+    "cell_statistics",
+    "fill_in",
+    "random_active",
+    "reconstruction_loss",
+    "seen_count",
+    "to_sparse",
+]

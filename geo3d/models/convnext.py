@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -75,7 +76,7 @@ class ConvNeXt(nn.Module):
         stem = nn.Sequential(nn.Conv2d(3, channels[0], 4, 4), ChannelNorm(channels[0], eps=_EPS))
         steps = [
             nn.Sequential(ChannelNorm(fine, eps=_EPS), nn.Conv2d(fine, coarse, 2, 2))
-            for fine, coarse in zip(channels, channels[1:])
+            for fine, coarse in pairwise(channels)
         ]
         self.downsample_layers = nn.ModuleList([stem, *steps])
         total = sum(config.depths)

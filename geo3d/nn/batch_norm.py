@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
-
 #: Values that are worked on at a time, a megabyte of float32.
 _CACHED = 1 << 18
 

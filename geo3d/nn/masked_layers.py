@@ -2,7 +2,7 @@
 
 Each has the parameters, and their names, of the layer that it was. In the dense layout it computes what the layer
 computes and puts zeros at inactive sites (SparK, section 3.1); norms take their statistics from active sites. In the
-layout of tiles a layer that looks at single sites is what it was, and one that looks around reads its tile with a margin.
+layout of tiles a layer that looks at single sites is what it was; one that looks around reads its tile with a margin.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from geo3d.errors import InputError
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -34,6 +36,15 @@ class Reach:
     def keeps_ratio(self) -> bool:
         """Whether a map of n sites becomes one of n / stride, so that tiles stay aligned."""
         return -self.stride <= 2 * self.padding - self.dilation * (self.kernel - 1) - 1 < 0
+
+
+def check_steps(side: int, reach: Reach) -> None:
+    """Raise :class:`InputError` where a tile of ``side`` sites is less than a whole number of steps."""
+    if side % reach.stride:
+        raise InputError(
+            f"cells of {side} x {side} sites do not divide by a stride of {reach.stride}; the mask's cells must be as "
+            "large as the network's total stride"
+        )
 
 
 def reach_of(layer: nn.Module) -> Reach | str:

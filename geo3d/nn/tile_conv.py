@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geo3d.nn.active_cells import ActiveCells
-from geo3d.nn.reach import Reach, reach_of
+from geo3d.nn.reach import Reach, check_steps, reach_of
 from geo3d.nn.site_product import KernelProduct, site_product
 from geo3d.nn.tile_window import gather_rows
 from geo3d.ops.registry import get_operator
@@ -64,6 +64,7 @@ def tile_conv(tiles: Tensor, layer: nn.Conv2d, cells: ActiveCells) -> Tensor:
     """Tiles (N, C, t, t) -> (N, O, t / stride, t / stride), as the layer makes of the dense map at active sites."""
     tiles, weight, bias = under_autocast(tiles, layer.weight, layer.bias)
     way, reach = way_of(layer, tiles), reach_of(layer)
+    check_steps(tiles.shape[-1], reach)
     if way == "product":
         rows = tiles[:, :, :: reach.stride, :: reach.stride].permute(0, 2, 3, 1)
         return site_product(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
@@ -197,7 +198,7 @@ def _for_weights(groups: int, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
 
 
 def _turned(weight: Tensor, groups: int) -> Tensor:
-    """The kernel (O, I / groups, k, k) of a convolution with stride 1 -> that of its gradient, (I, O / groups, k, k)."""
+    """Kernel (O, I / groups, k, k) of a convolution with stride 1 -> that of its gradient, (I, O / groups, k, k)."""
     return weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.nn.active_cells import ActiveCells
-from geo3d.nn.reach import reach_of
+from geo3d.nn.reach import check_steps, reach_of
 
 
 def gather_rows(tiles: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
@@ -23,6 +23,7 @@ def gather_rows(tiles: Tensor, index: Tensor, outside: float = 0.0) -> Tensor:
 def read_windows(tiles: Tensor, layer: nn.Module, cells: ActiveCells, outside: float) -> Tensor:
     """Tiles with the margin that ``layer`` looks at: (N, C, t, t) -> (N, C, t + before + after, the same)."""
     reach = reach_of(layer)
+    check_steps(tiles.shape[-1], reach)
     if reach.before <= 0 and reach.after <= 0:
         return tiles
     index = cells.window(tiles.shape[-1], reach.before, reach.after)

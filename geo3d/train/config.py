@@ -56,6 +56,9 @@ class TrainConfig:
     weight_decay: float = 0.05
     """Decoupled weight decay; biases, parameters of one dimension and those the method names are left out."""
 
+    weight_decay_end: float | None = None
+    """Weight decay at the end of the schedule, reached along half a cosine; None: as at the start."""
+
     warmup_epochs: float = 5
     """Epochs in which the rate rises from 0 to its peak, step by step."""
 
@@ -137,6 +140,9 @@ class TrainConfig:
         for name in ("minutes", "lr", "clip_norm", "schedule_epochs", "save_every_minutes"):
             value = getattr(self, name)
             self._require(name, value is None or (value > 0 and math.isfinite(value)), "above 0, or None")
+        end = self.weight_decay_end
+        fits = end is None or (end >= 0 and self.weight_decay > 0)
+        self._require("weight_decay_end", fits, "0 or more and weight_decay above 0, or None")
         for name in ("epochs", "base_lr"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._require("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or None")

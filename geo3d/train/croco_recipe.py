@@ -11,18 +11,15 @@ import torch
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 from geo3d.datasets.view_pairs import ViewPairs
-from geo3d.errors import InputError
-from geo3d.methods.croco import CompletionSamples, CrossViewCompletion, CrossViewCompletionConfig
+from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import progress_line
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say
+from geo3d.train.recipe import Recipe, Run, Say, draw_readable
 from geo3d.train.rooms import make_rooms, split_scenes
 
 _PAIRS = "pairs.tsv"
 #: What is measured before and after: this many pairs, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
-#: Pairs that are tried in place of one whose images cannot be decoded.
-_TRIES = 100
 _MEASURE = 102  # so that these draws are none of the training's
 
 
@@ -104,11 +101,11 @@ class CroCoTask:
 
     def _measured_item(self, item: int, seed: list[int]) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
-        sample = _draw_readable(self._measured, item, rng)
+        sample = draw_readable(self._measured, item, rng)
         if not self._several_scenes:
             return sample
         elsewhere = np.flatnonzero(self._all.pairs.table.scene != sample["scene"])
-        return sample | {"other": _draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
+        return sample | {"other": draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
 
     def measure(self) -> dict[str, float]:
         """Masked loss with the true second view, and with a view of another scene in its place."""
@@ -146,20 +143,6 @@ def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPa
     """Pairs to train on, and those of held-out scenes; None where there are too few scenes to spare any."""
     train, held = split_scenes(pairs.scene_count, share, seed)
     return (pairs.of_scenes(train), pairs.of_scenes(held)) if len(held) else (pairs, None)
-
-
-def _draw_readable(samples: CompletionSamples, item: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Item ``item``, or the next one whose images can be decoded.
-
-    Raises:
-        InputError: that of the last of many items that cannot.
-    """
-    for step in range(_TRIES):
-        try:
-            return samples.draw((item + step) % len(samples), rng)
-        except InputError as error:
-            broken = error
-    raise broken
 
 
 RECIPE = Recipe(

@@ -46,12 +46,14 @@ class Engine:
         self.ema = Ema(method, config.ema_decay) if config.ema_decay is not None else None
         self._buffers: list[Tensor] = []
 
-    def set_rates(self, lr: float, beta1: float | None) -> None:
-        """Learning rate, and decay of the first moment unless None, of the next update."""
+    def set_rates(self, lr: float, beta1: float | None, weight_decay: float | None = None) -> None:
+        """Learning rate, and decay of the first moment and of the weights unless None, of the next update."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate_factor"]
             if beta1 is not None:
                 group["betas"] = (beta1, group["betas"][1])
+            if weight_decay is not None and group["decays"]:
+                group["weight_decay"] = weight_decay
 
     def remember_buffers(self) -> None:
         """Keep the buffers (such as running statistics) in case the step turns out bad."""

@@ -14,7 +14,8 @@ def parameter_groups(method: Method, weight_decay: float) -> list[dict]:
     """Groups of the trainable parameters: for each rate factor those that decay, and those that do not.
 
     Biases, parameters of one dimension or none, and those in ``method.no_weight_decay()`` do not. ``rate_factor`` of a
-    group is the factor of ``method.rate_factors()`` on the learning rate, 1 for parameters that it leaves out.
+    group is the factor of ``method.rate_factors()`` on the learning rate, 1 for parameters that it leaves out;
+    ``decays`` says whether its parameters do.
 
     Raises:
         ValueError: ``no_weight_decay`` or ``rate_factors`` names a parameter that there is not.
@@ -29,7 +30,12 @@ def parameter_groups(method: Method, weight_decay: float) -> list[dict]:
             decays = p.ndim > 1 and not name.endswith("bias") and name not in exempt
             groups.setdefault((factors.get(name, 1.0), decays), []).append(p)
     return [
-        {"params": groups[factor, decays], "weight_decay": weight_decay if decays else 0.0, "rate_factor": factor}
+        {
+            "params": groups[factor, decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "rate_factor": factor,
+            "decays": decays,
+        }
         for factor, decays in sorted(groups, reverse=True)
     ]
 

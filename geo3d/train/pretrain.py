@@ -16,11 +16,12 @@ from geo3d.train.launch import first_process, launch
 from geo3d.train.recipe import Recipe, Run, Say, load_config, save_config, to_plain
 from geo3d.train.result import RunResult
 from geo3d.train.spark3d_recipe import RECIPE as SPARK3D
+from geo3d.train.spark_recipe import RECIPE as SPARK
 from geo3d.train.swin3d_recipe import RECIPE as SWIN3D
 from geo3d.train.trainer import Trainer
 
 #: Methods that can be pre-trained by name.
-RECIPES: dict[str, Recipe] = {"croco": CROCO, "spark3d": SPARK3D, "swin3d": SWIN3D}
+RECIPES: dict[str, Recipe] = {"croco": CROCO, "spark": SPARK, "spark3d": SPARK3D, "swin3d": SWIN3D}
 
 RUNS = Path("runs")
 _CONFIG = "config.yaml"

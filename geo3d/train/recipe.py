@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Protocol
 
+import numpy as np
 import yaml
 
 from geo3d.errors import InputError
@@ -17,6 +18,8 @@ from geo3d.methods.method import Method, SampleSet
 from geo3d.train.config import TrainConfig
 
 Say = Callable[[str], None]
+#: Items that are tried in place of one that cannot be read.
+_TRIES = 100
 
 
 @dataclass(kw_only=True)
@@ -102,6 +105,20 @@ class Recipe:
         if name not in self.presets:
             raise InputError(f"unknown preset {name!r}; known: {', '.join(self.presets)}")
         return self.presets[name]()
+
+
+def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Item ``item``, or the next one that can be read.
+
+    Raises:
+        InputError: that of the last of many items that cannot.
+    """
+    for step in range(_TRIES):
+        try:
+            return samples.draw((item + step) % len(samples), rng)
+        except InputError as error:
+            broken = error
+    raise broken
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -23,6 +23,7 @@ class Schedule:
         steps: length of the schedule, optimizer steps.
         warmup: steps of linear rise from 0; for ``one_cycle`` the length of its rise, 0 standing for 30 %.
         minimum: learning rate at the end of the cosine.
+        weight_decay: weight decay at the start and at the end; None: it stays as it is.
 
     Raises:
         InputError: the warm-up is longer than the schedule.
@@ -33,6 +34,7 @@ class Schedule:
     steps: int
     warmup: int = 0
     minimum: float = 0.0
+    weight_decay: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.warmup and self.warmup >= self.steps and self.kind != "constant":
@@ -51,6 +53,12 @@ class Schedule:
             return self.peak
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
         return self.minimum + (self.peak - self.minimum) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def decay(self, step: int) -> float | None:
+        """Weight decay at ``step``, or None where the schedule leaves it alone."""
+        if self.weight_decay is None:
+            return None
+        return _cosine_between(*self.weight_decay, min(1.0, step / max(1, self.steps)))
 
     def beta1(self, step: int) -> float | None:
         """Decay of the first moment at ``step``, or None where the schedule leaves it alone."""

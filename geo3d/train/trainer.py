@@ -134,7 +134,9 @@ class Trainer:
         config, epoch = self.config, self._plan.steps_per_epoch
         warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * epoch)
         steps = round(config.schedule_epochs * epoch) if config.schedule_epochs is not None else self._total
-        return Schedule(config.schedule, config.peak_lr(self._plan.effective_batch), steps, warmup, config.min_lr)
+        decay = None if config.weight_decay_end is None else (config.weight_decay, config.weight_decay_end)
+        peak = config.peak_lr(self._plan.effective_batch)
+        return Schedule(config.schedule, peak, steps, warmup, config.min_lr, decay)
 
     def _greet(self) -> None:
         plan, fabric = self._plan, self._fabric
@@ -180,7 +182,7 @@ class Trainer:
         """One optimizer step; returns what all processes agree on."""
         state, config = self._state, self.config
         lr = self._schedule.lr(state.step)
-        self._engine.set_rates(lr, self._schedule.beta1(state.step))
+        self._engine.set_rates(lr, self._schedule.beta1(state.step), self._schedule.decay(state.step))
         self._engine.remember_buffers()
         passes, taken = [], []
         for number in range(1, config.accumulate + 1):

@@ -12,6 +12,7 @@ from geo3d import InputError, create_model, list_models, save_model
 from geo3d.geometry import PointCloud
 from geo3d.models.croco import visible_from_mask
 from geo3d.models.registry import model_entry
+from geo3d.models.spark import SparK
 
 
 class CroCoInputs:
@@ -78,8 +79,30 @@ class SparseResNetInputs(VoxelInputs):
         return torch.cat([stage.feats.flatten() for stage in super().run(model)])
 
 
+class SparKInputs:
+    """Small oblong images; the encoders see them whole, the whole network some of their cells."""
+
+    options: ClassVar = {}
+
+    @staticmethod
+    def run(model):
+        images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        if not isinstance(model, SparK):
+            return model(images)
+        active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
+        return model(images, active).reconstruction
+
+    @staticmethod
+    def features(model):
+        images, active = torch.zeros(1, 3, 64, 96), torch.ones(1, 1, 2, 3, dtype=torch.bool)
+        whole = isinstance(model, SparK)
+        channels = model.config.encoder.channels if whole else model.config.channels
+        shapes = [(1, width, 64 // stride, 96 // stride) for width, stride in zip(channels, (4, 8, 16, 32))]
+        return model.encode(images, active) if whole else model.features(images), shapes
+
+
 #: family -> how its models are fed; a model of another family fails the tests below.
-INPUTS = {"croco": CroCoInputs, "sparse_resnet": SparseResNetInputs, "swin3d": VoxelInputs}
+INPUTS = {"croco": CroCoInputs, "spark": SparKInputs, "sparse_resnet": SparseResNetInputs, "swin3d": VoxelInputs}
 
 #: Parameters of the published networks.
 PUBLISHED_PARAMETERS = {
@@ -87,6 +110,14 @@ PUBLISHED_PARAMETERS = {
     "croco_v2_base_small": 120_076_288,
     "croco_v2_base_base": 200_269_824,
     "croco_v2_large_base": 417_918_720,
+    "spark": 52_921_835,  # around a ResNet-50
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+    "resnet152": 58_143_808,
+    "resnet200": 62_624_832,
+    "convnext_small": 49_453_152,
+    "convnext_base": 87_564_416,
+    "convnext_large": 196_227_264,
     "swin3d_s": 23_573_348,
     "swin3d_l": 60_757_060,
 }
@@ -115,7 +146,10 @@ def test_encoders_of_voxels_have_one_interface(name: str) -> None:
         VoxelInputs.check_voxel_features(model)
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if n.endswith("_tiny") or n == "croco"])
+SMALL = [name for name in list_models() if name.endswith(("_tiny", "_atto")) or name in ("croco", "spark")]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_same_generator_same_weights_and_round_trip(name: str, tmp_path: Path) -> None:
     inputs = INPUTS[model_entry(name).family]
     model, again = (create_model(name, generator=torch.Generator().manual_seed(3), **inputs.options) for _ in range(2))
