@@ -4,7 +4,7 @@ from geo3d.ops.interpolate import interpolate, inverse_distance_weights
 from geo3d.ops.kernel_map import KernelMap, build_kernel_map, kernel_map, kernel_offsets, transpose_kernel_map
 from geo3d.ops.kernel_support import kernel_support
 from geo3d.ops.knn import knn
-from geo3d.ops.registry import explain, list_operators
+from geo3d.ops.registry import explain, list_operators, prefer_backend
 from geo3d.ops.rope_2d import rope_2d
 from geo3d.ops.sparse_conv import sparse_conv
 from geo3d.ops.voxel_attention import voxel_attention
@@ -22,6 +22,7 @@ __all__ = [
     "kernel_support",
     "knn",
     "list_operators",
+    "prefer_backend",
     "rope_2d",
     "sparse_conv",
     "transpose_kernel_map",

@@ -8,7 +8,8 @@ come from the same function, so they cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,25 +23,40 @@ from geo3d.ops import _library
 _OPERATORS_LIBRARY = torch.library.Library("geo3d", "FRAGMENT")
 _KERNELS_LIBRARY = torch.library.Library("geo3d_kernels", "FRAGMENT")
 _REFERENCE = "reference"
+# Operator -> kernel that comes before the others. Not per thread: autograd calls backwards from threads of its own.
+_PREFERRED: dict[str, str] = {}
 
 Result = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled implementation of an operator for one type of device.
+    """A fast implementation of an operator for one type of device: a compiled one, or a call of another package.
 
     Args:
-        device_type: ``cpu`` or ``cuda``; also the name by which :func:`explain` calls it.
+        device_type: ``cpu`` or ``cuda``.
         dtypes: what the operator's first tensor may be.
         refuse: reason why it cannot take these arguments beyond device and dtype, or None.
         deterministic: whether equal inputs give equal bits; if not, it stands back in deterministic mode.
+        name: by which :func:`explain` and :func:`prefer_backend` call it; that of the device for a compiled one.
+        function: what to call; None: ``geo3d_kernels::<operator>`` of the compiled library for the device.
+        why_unavailable: reason why ``function`` cannot be called at all, or None.
     """
 
     device_type: str
     dtypes: tuple[torch.dtype, ...]
     refuse: Callable[..., str | None] = lambda *args: None
     deterministic: bool = True
+    name: str = ""
+    function: Callable[..., Result] | None = field(default=None, repr=False)
+    why_unavailable: Callable[[], str | None] = lambda: None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.device_type)
+
+    def why_missing(self) -> str | None:
+        """Reason why there is nothing to call, whatever the arguments, or None."""
+        return _library.why_not_loaded(self.device_type) if self.function is None else self.why_unavailable()
 
     def why_not(self, tensor: Tensor, *args: Any) -> str | None:
         """Reason why this kernel does not run for these arguments of the operator, or None."""
@@ -50,7 +66,7 @@ class Kernel:
             return f"no kernel for {tensor.dtype}"
         if not self.deterministic and torch.are_deterministic_algorithms_enabled():
             return "not deterministic, and deterministic algorithms are asked for"
-        return self.refuse(tensor, *args) or _library.why_not_loaded(self.device_type)
+        return self.refuse(tensor, *args) or self.why_missing()
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Operator:
         name: without the namespace.
         reference: plain PyTorch, any device, float64 too; same signature and results as the operator.
         check: raises TypeError or ValueError on arguments that the operator does not take, by shape, dtype and device.
-        kernels: compiled implementations.
+        kernels: fast implementations.
         check_values: raises InputError on values that it does not take. Looks at tensors on the CPU alone: on other
             devices it would wait for them, and kernels there must stay inside their memory whatever the values.
         differentiable: whether it has a derivative.
@@ -78,12 +94,16 @@ class Operator:
     def choose(self, *args: Any) -> tuple[Kernel | None, dict[str, str]]:
         """The kernel that runs for these arguments (None: the reference), and why each one before it does not."""
         refusals: dict[str, str] = {}
-        for kernel in self.kernels:
+        for kernel in self.by_preference():
             reason = kernel.why_not(*args)
             if reason is None:
                 return kernel, refusals
-            refusals[kernel.device_type] = reason
+            refusals[kernel.name] = reason
         return None, refusals
+
+    def by_preference(self) -> list[Kernel]:
+        """The kernels, with the one of :func:`prefer_backend` before the others."""
+        return sorted(self.kernels, key=lambda kernel: kernel.name != _PREFERRED.get(self.name))
 
     def __call__(self, *args: Any) -> Result:
         """Check, choose and run; what the dispatcher calls below autograd.
@@ -99,6 +119,8 @@ class Operator:
         if kernel is None:
             with torch.autocast(args[0].device.type, enabled=False):  # the reference chooses its own precision
                 return self.reference(*args)
+        if kernel.function is not None:
+            return kernel.function(*args)
         try:
             return self.compiled(*args)
         except RuntimeError as error:
@@ -194,7 +216,34 @@ def explain(name: str, tensor: Tensor, *args: Any) -> dict[str, str]:
     """
     operator = get_operator(name)
     chosen, refusals = operator.choose(tensor, *args)
-    verdicts = {kernel.device_type: "not needed" for kernel in operator.kernels} | {_REFERENCE: "not needed"}
+    verdicts = {kernel.name: "not needed" for kernel in operator.by_preference()} | {_REFERENCE: "not needed"}
     verdicts |= {kernel: f"refused: {reason}" for kernel, reason in refusals.items()}
-    verdicts[_REFERENCE if chosen is None else chosen.device_type] = "chosen"
+    verdicts[_REFERENCE if chosen is None else chosen.name] = "chosen"
     return verdicts
+
+
+@contextmanager
+def prefer_backend(name: str, kernel: str) -> Iterator[None]:
+    """Inside, a kernel of an operator comes before the others, where it takes the arguments; in all threads.
+
+    A backward asks when it runs, so the call of ``backward`` belongs inside as well.
+
+    Args:
+        name: of the operator, without the namespace.
+        kernel: as :func:`explain` calls it.
+
+    Raises:
+        ValueError: no operator or no kernel of that name.
+    """
+    kernels = [k.name for k in get_operator(name).kernels]
+    if kernel not in kernels:
+        raise ValueError(f"{name} has no kernel {kernel!r}; there are {', '.join(kernels)}")
+    before = _PREFERRED.get(name)
+    _PREFERRED[name] = kernel
+    try:
+        yield
+    finally:
+        if before is None:
+            del _PREFERRED[name]
+        else:
+            _PREFERRED[name] = before

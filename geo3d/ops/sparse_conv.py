@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geo3d.ops import _spconv
 from geo3d.ops.kernel_map import check_map, check_map_values, transpose_kernel_map
 from geo3d.ops.registry import Kernel, define_operator
 
@@ -23,6 +24,9 @@ def sparse_conv(feats: Tensor, weight: Tensor, neighbours: Tensor, transposed: T
 
     Differentiable any number of times with respect to ``feats`` and ``weight``; all gradients are bitwise the same
     whatever the number of threads. Products are summed in float32 (float64 for float64) and rounded once.
+
+    On CUDA, spconv can take the place of the package's own kernel (:func:`geo3d.ops.prefer_backend`), except for the
+    gradient of the weight.
 
     The transposed convolution, from outputs back to inputs, is ``sparse_conv(feats, weight, transposed, neighbours)``.
 
@@ -180,7 +184,20 @@ define_operator(
     reference=sparse_conv_reference,
     check=_check,
     fake=_fake,
-    kernels=(Kernel("cpu", _DTYPES), Kernel("cuda", _DTYPES)),
+    kernels=(
+        Kernel("cpu", _DTYPES),
+        Kernel("cuda", _DTYPES),
+        # spconv rounds 16-bit sums after each offset, and which of its algorithms runs is timed anew in each process.
+        Kernel(
+            "cuda",
+            (torch.float32,),
+            refuse=_spconv.refuse,
+            deterministic=False,
+            name="spconv",
+            function=_spconv.sparse_conv,
+            why_unavailable=_spconv.why_unavailable,
+        ),
+    ),
     check_values=_check_values,
     setup_context=_setup_context,
     backward=_backward,

@@ -19,7 +19,7 @@ from geo3d.ops.registry import get_operator
 
 pytestmark = pytest.mark.slow
 
-_OPERATORS = [name for name in EXAMPLES if any(k.device_type == "cuda" for k in get_operator(name).kernels)]
+_OPERATORS = [name for name in EXAMPLES if any(k.name == "cuda" for k in get_operator(name).kernels)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ ORDERS = ("forward", "reverse", "random")
 def _of_kernels() -> Iterator[Any]:
     """Every kernel and dtype; in all orders for the first dtype, as they run the same code."""
     for name in _OPERATORS:
-        (kernel,) = (k for k in get_operator(name).kernels if k.device_type == "cuda")
+        (kernel,) = (k for k in get_operator(name).kernels if k.name == "cuda")
         for i, dtype in enumerate(kernel.dtypes):
             for order in ORDERS if i == 0 else ("random",):
                 label = f"{name}-{str(dtype).removeprefix('torch.')}-{order}"
@@ -79,7 +79,7 @@ def test_large_windows(emulated: Any, case: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", _OPERATORS)
 def test_bits_do_not_depend_on_the_order_of_threads(emulated: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of kernels that say so."""
-    (kernel,) = (k for k in get_operator(name).kernels if k.device_type == "cuda")
+    (kernel,) = (k for k in get_operator(name).kernels if k.name == "cuda")
     if not kernel.deterministic:
         pytest.skip("the kernel stands back in deterministic mode")
     arguments = _cast(name, next(iter(EXAMPLES[name].cases.values())), kernel.dtypes[0])

@@ -16,8 +16,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.export import Dim
 
 from geo3d.errors import InputError
-from geo3d.ops import _library, build_kernel_map, explain, kernel_map, list_operators
-from geo3d.ops.registry import Operator, get_operator
+from geo3d.ops import _library, build_kernel_map, explain, kernel_map, list_operators, prefer_backend
+from geo3d.ops.registry import Kernel, Operator, get_operator
 
 Arguments = tuple[Any, ...]
 
@@ -785,8 +785,8 @@ def _of_kernels() -> Iterator[Any]:
         for kernel in get_operator(name).kernels:
             marks = [pytest.mark.cuda] if kernel.device_type == "cuda" else []
             for dtype in kernel.dtypes:
-                label = f"{name}-{kernel.device_type}-{str(dtype).removeprefix('torch.')}"
-                yield pytest.param(name, kernel.device_type, dtype, id=label, marks=marks)
+                label = f"{name}-{kernel.name}-{str(dtype).removeprefix('torch.')}"
+                yield pytest.param(name, kernel, dtype, id=label, marks=marks)
 
 
 def _require_library(device_type: str) -> None:
@@ -794,6 +794,13 @@ def _require_library(device_type: str) -> None:
         assert _library.why_not_loaded(device_type) is None, "there is a compiler: run `make install`"
     if (reason := _library.why_not_loaded(device_type)) is not None:
         pytest.skip(f"no {device_type} kernels: {reason}")
+
+
+def _require_kernel(kernel: Kernel) -> None:
+    if kernel.function is None:
+        _require_library(kernel.device_type)
+    elif (reason := kernel.why_missing()) is not None:
+        pytest.skip(reason)
 
 
 def test_every_operator_has_examples() -> None:
@@ -809,15 +816,16 @@ def test_opcheck(name: str, arguments: Arguments, dtype: torch.dtype) -> None:
     torch.library.opcheck(_overload(name), _differentiable(name, _cast(name, arguments, dtype)))
 
 
-@pytest.mark.parametrize(("name", "device", "dtype"), list(_of_kernels()))
-def test_kernel_agrees_with_reference_in_float64(name: str, device: str, dtype: torch.dtype) -> None:
-    _require_library(device)
-    operator, examples = get_operator(name), EXAMPLES[name]
+@pytest.mark.parametrize(("name", "kernel", "dtype"), list(_of_kernels()))
+def test_kernel_agrees_with_reference_in_float64(name: str, kernel: Kernel, dtype: torch.dtype) -> None:
+    _require_kernel(kernel)
+    operator, examples, device = get_operator(name), EXAMPLES[name], kernel.device_type
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
         cast = _cast(name, arguments, dtype, device)
-        assert explain(name, *cast)[device] == "chosen", case
-        results = _outputs(_overload(name)(*cast))
+        with prefer_backend(name, kernel.name):
+            assert explain(name, *cast)[kernel.name] == "chosen", case
+            results = _outputs(_overload(name)(*cast))
         expected = _outputs(operator.reference(*_cast(name, cast, torch.float64, device)))
         assert len(results) == len(expected)
         for result, exact in zip(results, expected):
@@ -840,15 +848,16 @@ def _has_derivatives(name: str) -> bool:
     return get_operator(name).differentiable and EXAMPLES[name].derivatives
 
 
-@pytest.mark.parametrize(("name", "device", "dtype"), list(_of_differentiable_kernels()))
-def test_kernel_gradient_agrees_with_float64(name: str, device: str, dtype: torch.dtype) -> None:
-    _require_library(device)
-    examples = EXAMPLES[name]
+@pytest.mark.parametrize(("name", "kernel", "dtype"), list(_of_differentiable_kernels()))
+def test_kernel_gradient_agrees_with_float64(name: str, kernel: Kernel, dtype: torch.dtype) -> None:
+    _require_kernel(kernel)
+    examples, device = EXAMPLES[name], kernel.device_type
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
         low = _differentiable(name, _cast(name, arguments, dtype, device))
         high = _differentiable(name, _cast(name, _cast(name, arguments, dtype, device), torch.float64, device))
-        _backward(_outputs(_overload(name)(*low)))
+        with prefer_backend(name, kernel.name):
+            _backward(_outputs(_overload(name)(*low)))
         _backward(_outputs(get_operator(name).reference(*high)))
         for i, (a, b) in enumerate(zip(low, high)):
             if _is_differentiable(name, i, a):
@@ -931,16 +940,16 @@ def test_explain_names_the_kernel_that_runs(name: str) -> None:
     _require_library("cpu")
     examples = EXAMPLES[name]
     arguments = next(iter(examples.cases.values()))
-    devices = [kernel.device_type for kernel in get_operator(name).kernels]
+    others = [kernel for kernel in get_operator(name).kernels if kernel.name != "cpu"]
     assert explain(name, *_cast(name, arguments, torch.float32)) == {
         "cpu": "chosen",
-        **{device: "not needed" for device in devices if device != "cpu"},
+        **{kernel.name: "not needed" for kernel in others},
         "reference": "not needed",
     }
     if arguments[0].is_floating_point() and torch.float64 not in examples.tolerances:
         assert explain(name, arguments[0]) == {
             "cpu": "refused: no kernel for torch.float64",
-            **{device: "refused: the tensor is on cpu" for device in devices if device != "cpu"},
+            **{kernel.name: "refused: the tensor is on cpu" for kernel in others},
             "reference": "chosen",
         }
 
@@ -950,13 +959,29 @@ def test_explain_names_the_kernel_that_runs(name: str) -> None:
 )
 def test_kernels_refuse_what_they_cannot_take(name: str, kernel: str) -> None:
     arguments, message = EXAMPLES[name].kernel_refusals[kernel]
-    (candidate,) = (k for k in get_operator(name).kernels if k.device_type == kernel)
+    (candidate,) = (k for k in get_operator(name).kernels if k.name == kernel)
     assert message in candidate.refuse(*arguments)
 
 
 def test_explain_refuses_unknown_names() -> None:
     with pytest.raises(ValueError, match=r"no operator 'rope_3d'; there are .*rope_2d"):
         explain("rope_3d", torch.zeros(1))
+
+
+def test_a_preferred_backend_comes_first() -> None:
+    operator = get_operator("sparse_conv")
+    assert [kernel.name for kernel in operator.by_preference()] == ["cpu", "cuda", "spconv"]
+    with prefer_backend("sparse_conv", "spconv"):
+        assert [kernel.name for kernel in operator.by_preference()] == ["spconv", "cpu", "cuda"]
+        with prefer_backend("sparse_conv", "cuda"):
+            assert operator.by_preference()[0].name == "cuda"
+        assert list(explain("sparse_conv", torch.zeros(1, 1))) == ["spconv", "cpu", "cuda", "reference"]
+    assert operator.by_preference()[0].name == "cpu"
+    with (
+        pytest.raises(ValueError, match=r"sparse_conv has no kernel 'tensor cores'; there are cpu, cuda, spconv"),
+        prefer_backend("sparse_conv", "tensor cores"),
+    ):
+        pass
 
 
 def test_deterministic_mode_passes_over_a_kernel_that_is_not() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import conv3d
 
-from geo3d.ops import build_kernel_map, kernel_map, kernel_offsets, sparse_conv, transpose_kernel_map
+from geo3d.ops import _spconv, build_kernel_map, kernel_map, kernel_offsets, sparse_conv, transpose_kernel_map
+from geo3d.ops.registry import get_operator
+from geo3d.ops.sparse_conv import sparse_conv_reference
 
 _EDGE = 12  # of the dense grids
 # float32 against float64: sums of up to some 50 x 24 products of unit variance, 2.7e-5 measured where they come to 150.
@@ -191,3 +196,59 @@ def test_duplicate_voxels_are_named() -> None:
     coords = torch.tensor([[0, 1, 2, 3], [1, 1, 2, 3], [0, 1, 2, 4], [1, 1, 2, 3]], dtype=torch.int32)
     with pytest.raises(ValueError, match=r"^kernel_map: in_coords has voxel \(batch 1: 1, 2, 3\) more than once"):
         kernel_map(coords, coords, 1, 3)
+
+
+def _features_and_map() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    coords = torch.randint(0, 9, (400, 4), generator=generator).int().clamp(max=8)
+    coords[:, 0] %= 2
+    coords = coords.unique(dim=0)
+    coarse = torch.cat([coords[:, :1], coords[:, 1:] // 2 * 2], 1).unique(dim=0)
+    neighbours = kernel_map(coords, coarse, 1, 3)
+    feats = torch.randn(len(coords), 6, generator=generator)
+    return feats, torch.randn(27, 6, 5, generator=generator), neighbours, transpose_kernel_map(neighbours, len(coords))
+
+
+def test_pairs_of_spconv_are_those_of_the_map() -> None:
+    feats, _, neighbours, _ = _features_and_map()
+    wild = neighbours.clone()
+    wild[3, 5], wild[4, 6] = len(feats), -7
+    for given in (neighbours, wild, wild[:, :0]):
+        pairs, lengths = _spconv.pairs_of(given, len(feats))
+        for k, rows in enumerate(given.tolist()):
+            expected = [(i, o) for o, i in enumerate(rows) if 0 <= i < len(feats)]
+            assert pairs[:, k, : lengths[k]].T.tolist() == [list(pair) for pair in expected]
+
+
+def test_spconv_says_why_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = next(k for k in get_operator("sparse_conv").kernels if k.name == "spconv")
+    assert kernel.why_not(torch.zeros(1, 1)) == "the tensor is on cpu"
+    on_device = replace(kernel, device_type="cpu")
+    assert on_device.why_not(torch.zeros(1, 1).half()) == "no kernel for torch.float16"
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert on_device.why_not(torch.zeros(1, 1)).startswith("not deterministic")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setitem(sys.modules, "spconv", None)
+    _spconv.why_unavailable.cache_clear()
+    try:
+        assert "pip install spconv-cu126" in on_device.why_not(torch.zeros(1, 1))
+    finally:
+        _spconv.why_unavailable.cache_clear()
+
+
+def test_spconv_computes_the_same() -> None:
+    """Its path on the CPU, of the same function; its CUDA path is tested with the other kernels, on a device."""
+    pytest.importorskip(
+        "spconv.pytorch", reason="spconv is not installed; its CPU wheel serves here"
+    )
+    feats, weight, neighbours, transposed = _features_and_map()
+    exact = sparse_conv_reference(feats.double(), weight.double(), neighbours)
+    assert torch.allclose(_spconv.sparse_conv(feats, weight, neighbours).double(), exact, rtol=3e-6, atol=2e-4)
+    back = sparse_conv_reference(exact, weight.double().mT, transposed)
+    assert torch.allclose(
+        _spconv.sparse_conv(exact.float(), weight.mT, transposed).double(), back, rtol=3e-6, atol=1e-3
+    )
+    nothing = torch.full_like(neighbours, -1)
+    assert _spconv.sparse_conv(feats, weight, nothing).eq(0).all()
