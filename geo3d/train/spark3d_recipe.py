@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
 from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
 
-#: What is measured before and after: this many scenes, a crop of each.
-_MEASURED = 16
+#: What is measured before and after: this many scenes, of each a crop this many times as large as in training.
+_MEASURED, _LARGER = 16, 4
 _MEASURE = 103  # so that these draws are none of the training's
 
 
@@ -79,8 +79,10 @@ class SparK3DTask:
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
         self.samples = self.method.samples(scenes.subset(rows))
         self.measured_scenes = "held-out" if len(held) else "training"
-        measured = self.method.samples(scenes.subset(held if len(held) else rows))
-        self._crops = self._draw(measured, run.strict, say)
+        larger = replace(run.method, max_voxels=_LARGER * run.method.max_voxels)
+        measured = scenes.subset(held if len(held) else rows)
+        samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
+        self._crops = self._draw(samples, run.strict, say)
         say(
             f"{len(rows)} scenes to train on; the report is on {len(self._crops)} {self.measured_scenes} scenes; cells "
             f"of {self.method.cell} voxels of {100 * run.method.voxel_size:g} cm"
