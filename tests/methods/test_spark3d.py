@@ -278,7 +278,7 @@ def test_loss_by_hand() -> None:
     expected |= {
         name: weights[name] * np.mean([np.mean(found[scene]) for scene in (0, 1)]) for name, found in errors.items()
     }
-    # float32 against float64: 2e-7 measured.
+    # float32 against float64: 1.3e-7 measured.
     assert {name: loss.item() for name, loss in output.losses.items()} == pytest.approx(expected, rel=1e-5)
 
 

@@ -34,8 +34,8 @@ def test_every_stage_and_gradient_agree(block: str, training: bool, dtype: torch
 
     stages = network.features(SparseResNetInput(voxels))
     dense = twin(grid, occupied)
-    # float32: sums of up to 27 x 24 products and four stages of them, 4e-6 measured; gradients of 700 sites, relative
-    # to the largest of their tensor, 2e-5.
+    # float32, sums of up to 27 x 24 products through four stages: 8e-6 measured; gradients, relative to the largest of
+    # their tensor, 5e-6.
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     losses = []
     for number, (stage, full) in enumerate(zip(stages, dense, strict=True)):
@@ -52,7 +52,7 @@ def test_every_stage_and_gradient_agree(block: str, training: bool, dtype: torch
         reference = pairs[name].grad
         assert reference.abs().max() > 0, name
         error = (parameter.grad - reference).abs().max() / reference.abs().max()
-        assert error < (1e-4 if dtype == torch.float32 else 1e-10), name
+        assert error < (2e-5 if dtype == torch.float32 else 1e-12), name
     for name, buffer in network.named_buffers():
         if buffer.is_floating_point():
             torch.testing.assert_close(buffer, dict(twin.network.named_buffers())[name], rtol=1e-5, atol=1e-6)
