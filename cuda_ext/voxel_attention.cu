@@ -182,7 +182,7 @@ int64_t count_tiles(int64_t voxels, int64_t windows) { return voxels / kOwn + wi
 // What a block has in shared memory.
 template <int kDepth, bool kBackward>
 struct Shared {
-  static constexpr int kOthers = kDepth <= 32 ? 128 : 64;  // others at a time
+  static constexpr int kOthers = kDepth <= 32 ? 128 : 32;  // others at a time
   static constexpr int kEach = kOthers / kSlices;
   static constexpr int kStride = kDepth + 4;  // aligned, and few voxels of a warp in one bank
 

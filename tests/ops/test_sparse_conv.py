@@ -240,9 +240,7 @@ def test_spconv_says_why_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_spconv_computes_the_same() -> None:
     """Its path on the CPU, of the same function; its CUDA path is tested with the other kernels, on a device."""
-    pytest.importorskip(
-        "spconv.pytorch", reason="spconv is not installed; its CPU wheel serves here"
-    )
+    pytest.importorskip("spconv.pytorch", reason="spconv is not installed; its CPU wheel serves here")
     feats, weight, neighbours, transposed = _features_and_map()
     exact = sparse_conv_reference(feats.double(), weight.double(), neighbours)
     assert torch.allclose(_spconv.sparse_conv(feats, weight, neighbours).double(), exact, rtol=3e-6, atol=2e-4)

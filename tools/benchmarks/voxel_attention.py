@@ -45,6 +45,8 @@ class VoxelAttentionBenchmark:
     """CPU threads."""
     peers: bool = True
     """Time the others too; they take minutes."""
+    device: str = "cpu"
+    """cpu or cuda."""
 
 
 def scene(scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,10 +87,23 @@ def pair_count(scale: float, part: int = 1) -> int:
     return int(sizes.square().sum())
 
 
+def _mean_magnitude() -> Callable[[Tensor], float]:
+    """The value of a step. On a GPU it is that of the first, untimed one: a good part of the time would go into it."""
+    values: list[float] = []
+
+    def of(out: Tensor) -> float:
+        if not values or not out.is_cuda:
+            values[:] = [float(out.detach().double().abs().mean())]
+        return values[0]
+
+    return of
+
+
 def _padded(arguments: list[Any], backward: bool, compiled: bool) -> Callable[[], float]:
     *tensors, bins = arguments
     scale = tensors[0].shape[-1] ** -0.5
     forward = torch.compile(voxel_attention_reference, dynamic=True) if compiled else voxel_attention_reference
+    value = _mean_magnitude()
 
     def step() -> float:
         with torch.no_grad():
@@ -96,7 +111,7 @@ def _padded(arguments: list[Any], backward: bool, compiled: bool) -> Callable[[]
             if backward:
                 ones, zeros = torch.ones_like(out), torch.zeros_like(lse)
                 voxel_attention_backward_reference(ones, zeros, lse, *tensors, None, bins, scale)
-        return float(out.double().abs().mean())
+        return value(out)
 
     return step
 
@@ -104,6 +119,7 @@ def _padded(arguments: list[Any], backward: bool, compiled: bool) -> Callable[[]
 def _product(arguments: list[Any], backward: bool) -> Callable[[], float]:
     *tensors, bins = arguments
     leaves = [t.requires_grad_(backward) if t.ndim == 3 else t for t in tensors]
+    value = _mean_magnitude()
 
     def step() -> float:
         out = voxel_attention(*leaves, bins)
@@ -111,7 +127,7 @@ def _product(arguments: list[Any], backward: bool) -> Callable[[], float]:
             out.backward(torch.ones_like(out))
             for leaf in leaves:
                 leaf.grad = None
-        return float(out.detach().double().abs().mean())
+        return value(out)
 
     return step
 
@@ -132,9 +148,12 @@ def _pairs(arguments: list[Any]) -> Callable[[], None]:
     return step
 
 
-def attention(variant: str, scale: float, heads: int, head_dim: int, backward: bool) -> Callable[[], float | None]:
+def attention(
+    variant: str, scale: float, heads: int, head_dim: int, backward: bool, device: str
+) -> Callable[[], float | None]:
     """The function to time; its value is the mean magnitude of the result."""
     arguments = _arguments(scale, heads, head_dim, _PART if variant == "pairs" else 1)
+    arguments = [a.to(device) if isinstance(a, Tensor) else a for a in arguments]
     if variant == "pairs":
         return _pairs(arguments)
     return _product(arguments, backward) if variant == "geo3d" else _padded(arguments, backward, variant == "compiled")
@@ -154,7 +173,8 @@ def run(config: VoxelAttentionBenchmark) -> list[dict[str, Any]]:
                 _NAMES[kind],
                 "benchmarks.voxel_attention:attention",
                 {"variant": kind, "scale": config.scale, "heads": config.heads, "head_dim": config.head_dim}
-                | {"backward": backward},
+                | {"backward": backward, "device": config.device},
+                device=config.device,
                 threads=config.threads,
             )
             for kind in kinds
@@ -165,7 +185,9 @@ def run(config: VoxelAttentionBenchmark) -> list[dict[str, Any]]:
         if config.peers and not backward:
             found += _scaled_pairs(config, case, pairs)
         for row in found:
-            row["variant"] += f" ({1e9 * row['seconds'] * config.threads / work:.1f} ns a pair-head and core)"
+            cores = config.threads if config.device == "cpu" else 1
+            unit = "pair-head and core" if config.device == "cpu" else "pair-head"
+            row["variant"] += f" ({1e9 * row['seconds'] * cores / work:.3g} ns a {unit})"
         rows += found
     return rows
 
@@ -173,8 +195,8 @@ def run(config: VoxelAttentionBenchmark) -> list[dict[str, Any]]:
 def _scaled_pairs(config: VoxelAttentionBenchmark, case: str, pairs: int) -> list[dict[str, Any]]:
     factor = pairs / pair_count(config.scale, _PART)
     arguments = {"variant": "pairs", "scale": config.scale, "heads": config.heads, "head_dim": config.head_dim}
+    arguments |= {"backward": False, "device": config.device}
     name = f"pair by pair, plain indexing, on 1/{factor:.0f} of the pairs and scaled"
-    variant = Variant(
-        name, "benchmarks.voxel_attention:attention", arguments | {"backward": False}, threads=config.threads
-    )
+    factory = "benchmarks.voxel_attention:attention"
+    variant = Variant(name, factory, arguments, device=config.device, threads=config.threads)
     return [row | {"seconds": factor * row["seconds"], "peak_mb": None} for row in race(case, [variant], config.turns)]
