@@ -5,8 +5,12 @@ See ``cuda_emulation/include/cuda_runtime.h`` for what this can find and what no
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +26,25 @@ pytestmark = pytest.mark.slow
 _OPERATORS = [name for name in EXAMPLES if any(k.name == "cuda" for k in get_operator(name).kernels)]
 
 
+def _schemas() -> list[str]:
+    return [str(getattr(torch.ops.geo3d_kernels, name).default._schema).partition("::")[2] for name in _OPERATORS]
+
+
+def _compiler() -> str:
+    if (compiler := shutil.which("g++")) is None:
+        pytest.skip("g++ is not installed")
+    return compiler
+
+
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The operators of the emulation."""
-    if (compiler := shutil.which("g++")) is None:
-        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("cuda_emulation")
+    path = build(folder, _compiler())
     library = torch.library.Library("geo3d_emulated", "FRAGMENT")
-    for name in _OPERATORS:
-        library.define(str(getattr(torch.ops.geo3d_kernels, name).default._schema).partition("::")[2])
-    torch.ops.load_library(build(tmp_path_factory.mktemp("cuda_emulation"), compiler))
+    for schema in _schemas():
+        library.define(schema)
+    torch.ops.load_library(path)
     yield torch.ops.geo3d_emulated
     library._destroy()
 
@@ -89,3 +103,24 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated: Any, name: str, mo
         results.append(_outputs(getattr(emulated, name)(*arguments)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_kernels_stay_inside_their_memory(tmp_path: Path) -> None:
+    """Whatever the values that only the CPU's checks look at; sanitizers end the process if not."""
+    sanitizer = subprocess.run(
+        [_compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(sanitizer).is_absolute():
+        pytest.skip("AddressSanitizer is not installed")
+    checks = ("-fsanitize=address,bounds", "-fsanitize-undefined-trap-on-error")  # bounds: of arrays in shared memory
+    library = build(tmp_path, _compiler(), *checks, "-g1")
+    (tmp_path / "schemas").write_text("\n".join(_schemas()))
+    script = Path(__file__).parent / "cuda_emulation" / "wild_values.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "schemas"), str(library)],
+        env={**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
+    assert done.stdout == "done\n"
