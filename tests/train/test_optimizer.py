@@ -121,3 +121,11 @@ def test_moving_average_of_a_jump_is_geometric() -> None:
     other.load(state)
     assert torch.equal(other.whole_state()["weight"], state["weight"])
     assert torch.equal(module.weight, torch.ones(2, 2))
+
+
+def test_weight_decay_follows_its_schedule_where_there_is_any() -> None:
+    engine = Engine(launch(TrainConfig(accelerator="cpu")), ToyMethod(), TrainConfig(accelerator="cpu"))
+    engine.set_rates(0.1, None, 0.2)
+    assert [g["weight_decay"] for g in engine.optimizer.param_groups] == [0.2, 0.0]
+    engine.set_rates(0.1, None)
+    assert [g["weight_decay"] for g in engine.optimizer.param_groups] == [0.2, 0.0]

@@ -44,3 +44,11 @@ def test_one_cycle_is_that_of_torch(steps: int, warmup: int) -> None:
 def test_warm_up_longer_than_the_schedule_is_refused() -> None:
     with pytest.raises(InputError, match=r"warm-up takes 10 steps of a schedule of 10"):
         Schedule("cosine", 1.0, steps=10, warmup=10)
+
+
+def test_weight_decay_runs_along_half_a_cosine_or_stays() -> None:
+    schedule = Schedule("cosine", 1.0, 100, weight_decay=(0.04, 0.2))
+    expected = [0.04, 0.12, 0.2, 0.2]
+    assert [schedule.decay(step) for step in (0, 50, 100, 130)] == pytest.approx(expected)
+    assert schedule.decay(25) == pytest.approx(0.2 - 0.08 * (1 + math.cos(math.pi / 4)))
+    assert Schedule("cosine", 1.0, 100).decay(50) is None

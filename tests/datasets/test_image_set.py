@@ -1,0 +1,74 @@
+"""Single images, of scenes and of folders of photographs."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import BUILDERS, picture
+
+from geo3d.datasets import open_dataset
+from geo3d.datasets.image_set import ImageSet, PhotoFolder
+from geo3d.errors import InputError
+
+
+def photos(root: Path, folders: int, each: int) -> Path:
+    for folder in range(folders):
+        (root / f"class{folder:02d}" / "inner").mkdir(parents=True)
+        for number in range(each):
+            picture(seed=10 * folder + number).save(root / f"class{folder:02d}" / "inner" / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BUILDERS if kind != "image_pairs"])
+def test_views_of_every_dataset(kind: str, tmp_path: Path) -> None:
+    BUILDERS[kind](tmp_path / "data")
+    images = ImageSet.find([tmp_path / "data"])
+    scenes = list(open_dataset(tmp_path / "data"))
+    assert len(images) == sum(len(scene.view_names) for scene in scenes)
+    assert images.group_count == len(scenes)
+    images = pickle.loads(pickle.dumps(images))
+    index = 0
+    for group, scene in enumerate(scenes):
+        for view, name in enumerate(scene.view_names):
+            assert np.array_equal(np.asarray(images.image(index)), np.asarray(scene.image(view)))
+            assert images.describe(index).endswith(f"scene {scene.name}: {name}")
+            assert images.group[index] == group
+            index += 1
+
+
+def test_photographs_at_any_depth_are_groups_of_their_own(tmp_path: Path) -> None:
+    images = ImageSet.find([photos(tmp_path / "few", 3, 2)])
+    assert isinstance(images.datasets[0], PhotoFolder)
+    assert (len(images), images.group_count) == (6, 6)
+    assert np.array_equal(np.asarray(images.image(5)), np.asarray(picture(seed=21)))
+    assert images.describe(5).endswith("class02/inner/1.png")
+
+
+def test_photographs_of_many_folders_are_kept_together(tmp_path: Path) -> None:
+    images = ImageSet.find([photos(tmp_path / "many", 11, 2)])
+    assert (len(images), images.group_count) == (22, 11)
+    part = images.of_groups([4, 10])
+    assert [part.describe(i)[-18:] for i in range(4)] == [
+        f"class{n:02d}/inner/{i}.png"[-18:] for n in (4, 10) for i in (0, 1)
+    ]
+
+
+def test_single_images_and_several_roots(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    picture().save(tmp_path / "one" / "only.png")
+    BUILDERS["scannet"](tmp_path / "scans")
+    images = ImageSet.find([tmp_path / "one", tmp_path / "scans"])
+    scenes = open_dataset(tmp_path / "scans")
+    assert images.group_count == 1 + len(scenes)
+    assert images.group[0] == 0
+    assert images.group[1] == 1
+
+
+def test_folders_without_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        with pytest.raises(InputError, match=folder):
+            ImageSet.find([tmp_path / folder])
