@@ -21,6 +21,7 @@ from geo3d.errors import InputError
 from geo3d.models.convnext import ConvNeXt, ConvNeXtConfig
 from geo3d.models.registry import ModelEntry, register_model
 from geo3d.models.resnet import ResNet, ResNetConfig
+from geo3d.nn.filled_conv import filled_conv
 from geo3d.nn.masked_conversion import Path as LayoutPath
 from geo3d.nn.masked_conversion import to_sparse
 from geo3d.nn.masked_layers import MaskedBatchNorm2d, MaskedChannelNorm
@@ -157,16 +158,18 @@ class SparK(nn.Module):
     def _densify(self, images: Tensor, active: Tensor, path: LayoutPath) -> tuple[list[Tensor], bool]:
         """The decoder's inputs, and whether they were made of tiles."""
         self._check(images, active)
-        filled = []
+        densified = []
         with self.sparse_encoder.seeing(active, path) as cells:
             maps = self.sparse_encoder.maps(images)[::-1]
-            for x, norm, token in zip(maps, self.densify_norms, self.mask_tokens):
+            for x, norm, token, project in zip(maps, self.densify_norms, self.mask_tokens, self.densify_projs):
                 x = norm(x)
-                if cells.tiled:
-                    filled.append(cells.spread(x, token.flatten()))
+                if not cells.tiled:
+                    densified.append(project(torch.where(cells.mask(*x.shape[-2:]), x, token.to(x.dtype))))
+                elif isinstance(project, nn.Conv2d):
+                    densified.append(filled_conv(x, token.flatten(), project, cells))
                 else:
-                    filled.append(torch.where(cells.mask(*x.shape[-2:]), x, token.to(x.dtype)))
-        return [project(x) for project, x in zip(self.densify_projs, filled)], cells.tiled
+                    densified.append(project(cells.spread(x, token.flatten())))
+        return densified, cells.tiled
 
     def forward(self, images: Tensor, active: Tensor, path: LayoutPath = "auto") -> SparKOutput:
         """Reconstruct images from their active cells.

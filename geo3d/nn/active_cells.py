@@ -135,6 +135,19 @@ class ActiveCells:
             (*key, "transposed"), lambda: transpose_kernel_map(self._made[key], len(self.cell) * side * side)
         )
 
+    def map_neighbours(self, side: int, reach: Reach) -> tuple[Tensor, Tensor]:
+        """As :meth:`neighbours`, of a convolution of stride 1 whose outputs are all sites of the maps, row-major."""
+        key = ("map neighbours", side, reach)
+        return self._keep(key, lambda: self._make_map_neighbours(side, reach)), self._keep(
+            (*key, "transposed"), lambda: transpose_kernel_map(self._made[key], len(self.cell) * side * side)
+        )
+
+    def _make_map_neighbours(self, side: int, reach: Reach) -> Tensor:
+        maps = self._row_maps(side, reach.before, reach.after, -1, -1)
+        height, width = (side * cells for cells in self.grid)
+        starts = range(0, reach.dilation * reach.kernel, reach.dilation)
+        return torch.stack([maps[:, y : y + height, x : x + width].flatten() for y in starts for x in starts]).int()
+
     def _make_neighbours(self, side: int, reach: Reach) -> Tensor:
         rows = self.taps(side, reach).flatten(0, 2).t().contiguous()
         return rows.masked_fill(rows >= len(self.cell) * side * side, -1).int()
@@ -154,20 +167,24 @@ class ActiveCells:
         return torch.stack(taps, 3)
 
     def _make_window(self, side: int, before: int, after: int) -> Tensor:
-        (rows, columns), count = self.grid, len(self.cell)
-        inactive, outside = count * side * side, count * side * side + 1
-        device = self.cell.device
-        own = torch.arange(inactive, device=device).view(count, side, side)
-        cells = torch.full((self.batch * rows * columns, side, side), inactive, device=device)
-        cells[self.cell] = own
-        maps = cells.view(self.batch, rows, columns, side, side).transpose(2, 3).reshape(self.batch, rows * side, -1)
-        low, high = max(before, 0), max(after, 0)
-        maps = torch.nn.functional.pad(maps, (low, high, low, high), value=outside)
+        (rows, columns), count, device = self.grid, len(self.cell), self.cell.device
+        none = count * side * side
+        maps = self._row_maps(side, max(before, 0), max(after, 0), none, none + 1)
+        low = max(before, 0)
         place = self.cell % (rows * columns)
         reach = torch.arange(-before, side + after, device=device) + low
         y = (place // columns * side).unsqueeze(1) + reach
         x = (place % columns * side).unsqueeze(1) + reach
         return maps[self.sample.view(-1, 1, 1), y.unsqueeze(2), x.unsqueeze(1)]
+
+    def _row_maps(self, side: int, before: int, after: int, inactive: int, outside: int) -> Tensor:
+        """(B, before + H + after, before + W + after) int64 row of tiles of every site, or what stands for none."""
+        rows, columns = self.grid
+        count, device = len(self.cell), self.cell.device
+        cells = torch.full((self.batch * rows * columns, side, side), inactive, device=device)
+        cells[self.cell] = torch.arange(count * side * side, device=device).view(count, side, side)
+        maps = cells.view(self.batch, rows, columns, side, side).transpose(2, 3).reshape(self.batch, rows * side, -1)
+        return torch.nn.functional.pad(maps, (before, after, before, after), value=outside)
 
 
 class CellsHolder:

@@ -211,5 +211,5 @@ def _add_up(of_window: Tensor, tiles: Tensor, index: Tensor) -> Tensor:
     """Gradients of windows (N, C, w, w) -> those of the tiles whose sites they read."""
     n, c, side, _ = tiles.shape
     rows = of_window.new_zeros(n * side * side + 2, c)
-    rows.index_add_(0, index.flatten(), of_window.permute(0, 2, 3, 1).reshape(-1, c))
+    rows.scatter_add_(0, index.view(-1, 1).expand(-1, c), of_window.permute(0, 2, 3, 1).reshape(-1, c))
     return rows[:-2].view(n, side, side, c).permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from geo3d.nn.batch_norm import SyncBatchNorm2d
 
 _STD = 0.02
 #: From so many channels on a CPU turns kernels round for channels-last maps for longer than it convolves.
-_WIDE = 512
+WIDE = 512
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -34,7 +34,7 @@ class UNetBlock(nn.Module):
         """(B, C, h, w) -> (B, C / 2, 2 h, 2 w); see :meth:`UNetDecoder.forward`."""
         if plain or x.device.type != "cpu":
             return self.conv(self.up_sample(x))
-        if x.shape[1] < _WIDE:
+        if x.shape[1] < WIDE:
             return self.conv(self.up_sample(x.contiguous(memory_format=torch.channels_last)))
         half = x.dtype in _HALF or torch.is_autocast_enabled("cpu")
         up = _up_sample_by_product(x, self.up_sample) if half else self.up_sample(x.contiguous())
