@@ -21,9 +21,8 @@ from geo3d.errors import InputError
 from geo3d.models.convnext import ConvNeXt, ConvNeXtConfig
 from geo3d.models.registry import ModelEntry, register_model
 from geo3d.models.resnet import ResNet, ResNetConfig
-from geo3d.nn.filled_conv import filled_conv
-from geo3d.nn.masked_conversion import Path as LayoutPath
-from geo3d.nn.masked_conversion import to_sparse
+from geo3d.nn.filled_conv import Fill, FilledConv2d
+from geo3d.nn.masked_conversion import Layout, to_sparse
 from geo3d.nn.masked_layers import MaskedBatchNorm2d, MaskedChannelNorm
 from geo3d.nn.unet_decoder import UNetDecoder
 
@@ -140,7 +139,7 @@ class SparK(nn.Module):
                 f"{CELL} pixels"
             )
 
-    def encode(self, images: Tensor, active: Tensor, path: LayoutPath = "auto") -> list[Tensor]:
+    def encode(self, images: Tensor, active: Tensor, path: Layout = "auto") -> list[Tensor]:
         """The encoder's maps of strides 4, 8, 16 and 32, zero where cells are hidden.
 
         Args:
@@ -151,27 +150,22 @@ class SparK(nn.Module):
         self._check(images, active)
         return self.sparse_encoder(images, active, path)
 
-    def densify(self, images: Tensor, active: Tensor, path: LayoutPath = "auto") -> list[Tensor]:
+    def densify(self, images: Tensor, active: Tensor, path: Layout = "auto") -> list[Tensor]:
         """The decoder's inputs, coarsest first: normalised maps, tokens where cells are hidden, projected."""
         return self._densify(images, active, path)[0]
 
-    def _densify(self, images: Tensor, active: Tensor, path: LayoutPath) -> tuple[list[Tensor], bool]:
+    @torch.compiler.disable  # layers ask their holder for the cells, which differ from pass to pass
+    def _densify(self, images: Tensor, active: Tensor, path: Layout) -> tuple[list[Tensor], bool]:
         """The decoder's inputs, and whether they were made of tiles."""
         self._check(images, active)
         densified = []
         with self.sparse_encoder.seeing(active, path) as cells:
             maps = self.sparse_encoder.maps(images)[::-1]
             for x, norm, token, project in zip(maps, self.densify_norms, self.mask_tokens, self.densify_projs):
-                x = norm(x)
-                if not cells.tiled:
-                    densified.append(project(torch.where(cells.mask(*x.shape[-2:]), x, token.to(x.dtype))))
-                elif isinstance(project, nn.Conv2d):
-                    densified.append(filled_conv(x, token.flatten(), project, cells))
-                else:
-                    densified.append(project(cells.spread(x, token.flatten())))
+                densified.append(project(norm(x), token.flatten(), cells))
         return densified, cells.tiled
 
-    def forward(self, images: Tensor, active: Tensor, path: LayoutPath = "auto") -> SparKOutput:
+    def forward(self, images: Tensor, active: Tensor, path: Layout = "auto") -> SparKOutput:
         """Reconstruct images from their active cells.
 
         Args:
@@ -187,8 +181,8 @@ class SparK(nn.Module):
 
 def _projection(channels: int, out: int, level: int) -> nn.Module:
     if level == 0:
-        return nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
-    return nn.Conv2d(channels, out, 3, padding=1)
+        return Fill() if channels == out else FilledConv2d(channels, out, 1)
+    return FilledConv2d(channels, out, 3, padding=1)
 
 
 # Registration

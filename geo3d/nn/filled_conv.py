@@ -16,31 +16,55 @@ from geo3d.nn.unet_decoder import WIDE
 _LEAST_SIDE = 4
 
 
-def filled_conv(tiles: Tensor, token: Tensor, layer: nn.Conv2d, cells: ActiveCells) -> Tensor:
-    """``layer`` of the maps that hold ``tiles`` at active cells and ``token`` everywhere else.
-
-    The tiles' share is summed over the pairs of sites that meet. The token's is a convolution of the mask alone, with
-    the kernel summed over the token's channels.
+def fill(tiles: Tensor, token: Tensor, cells: ActiveCells) -> Tensor:
+    """``tiles`` at active cells and ``token`` everywhere else.
 
     Args:
-        tiles: (N, C, t, t).
+        tiles: (N, C, t, t), or in the dense layout (B, C, H, W), of which only active sites count.
         token: (C,).
-        layer: square, of stride 1 and with one group, and its result as large as its input.
-        cells: where the tiles lie.
+        cells: which are active.
 
     Returns:
-        (B, O, H, W), channels last in memory.
+        (B, C, H, W).
     """
-    reach, side = reach_of(layer), tiles.shape[-1]
-    height, width = (side * cells for cells in cells.grid)
-    tiles, token, weight, bias = under_autocast(tiles, token, layer.weight, layer.bias)
-    rows = tiles.permute(0, 2, 3, 1).reshape(-1, tiles.shape[1])
-    if why_not_own_kernel(rows) is not None or layer.kernel_size == (1, 1) or side < _LEAST_SIDE:
-        maps = cells.spread(tiles, token)
-        wide = maps.shape[1] >= WIDE and maps.dtype == torch.float32 and maps.device.type == "cpu"
-        return layer(maps.contiguous() if wide else maps)
-    seen = KernelProduct.apply(rows, weight.flatten(2), *cells.map_neighbours(side, reach))
-    seen = seen.view(cells.batch, height, width, -1).permute(0, 3, 1, 2)
-    kernel = torch.einsum("oikl,i->okl", weight, token).unsqueeze(1)
-    hidden = (~cells.mask(height, width)).to(kernel.dtype)
-    return seen + F.conv2d(hidden, kernel, bias, padding=reach.padding, dilation=reach.dilation)
+    if cells.tiled:
+        return cells.spread(tiles, token)
+    return torch.where(cells.mask(*tiles.shape[-2:]), tiles, token.to(tiles.dtype).view(-1, 1, 1))
+
+
+class Fill(nn.Module):
+    """:func:`fill`, where nothing is convolved."""
+
+    def forward(self, tiles: Tensor, token: Tensor, cells: ActiveCells) -> Tensor:
+        """As :func:`fill`."""
+        return fill(tiles, token, cells)
+
+
+class FilledConv2d(nn.Conv2d):
+    """``nn.Conv2d`` (square, of stride 1, its result as large as its input) of maps made of tiles and a token."""
+
+    def forward(self, tiles: Tensor, token: Tensor, cells: ActiveCells) -> Tensor:
+        """The convolution, (B, O, H, W), of what :func:`fill` makes of the same."""
+        if not cells.tiled:
+            return super().forward(fill(tiles, token, cells))
+        if self.kernel_size == (1, 1) or tiles.shape[-1] < _LEAST_SIDE or why_not_own_kernel(tiles.movedim(1, -1)):
+            maps = fill(tiles, token, cells)
+            wide = maps.shape[1] >= WIDE and maps.dtype == torch.float32 and maps.device.type == "cpu"
+            return super().forward(maps.contiguous() if wide else maps)
+        return self._from_tiles(*under_autocast(tiles, token, self.weight, self.bias), cells)
+
+    def _from_tiles(
+        self, tiles: Tensor, token: Tensor, weight: Tensor, bias: Tensor | None, cells: ActiveCells
+    ) -> Tensor:
+        """The tiles' share, over the pairs of sites that meet, and the token's: a convolution of the mask alone.
+
+        The kernel of the latter is summed over the token's channels.
+        """
+        reach, side = reach_of(self), tiles.shape[-1]
+        height, width = (side * count for count in cells.grid)
+        rows = tiles.permute(0, 2, 3, 1).reshape(-1, tiles.shape[1])
+        seen = KernelProduct.apply(rows, weight.flatten(2), *cells.map_neighbours(side, reach))
+        seen = seen.view(cells.batch, height, width, -1).permute(0, 3, 1, 2)
+        kernel = torch.einsum("oikl,i->okl", weight, token).unsqueeze(1)
+        hidden = (~cells.mask(height, width)).to(kernel.dtype)
+        return seen + F.conv2d(hidden, kernel, bias, padding=reach.padding, dilation=reach.dilation)

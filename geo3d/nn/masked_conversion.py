@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
@@ -15,7 +16,7 @@ from geo3d.nn.batch_norm import SyncBatchNorm2d
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 from geo3d.nn.masked_layers import MaskedLayer
 
-Path = Literal["auto", "tiles", "dense"]
+Layout = Literal["auto", "tiles", "dense"]
 #: Share of active cells above which whole maps cost no more than tiles with their margins.
 MOST_ACTIVE = 0.8
 
@@ -60,7 +61,7 @@ class SparseEncoder(nn.Module):
         _convert(network, self.holder, synchronised)
         self.sp_cnn = network
 
-    def explain(self, active: Tensor, path: Path = "auto") -> dict[str, str]:
+    def explain(self, active: Tensor, path: Layout = "auto") -> dict[str, str]:
         """Which layout a pass would use, and why not the other.
 
         Args:
@@ -88,7 +89,7 @@ class SparseEncoder(nn.Module):
         return None
 
     @contextmanager
-    def seeing(self, active: Tensor, path: Path = "auto") -> Iterator[ActiveCells]:
+    def seeing(self, active: Tensor, path: Layout = "auto") -> Iterator[ActiveCells]:
         """Context of one pass in which the network, and layers that share its ``holder``, see these cells.
 
         Args:
@@ -119,7 +120,8 @@ class SparseEncoder(nn.Module):
         out = network.features(seen) if hasattr(network, "features") else network(seen)
         return [out] if isinstance(out, Tensor) else list(out)
 
-    def forward(self, images: Tensor, active: Tensor, path: Path = "auto") -> list[Tensor]:
+    @torch.compiler.disable  # layers ask their holder for the cells, which differ from pass to pass
+    def forward(self, images: Tensor, active: Tensor, path: Layout = "auto") -> list[Tensor]:
         """Encode what is active of images.
 
         Args:

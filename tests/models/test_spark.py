@@ -8,6 +8,7 @@ from torch import nn
 
 from geo3d import InputError, create_model
 from geo3d.models.spark import ENCODERS, SparK, SparKConfig
+from geo3d.nn.filled_conv import Fill
 from geo3d.nn.unet_decoder import UNetBlock
 
 #: Names in the authors' whole files, dead buffers left out.
@@ -101,7 +102,7 @@ def test_paths_are_dropped_more_often_the_deeper_the_block() -> None:
 def test_tokens_stand_where_cells_are_hidden_at_every_scale() -> None:
     images, active = inputs(torch.float32)
     model = made("resnet_tiny", torch.float32).eval()
-    model.densify_projs = nn.ModuleList(nn.Identity() for _ in range(4))
+    model.densify_projs = nn.ModuleList(Fill() for _ in range(4))
     for path in ("dense", "tiles"):
         for level, filled in enumerate(model.densify(images, active, path)):
             hidden = ~active.repeat_interleave(2**level, 2).repeat_interleave(2**level, 3)
@@ -139,3 +140,12 @@ def test_encoders_leave_as_ordinary_networks(name: str) -> None:
     maps = model.features(torch.zeros(2, 3, 70, 90))  # any size
     assert [m.shape[1] for m in maps] == list(model.config.channels)
     assert torch.equal(model(torch.zeros(2, 3, 70, 90)), maps[-1])
+
+
+def test_compile_leaves_the_numbers_as_they_are() -> None:
+    images, active = inputs(torch.float32)
+    model = made("resnet_tiny", torch.float32).eval()
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        expected = model(images, active).reconstruction
+        torch.testing.assert_close(compiled(images, active).reconstruction, expected, rtol=1e-5, atol=1e-5)
