@@ -1,0 +1,88 @@
+"""A furnished room as a scanner sees it, with colours and normals: the scene of the benchmarks of attention.
+
+Points lie on the surfaces of synthetic rooms (`docs/synthetic.md`) that something could see, with noise; a smaller
+scene is the part of the same room about one of its corners, so that its windows are filled alike.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from geo3d.errors import require_extra
+from geo3d.geometry import PointCloud
+
+VOXEL_SIZE = 0.02  # metres
+_MESH_EDGE = 0.03  # metres: of the surfaces that points are drawn on, and of the textures on them
+_POINTS_PER_SQUARE_METRE = 30_000
+_VOXELS_PER_SQUARE_METRE = 4_000  # that noise, edges and slanting walls let so many points fill
+_POSITION_NOISE = 0.004  # metres, standard deviation of each coordinate, as those of the normals' and colours'
+_NORMAL_NOISE = 0.08
+_COLOR_NOISE = 0.04
+_YAW = np.radians(12)  # so that no wall follows the voxels
+_ROOM_GAP = 0.15  # metres of wall between two rooms
+
+
+def _surfaces(room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles (T, 3, 3) in metres and colours (T, 3, 3) in [0, 1] of one room; its corner is the origin."""
+    from geo3d.datasets.synthetic.mesh import fine_mesh
+    from geo3d.datasets.synthetic.room import ROOM_KINDS, furnish_room
+    from geo3d.datasets.synthetic.stage import Stage
+    from geo3d.datasets.synthetic.texture import Palette
+
+    rng = np.random.default_rng(room)
+    palette = Palette(rng)
+    furnished = furnish_room(list(ROOM_KINDS)[room % len(ROOM_KINDS)], palette, rng)
+    mesh = fine_mesh(Stage(furnished.things, palette, furnished.lights, rng), _MESH_EDGE)
+    low = mesh.vertices.min(0)
+    return (mesh.vertices - low)[mesh.faces], (mesh.colors / np.float32(255))[mesh.faces]
+
+
+def _areas(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas (T,) and unit normals (T, 3)."""
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    lengths = np.linalg.norm(normals, axis=1)
+    return lengths / 2, normals / lengths[:, None]
+
+
+@cache
+def scan(voxels: int) -> PointCloud:
+    """Points in metres with colours and normals, z up, the same at each call; they fill about so many voxels of 2 cm.
+
+    Raises:
+        MissingExtra: the extra ``synthetic`` is not installed.
+    """
+    require_extra("embreex", "synthetic", "the scene of this benchmark")
+    parts, wanted, found, start = [], voxels / _VOXELS_PER_SQUARE_METRE, 0.0, 0.0
+    while found < wanted:  # rooms in a row
+        triangles, colors = _surfaces(len(parts))
+        triangles[..., 0] += start
+        parts.append((triangles, colors))
+        found += _areas(triangles)[0].sum()
+        start = triangles[..., 0].max() + _ROOM_GAP
+    triangles, colors = (np.concatenate(part) for part in zip(*parts))
+    nearest = np.argsort(np.linalg.norm(triangles[..., :2].mean(1), axis=1), kind="stable")
+    area, normals = _areas(triangles[nearest])
+    kept = int(np.searchsorted(area.cumsum(), wanted)) + 1
+    chosen, area, normals = nearest[:kept], area[:kept], normals[:kept]
+
+    rng = np.random.default_rng(0)
+    count = int(area.sum() * _POINTS_PER_SQUARE_METRE)
+    triangle = rng.choice(len(chosen), count, p=area / area.sum())
+    # The square root spreads points evenly over a triangle.
+    along, across = np.sqrt(rng.random(count, np.float32)), rng.random(count, np.float32)
+    weight = np.stack([1 - along, along * (1 - across), along * across], 1)[..., None]
+    xyz, color = ((values[chosen][triangle] * weight).sum(1) for values in (triangles, colors))
+
+    noise = rng.standard_normal((3, count, 3), np.float32)
+    turn = np.array([[np.cos(_YAW), -np.sin(_YAW), 0], [np.sin(_YAW), np.cos(_YAW), 0], [0, 0, 1]], np.float32)
+    normal = normals[triangle] + _NORMAL_NOISE * noise[1]
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    columns = (
+        (xyz + _POSITION_NOISE * noise[0]) @ turn.T,
+        (color + _COLOR_NOISE * noise[2]).clip(0, 1),
+        normal @ turn.T,
+    )
+    return PointCloud(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
