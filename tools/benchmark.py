@@ -26,7 +26,7 @@ BENCHMARKS = {
     "voxelize": ("voxelize", "VoxelizeBenchmark"),
     "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
 }
-_FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb")
+_FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb", "columns")
 
 
 def hardware() -> str:
@@ -45,18 +45,22 @@ def hardware() -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as markdown, with the time of each case's first variant over their own."""
-    lines = ["| variant | device | dtype | time | speed against the first | peak memory |", "|---|---|---|---|---|---|"]
+    """Rows as markdown, with the time of each case's first variant over their own, and the columns they add."""
+    added = list(dict.fromkeys(name for row in rows for name in row.get("columns", {})))
+    names = ("variant", "device", "dtype", "time", "speed against the first", "peak memory", *added)
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     base: dict[str, float] = {}
     for row in rows:
         if row["case"] not in base:
             base[row["case"]] = row["seconds"]
-            lines.append(f"| **{row['case']}** | | | | | |")
+            lines.append(f"| **{row['case']}** |" + " |" * (len(names) - 1))
         seconds, peak = row["seconds"], row["peak_mb"]
         time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
         memory = "" if peak is None else f"{peak:.0f} MB"
         ratio = f"{base[row['case']] / seconds:.2f} x"
-        lines.append(f"| {row['variant']} | {row['device']} | {row['dtype']} | {time} | {ratio} | {memory} |")
+        cells = (row["variant"], row["device"], row["dtype"], time, ratio, memory)
+        more = (row.get("columns", {}).get(name, "") for name in added)
+        lines.append(f"| {' | '.join((*cells, *more))} |")
     return "\n".join(lines)
 
 

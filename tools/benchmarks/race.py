@@ -1,4 +1,4 @@
-"""Timing variants of one computation side by side, each in a process of its own.
+"""Timing variants of one computation side by side, each in a process of its own; and the memory of a single call.
 
 A variant is a factory, importable by name, that returns a function to time. All variants are built first; then they
 take turns, one call each, so that whatever slows the machine slows them all. Figures are medians over the turns.
@@ -6,17 +6,24 @@ take turns, one call each, so that whatever slows the machine slows them all. Fi
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geo3d.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CLEAR_PEAK = "5"  # what resets VmHWM when it is written to /proc/self/clear_refs
 
 
 @dataclass
@@ -26,10 +33,11 @@ class Variant:
     Args:
         name: as it stands in the table.
         factory: ``module:function``; called with ``arguments``, returns the function to time, which may return a
-            float to be compared between variants (a loss, a checksum).
+            float (a loss, a count) or tensors (its results).
         arguments: keyword arguments of the factory.
         dtype, device: for the table.
         threads: torch threads of its process.
+        share: the part of the case's work that it does; its time is divided by that.
     """
 
     name: str
@@ -38,15 +46,33 @@ class Variant:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
+    share: float = 1.0
 
 
 def _peak_mb() -> float:
     """Highest resident memory of this process so far, MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would remember the parent's, across exec
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+    if Path("/proc/self/status").exists():  # getrusage would remember the parent's, across exec
+        return _status_mb("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def _summary(value: Any) -> Any:
+    """Of tensors what tells them apart, for the way to another process: a projection and the norm of each."""
+    import torch
+
+    if not isinstance(value, (list, tuple)):
+        return value
+    summary = []
+    for tensor in value:
+        flat = tensor.detach().cpu().double().flatten()
+        probe = torch.randn(len(flat), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        summary.append((float(flat @ probe), float(flat.norm())))
+    return summary
 
 
 def _contestant(variant: Variant, pipe) -> None:
@@ -73,12 +99,27 @@ def _contestant(variant: Variant, pipe) -> None:
         value = step()
         if cuda:
             torch.cuda.synchronize()
-        pipe.send((time.perf_counter() - start, value))
-    pipe.send(torch.cuda.max_memory_allocated() / 2**20 if cuda else _peak_mb() - before)
+        elapsed = time.perf_counter() - start
+        peak = _peak_mb()  # before the summary takes memory
+        pipe.send((elapsed, _summary(value)))
+        del value
+    pipe.send(torch.cuda.max_memory_allocated() / 2**20 if cuda else peak - before)
 
 
-def race(case: str, variants: list[Variant], turns: int, warmup: int = 1) -> list[dict[str, Any]]:
+def race(
+    case: str, variants: list[Variant], turns: int, warmup: int = 1, tolerance: float = 1e-4
+) -> list[dict[str, Any]]:
     """Time variants in turn.
+
+    Args:
+        case: what they all do.
+        variants: whose tensors, where they return some, must agree among those of the same share.
+        turns: timed calls of each.
+        warmup: calls of each before.
+        tolerance: largest difference of two tensors, relative to their norm.
+
+    Raises:
+        RuntimeError: two variants compute different things.
 
     Returns:
         One row a variant, in their order: ``case, variant, device, dtype, seconds`` (median of the turns), ``peak_mb``
@@ -103,6 +144,7 @@ def race(case: str, variants: list[Variant], turns: int, warmup: int = 1) -> lis
             elapsed, values[variant.name] = pipe.recv()
             if turn >= warmup:
                 seconds[variant.name].append(elapsed)
+    _compare(case, variants, values, tolerance)
     rows = []
     for variant, process, pipe in running:
         pipe.send("stop")
@@ -114,9 +156,60 @@ def race(case: str, variants: list[Variant], turns: int, warmup: int = 1) -> lis
                 "variant": variant.name,
                 "device": variant.device,
                 "dtype": variant.dtype,
-                "seconds": statistics.median(seconds[variant.name]),
+                "seconds": statistics.median(seconds[variant.name]) / variant.share,
                 "peak_mb": peak,
                 "value": values[variant.name],
             }
         )
     return rows
+
+
+def _compare(case: str, variants: list[Variant], values: dict[str, Any], tolerance: float) -> None:
+    first: dict[float, str] = {}
+    for variant in variants:
+        value = values[variant.name]
+        if not isinstance(value, list):
+            continue
+        other = first.setdefault(variant.share, variant.name)
+        pairs = list(zip(value, values[other], strict=True))
+        if not all(abs(a - b) <= tolerance * norm for (a, norm), (b, _) in pairs):
+            raise RuntimeError(f"{case}: {variant.name} and {other} compute different things: {pairs}")
+
+
+def _measure(factory: str, arguments: dict[str, Any], threads: int, pipe) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    module, _, function = factory.partition(":")
+    small, call = getattr(importlib.import_module(module), function)(**arguments)
+    small()  # whatever is loaded or started once is there
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide what the call takes
+    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+    before = _status_mb("VmRSS")
+    results: Sequence[Tensor] = call()
+    held = sum(result.numel() * result.element_size() for result in results) / 2**20
+    pipe.send(_status_mb("VmHWM") - before - held)
+
+
+def extra_memory_mb(factory: str, arguments: dict[str, Any], threads: int) -> float | None:
+    """What one call takes at its highest beyond its arguments and results, MiB, measured in a fresh process.
+
+    Args:
+        factory: ``module:function``; called with ``arguments``, returns two functions without arguments: a small call
+            that warms up, and the call to measure, which returns its results.
+        arguments: keyword arguments of the factory.
+        threads: torch threads.
+
+    Returns:
+        None on a system other than Linux, which does not tell.
+    """
+    if sys.platform != "linux":
+        return None
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measure, args=(factory, arguments, threads, there), daemon=True)
+    process.start()
+    there.close()
+    found = here.recv()
+    process.join()
+    return found
