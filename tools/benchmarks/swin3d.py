@@ -1,11 +1,12 @@
 """The whole of Swin3D on scenes of growing size: how long a pass takes, how much memory, and how both grow.
 
-Scene: a furnished room at 2 cm, coloured and with normals, larger or smaller as a whole.
+Scene: a furnished room at 2 cm, coloured and with normals (`scan.py`, as the benchmark of voxel_attention has it); a
+smaller scene is a smaller part of it. How many voxels share a window is printed for each: where that number changed
+with the size, so would the cost of a voxel.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.race import Variant, race
-from benchmarks.room import VOXEL_SIZE, room_points
+from benchmarks.scan import VOXEL_SIZE, scan
+from benchmarks.voxel_attention import pair_count, scene
 
 from geo3d import create_model
-from geo3d.geometry import PointCloud
 
-_VOXELS_OF_ROOM = 100_000  # at scale 1
+_LARGE = 100_000  # voxels; a pass over more takes long, and a first one is hardly slower
+_PASSES = ("forward", "forward and backward")
 
 
 @dataclass
@@ -27,30 +29,22 @@ class Swin3DBenchmark:
 
     model: str = "swin3d_s"
     """Network, one of `geo3d.list_models("swin3d*")`."""
-    voxels: tuple[int, ...] = (25_000, 50_000, 100_000)
+    voxels: tuple[int, ...] = (25_000, 50_000, 100_000, 200_000, 400_000)
     """Sizes of the scenes, voxels (approximately)."""
     decoder: str = "linear"
     """Decoder stages: linear or linear_attn."""
-    turns: int = 1
-    """Timed turns of each variant; the median counts."""
+    turns: int = 3
+    """Timed turns of each variant; the median counts. Scenes above 100,000 voxels get one."""
     threads: int = 2
     """CPU threads."""
-
-
-def room(voxels: int) -> PointCloud:
-    """A furnished room of about as many voxels."""
-    generator = torch.Generator().manual_seed(0)
-    xyz = room_points(math.sqrt(voxels / _VOXELS_OF_ROOM))
-    noise = torch.randn(2, *xyz.shape, generator=generator)
-    colors = (0.5 + 0.3 * torch.sin(3 * xyz) + 0.05 * noise[0]).clamp(0, 1)
-    normals = torch.nn.functional.normalize(torch.sin(2 * xyz) + 0.1 * noise[1], dim=1)
-    return PointCloud(xyz, colors, normals)
+    backward: bool = True
+    """Time forward and backward too."""
 
 
 def network_pass(model: str, voxels: int, decoder: str, backward: bool) -> Callable[[], float]:
     """A pass from points to logits, or on to gradients; returns the number of voxels."""
     network = create_model(model, signals="XYZ_RGB_NORM", decoder=decoder, generator=torch.Generator().manual_seed(0))
-    cloud = room(voxels)
+    cloud = scan(voxels)
 
     def forward() -> float:
         with torch.no_grad():
@@ -68,22 +62,33 @@ def network_pass(model: str, voxels: int, decoder: str, backward: bool) -> Calla
 
 
 def run(config: Swin3DBenchmark) -> list[dict[str, Any]]:
-    """Rows of the table; prints by which power of the number of voxels the time grows."""
-    names = ("forward", "forward and backward")
+    """Rows of the table; prints by which power of the number of voxels time and memory grow."""
+    passes = _PASSES if config.backward else _PASSES[:1]
     rows, sizes = [], []
     for count in config.voxels:
         arguments = {"model": config.model, "voxels": count, "decoder": config.decoder}
-        factory = "benchmarks.swin3d:network_pass"
         variants = [
-            Variant(name, factory, arguments | {"backward": name != "forward"}, threads=config.threads)
-            for name in names
+            Variant(
+                name,
+                "benchmarks.swin3d:network_pass",
+                arguments | {"backward": name != "forward"},
+                threads=config.threads,
+            )
+            for name in passes
         ]
-        found = race(f"{config.model}, about {count:,} voxels", variants, config.turns)
+        large = count > _LARGE
+        found = race(config.model, variants, 1 if large else config.turns, warmup=0 if large else 1)
         sizes.append(found[0]["value"])
-        rows += [row | {"case": f"{config.model}, {sizes[-1]:,.0f} voxels"} for row in found]
-    if len(sizes) > 1:
-        for number, name in enumerate(names):
-            seconds = [row["seconds"] for row in rows[number :: len(names)]]
-            power = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
-            print(f"{name}: time grows as the {power:.2f}th power of the number of voxels")
+        in_window = pair_count(scene(count)[0]) / sizes[-1]
+        case = f"{config.model}, {sizes[-1]:,.0f} voxels, windows of 7 at 2 cm hold {in_window:.0f} for a voxel"
+        for row in found:
+            columns = {"a thousand voxels": f"{1e6 * row['seconds'] / sizes[-1]:.1f} ms"}
+            rows.append(row | {"case": case, "columns": columns})
+    for number, name in enumerate(passes):
+        found = rows[number :: len(passes)]
+        if len(sizes) > 1:
+            time, memory = (
+                np.polyfit(np.log(sizes), np.log([row[what] for row in found]), 1)[0] for what in ("seconds", "peak_mb")
+            )
+            print(f"{name}: time grows as the {time:.2f}th power of the number of voxels, memory as the {memory:.2f}th")
     return rows
