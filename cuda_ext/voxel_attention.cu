@@ -16,9 +16,10 @@
 // Nothing depends on timing: sums over pairs are one thread's, sums over threads have a fixed order, and table gradients are
 // summed in a number of parts that depends on shapes alone. Equal input gives equal bits.
 //
-// Expected, not measured: instructions limit it, some 330 for a pair and head with 9 axes of 16 channels: about half in the
-// products with tables (the window's rows over its voxels, times channels), the rest in bins, look-ups and histograms.
-// Tensor cores could take the products over.
+// Expected, not measured: issued instructions limit it. By count of operations a pair and head takes some 400 in the
+// forward, with 9 axes, 16 channels and windows of 100 voxels that reach 216 rows: 170 in products with tables, 120 in bins,
+// 100 in look-ups and histograms; so 11 M pairs and 6 heads take an H200 about 1 ms, and two and a half times that again in the
+// backward. Next would be the products on tensor cores, and two heads a thread, which share their bins.
 
 #include <optional>
 #include <tuple>
@@ -42,6 +43,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kRows = 64;        // of an axis, looked up at a time
 constexpr int kCounted = 32;     // of an axis, in histograms at a time
 constexpr int kPitch = kWarp + 4;  // of a histogram's rows: aligned, and four rows in different banks
+constexpr int kTogether = 8;     // pairs that a thread works on without a branch, so that none waits for another's memory
 constexpr int kMaxAxes = 64;     // geo3d/ops/voxel_attention.py sends more to the reference, and so with channels
 constexpr int kMaxDepth = 64;
 constexpr int kBlocks = 512;     // of the backward, each with its own sum of the tables' gradients
@@ -203,6 +205,7 @@ struct Shared {
     float result[kDepth][kOwn];
   };
   float sums[kSlices][kOwn];
+  float signals[kOthers];  // of the others, on one axis
   float other_lse[kBackward ? kOthers : 1], other_delta[kBackward ? kOthers : 1];
   int low[kMaxAxes], high[kMaxAxes];  // rows of an axis that pairs of the tile and the others reach
 };
@@ -241,17 +244,30 @@ struct Worker {
   __device__ int other(int k) const { return k * kSlices + slice; }
   __device__ bool has(int k) const { return has_work && other(k) < others; }
 
+  // Calls visit(k) for the others of this thread, kTogether at a time: some may be past the last one.
+  template <typename Visit>
+  __device__ void for_each_other(const Visit& visit) const {
+#pragma unroll
+    for (int first = 0; first < kEach; first += kTogether) {
+      if (!has(first)) continue;
+#pragma unroll
+      for (int k = first; k < first + kTogether; ++k) visit(k);
+    }
+  }
+
   __device__ void load_own(const View& from, float scale, float (&to)[kDepth]) const {
     const int64_t row = p.row(position);
     for (int c = 0; c < kDepth; ++c) to[c] = has_own && c < p.channels ? from(row, head, c) * scale : 0.0f;
   }
 
-  // Others from `start` on; called by all threads, between barriers.
+  // Others from `start` on, and zeros behind them to a whole kTogether of every thread; by all threads, between barriers.
   __device__ void load_others(const View& from, float scale) const {
-    for (int i = thread; i < others * kDepth; i += kThreads) {
+    constexpr int kWhole = kTogether * kSlices;
+    const int padded = (others + kWhole - 1) / kWhole * kWhole;
+    for (int i = thread; i < padded * kDepth; i += kThreads) {
       const int j = i / kDepth, c = i % kDepth;
-      s.others[j][c] =
-          c < p.channels ? from(p.row(tile.begin + start + j), head, c) * scale : 0.0f;
+      const bool given = j < others && c < p.channels;
+      s.others[j][c] = given ? from(p.row(tile.begin + start + j), head, c) * scale : 0.0f;
     }
   }
 
@@ -309,18 +325,16 @@ struct Worker {
     }
   }
 
-  // Products of the own voxel with the others.
+  // Products of the own voxel with the others; zero where there is none.
   __device__ void multiply_pairs(const float (&own_vector)[kDepth], float (&sums)[kEach]) const {
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) sums[k] = has(k) ? dot(own_vector, s.others[other(k)]) : 0.0f;
+    for (int k = 0; k < kEach; ++k) sums[k] = 0.0f;
+    for_each_other([&](int k) { sums[k] = dot(own_vector, s.others[other(k)]); });
   }
 
-  // to += over the others, weight times voxel.
+  // to += over the others, weight times voxel. Weights of those that there are not must be zero.
   __device__ void add_others(const float (&weights)[kEach], float (&to)[kDepth]) const {
-#pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      if (has(k)) add(weights[k], s.others[other(k)], to);
-    }
+    for_each_other([&](int k) { add(weights[k], s.others[other(k)], to); });
   }
 
   // Adds to each pair the terms of its rows: products of the own voxel with one table, products of the other voxel with
@@ -328,32 +342,45 @@ struct Worker {
   __device__ void look_up(const float (&own_vector)[kDepth], const float* own_table, const float* others_table,
                           const float* bias_table, float (&sums)[kEach]) const {
     for (int axis = 0; axis < p.axes.count; ++axis) {
-      const int bins = p.axes.bins[axis], high = s.high[axis];
-      const float own_signal_here = *own_signal(axis);
-      const float* signals = other_signals(axis);
+      const int high = s.high[axis];
       for (int first = s.low[axis]; first <= high; first += kRows) {
         const int rows = min(kRows, high - first + 1);
         const int64_t first_row = p.axes.first[axis] + first;
         __syncthreads();  // what was there has been read
-        for (int r = slice; r < rows; r += kSlices) {
-          if (own_table != nullptr) {
-            s.products.of_own[r][own] = dot(own_vector, own_table + (first_row + r) * kDepth);
-          } else if (bias_table != nullptr) {
-            s.products.of_own[r][own] = bias_table[first_row + r];
-          }
+        if (thread < others) s.signals[thread] = other_signals(axis)[thread];
+        if (own_table != nullptr) {
+          const float* table = own_table + first_row * kDepth;
+#pragma unroll 4
+          for (int r = slice; r < rows; r += kSlices) s.products.of_own[r][own] = dot(own_vector, table + r * kDepth);
+        } else if (bias_table != nullptr) {
+          for (int r = slice; r < rows; r += kSlices) s.products.of_own[r][own] = bias_table[first_row + r];
         }
         if (others_table != nullptr) multiply_others(others_table + first_row * kDepth, rows);
         __syncthreads();
-#pragma unroll
-        for (int k = 0; k < kEach; ++k) {
-          if (!has(k)) continue;
-          const int r = row_of_pair<kOwnIsQuery>(own_signal_here, signals[other(k)], bins) - first;
-          if (r < 0 || r >= rows) continue;
-          if (own_table != nullptr || bias_table != nullptr) sums[k] += s.products.of_own[r][own];
-          if (others_table != nullptr) sums[k] += s.products.of_others[other(k)][r];
+        if (others_table == nullptr) {
+          add_products<true, false>(axis, first, rows, sums);
+        } else if (own_table == nullptr) {
+          add_products<false, true>(axis, first, rows, sums);
+        } else {
+          add_products<true, true>(axis, first, rows, sums);
         }
       }
     }
+  }
+
+  template <bool kOfOwn, bool kOfOthers>
+  __device__ void add_products(int axis, int first, int rows, float (&sums)[kEach]) const {
+    const int bins = p.axes.bins[axis];
+    const float own_signal_here = *own_signal(axis);
+    for_each_other([&](int k) {
+      const int j = other(k), r = row_of_pair<kOwnIsQuery>(own_signal_here, s.signals[j], bins) - first;
+      const bool found = r >= 0 && r < rows && j < others;
+      const int place = found ? r : 0;
+      float sum = 0.0f;
+      if (kOfOwn) sum += s.products.of_own[place][own];
+      if (kOfOthers) sum += s.products.of_others[j][place];
+      sums[k] += found ? sum : 0.0f;
+    });
   }
 
   // Products of the others with some rows of a table.
@@ -369,6 +396,7 @@ struct Worker {
       vector[c + 2] = four.z;
       vector[c + 3] = four.w;
     }
+#pragma unroll 4
     for (int r = thread / Memory::kOthers; r < rows; r += kThreads / Memory::kOthers) {
       s.products.of_others[j][r] = dot(vector, table + int64_t{r} * kDepth);
     }
@@ -417,12 +445,23 @@ struct Worker {
         const int bins = p.axes.bins[segment.axis];
         const float own_signal_here = *own_signal(segment.axis);
         const float* signals = other_signals(segment.axis);
-        for (int j = 0; j < others; ++j) {
-          const int r = row_of_pair<kOwnIsQuery>(own_signal_here, signals[j], bins) - segment.first;
-          if (r >= 0 && r < segment.rows) histogram[r][lane] += s.counts.weights[j][own];
+        for (int j = 0; j < others; j += 4) {
+          int rows[4];
+          float weights[4];
+#pragma unroll
+          for (int b = 0; b < 4; ++b) {
+            const int here = min(j + b, others - 1);
+            rows[b] = row_of_pair<kOwnIsQuery>(own_signal_here, signals[here], bins) - segment.first;
+            weights[b] = j + b < others ? s.counts.weights[here][own] : 0.0f;
+          }
+#pragma unroll
+          for (int b = 0; b < 4; ++b) {
+            if (rows[b] >= 0 && rows[b] < segment.rows) histogram[rows[b]][lane] += weights[b];
+          }
         }
         if (table != nullptr) {
           const float* rows = table + (p.axes.first[segment.axis] + segment.first) * kDepth;
+#pragma unroll 4
           for (int r = 0; r < segment.rows; ++r) add(histogram[r][lane], rows + r * kDepth, result);
         }
       }
