@@ -1,4 +1,5 @@
-// Stable sort of lattice cells [batch, x, y, z] on the device, shared by the CUDA kernels of voxelize and window_partition.
+// Stable sort of lattice cells [batch, x, y, z] on the device, shared by the CUDA kernels of kernel_support, voxelize and
+// window_partition.
 //
 // A cell becomes a key: its four numbers less their minima, packed into as many bits as their ranges need, so that the
 // radix sort passes over few of them. Two keys, sorted one after the other, hold any four 32-bit numbers. The host waits

@@ -80,5 +80,5 @@ define_operator(
     check=_check,
     check_values=_check_values,
     fake=_fake,
-    kernels=(Kernel("cpu", (torch.int32,)),),
+    kernels=tuple(Kernel(device, (torch.int32,)) for device in ("cpu", "cuda")),
 )
