@@ -22,6 +22,7 @@
 #include <tuple>
 #include <vector>
 
+#include "large_pages.h"
 #include "voxel_attention.h"
 
 namespace geo3d {
@@ -201,15 +202,14 @@ class Binning {
   explicit Binning(int64_t bins) : half_(0.5f * static_cast<float>(bins)), last_(static_cast<float>(bins - 1)) {}
 
   int32_t row(float own, float other) const {
-    float d = (own - other) + half_;
-    d = d > 0.0f ? d : 0.0f;
-    return static_cast<int32_t>(d < last_ ? d : last_);
+    const float d = (own - other) + half_;
+    return std::max(static_cast<int32_t>(d < last_ ? d : last_), 0);  // from -1 on, cut towards 0
   }
 
-  IntLanes rows(Lanes own, Lanes other) const {
-    Lanes d = (own - other) + half_;
-    d = d > 0.0f ? d : Lanes{};
-    return __builtin_convertvector(d < last_ ? d : splat(last_), IntLanes);
+  WideRows rows(Wide own, Wide other) const {
+    const Wide d = (own - other) + half_;
+    const WideRows row = __builtin_convertvector(d < last_ ? d : Wide{} + last_, WideRows);
+    return row > 0 ? row : WideRows{};
   }
 
  private:
@@ -249,15 +249,17 @@ class Side {
 
   // What voxel i looks up for its pairs with voxels 0 to count - 1; layout as in for_each_pair.
   void find_offsets(int64_t i, int64_t count, int32_t* offsets) const {
-    for (int64_t a = 0; a < axes_.count(); ++a, offsets += kTile) {
-      const Binning binning(axes_.bins[a]);
-      const float* others = signals_ + a * stride_;
-      const Lanes own = splat(others[i]);
-      const int32_t base = base_[a * padded_ + i];
-      for (int64_t j = 0; j < count; j += kLanes) {
-        const Lanes other = *reinterpret_cast<const Lanes*>(others + j);
-        int32_t* to = offsets + j / kTile * axes_.count() * kTile + j % kTile;
-        *reinterpret_cast<IntLanes*>(to) = (binning.rows(own, other) + base) * static_cast<int32_t>(sizeof(Lanes));
+    for (int64_t first = 0; first < count; first += kTile) {
+      const int64_t size = std::min<int64_t>(kTile, count - first);
+      for (int64_t a = 0; a < axes_.count(); ++a, offsets += kTile) {
+        const Binning binning(axes_.bins[a]);
+        const float* others = signals_ + a * stride_;
+        const Wide own = Wide{} + others[i];
+        const WideRows base = WideRows{} + base_[a * padded_ + i];
+        for (int64_t j = 0; j < size; j += kWideFloats) {
+          const Wide other = *reinterpret_cast<const Wide*>(others + first + j);
+          *reinterpret_cast<WideRows*>(offsets + j) = (binning.rows(own, other) + base) * kLaneBytes;
+        }
       }
     }
   }
@@ -594,7 +596,7 @@ class WindowWorker {
   // Signals axis by axis, once as they are and once negated: the difference of query and key is the key's negated signal
   // less the query's negated signal, with the same rounding.
   void gather_signals() {
-    const int64_t axes = p_.axes.count(), stride = whole_blocks(count_, kLanes);
+    const int64_t axes = p_.axes.count(), stride = whole_blocks(count_, kWideFloats);
     float* signals = signals_.take(2 * axes * stride);
     float* negated = signals + axes * stride;
     for (int64_t a = 0; a < axes; ++a) {
@@ -800,7 +802,7 @@ std::tuple<Tensor, Tensor> voxel_attention(const Tensor& query, const Tensor& ke
                                            const OptionalTensor& value_table, const OptionalTensor& bias_table,
                                            const std::vector<int64_t>& bins, double scale) {
   const int64_t count = query.size(0), heads = query.size(1);
-  Tensor out = torch::stable::new_empty(query, {count, heads, query.size(2)});
+  Tensor out = with_large_pages(torch::stable::new_empty(query, {count, heads, query.size(2)}));
   Tensor lse = torch::stable::new_empty(query, {count, heads}, ScalarType::Float);
   if (out.numel() == 0) return {out, lse};
   const Problem problem(query, key, value, order, offsets, signals, query_table, key_table, value_table, bias_table,
@@ -856,7 +858,9 @@ SevenTensors voxel_attention_backward(const Tensor& grad_out, const Tensor& grad
                                       const OptionalTensor& value_table, const OptionalTensor& bias_table,
                                       const std::vector<int64_t>& bins, double scale) {
   const int64_t count = query.size(0), heads = query.size(1), channels = query.size(2);
-  const auto of_rows = [&] { return torch::stable::new_empty(query, {count, heads, channels}); };
+  const auto of_rows = [&] {
+    return with_large_pages(torch::stable::new_empty(query, {count, heads, channels}));
+  };
   const int64_t length = std::accumulate(bins.begin(), bins.end(), int64_t{0});
   const auto of_table = [&](const OptionalTensor& table) {
     return table.has_value() ? torch::stable::new_zeros(query, {length, heads, channels})

@@ -8,10 +8,6 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 namespace geo3d {
 
 constexpr int kLanes = 8;
@@ -24,17 +20,17 @@ constexpr int kBlock = 4;
 inline __attribute__((always_inline)) Lanes splat(float value) { return Lanes{} + value; }
 
 // Two neighbouring channels where registers hold sixteen floats, one elsewhere: what the matrix products below work on.
-#ifdef __AVX512F__
+#if defined(__AVX512F__) && defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
 constexpr int kWide = 2;
 typedef float Wide __attribute__((vector_size(4 * kLanes * kWide)));
 
 inline __attribute__((always_inline)) Wide repeat(const Lanes& lanes) {
-  return reinterpret_cast<Wide>(_mm512_broadcast_f32x8(reinterpret_cast<__m256>(lanes)));
+  return __builtin_shufflevector(lanes, lanes, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 
 inline __attribute__((always_inline)) Lanes sum_of_channels(Wide wide) {
-  const __m512 both = reinterpret_cast<__m512>(wide);
-  return reinterpret_cast<Lanes>(_mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1)));
+  return __builtin_shufflevector(wide, wide, 0, 1, 2, 3, 4, 5, 6, 7) +
+         __builtin_shufflevector(wide, wide, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #else
 constexpr int kWide = 1;
@@ -44,6 +40,9 @@ inline __attribute__((always_inline)) Wide repeat(const Lanes& lanes) { return l
 
 inline __attribute__((always_inline)) Lanes sum_of_channels(Wide wide) { return wide; }
 #endif
+
+constexpr int kWideFloats = kLanes * kWide;
+typedef int32_t WideRows __attribute__((vector_size(4 * kWideFloats)));
 
 inline __attribute__((always_inline)) Wide load_wide(const Lanes* channels) {
   Wide wide;
@@ -192,6 +191,7 @@ inline void add_outer_products(const Lanes* const* weights, const Lanes* const* 
 
 // What one voxel looks up for its pairs: byte offsets of rows of eight lanes, in tiles of kTile pairs, axis by axis.
 constexpr int kTile = 64;
+constexpr int32_t kLaneBytes = sizeof(Lanes);
 
 inline const Lanes& at(const Lanes* base, int32_t offset) {
   return *reinterpret_cast<const Lanes*>(reinterpret_cast<const char*>(base) + offset);
