@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _PADDING = 16
-_PAIRS_AT_ONCE = 10_000
+_PAIRS_AT_ONCE = {"cpu": 10_000, "cuda": 1_000_000}  # a chunk fits the cache of a processor; a GPU wants work
 
 
 def _chunks(order: Tensor, offsets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -22,7 +22,7 @@ def _chunks(order: Tensor, offsets: Tensor) -> list[tuple[Tensor, Tensor]]:
     sizes, found = offsets.diff(), []
     padded = (sizes + _PADDING - 1) // _PADDING * _PADDING
     for size in padded.unique().tolist():
-        for windows in (padded == size).nonzero()[:, 0].split(max(1, _PAIRS_AT_ONCE // size**2)):
+        for windows in (padded == size).nonzero()[:, 0].split(max(1, _PAIRS_AT_ONCE[order.device.type] // size**2)):
             place = torch.arange(size, device=order.device)
             inside = place < sizes[windows, None]
             found.append((order[offsets[windows, None] + place * inside], inside))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CLEAR_PEAK = "5"  # what resets VmHWM when it is written to /proc/self/clear_refs
+_PROBES = 4  # random projections that two tensors are compared by: few differences are at right angles to all
 
 
 @dataclass
@@ -62,16 +63,16 @@ def _status_mb(field: str) -> float:
 
 
 def _summary(value: Any) -> Any:
-    """Of tensors what tells them apart, for the way to another process: a projection and the norm of each."""
+    """Of tensors what tells them apart, for the way to another process: projections, and the norm, of each."""
     import torch
 
     if not isinstance(value, (list, tuple)):
         return value
-    summary = []
+    summary, generator = [], torch.Generator().manual_seed(0)
     for tensor in value:
         flat = tensor.detach().cpu().double().flatten()
-        probe = torch.randn(len(flat), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        summary.append((float(flat @ probe), float(flat.norm())))
+        probes = (torch.randn(len(flat), generator=generator, dtype=torch.float64) for _ in range(_PROBES))
+        summary.append(([float(flat @ probe) for probe in probes], float(flat.norm())))
     return summary
 
 
@@ -94,16 +95,16 @@ def _contestant(variant: Variant, pipe) -> None:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     pipe.send("ready")
+    value = None
     while pipe.recv() == "go":
+        value = None  # the last turn's results take no memory beside this one's
         start = time.perf_counter()
         value = step()
         if cuda:
             torch.cuda.synchronize()
-        elapsed = time.perf_counter() - start
-        peak = _peak_mb()  # before the summary takes memory
-        pipe.send((elapsed, _summary(value)))
-        del value
-    pipe.send(torch.cuda.max_memory_allocated() / 2**20 if cuda else peak - before)
+        pipe.send(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else _peak_mb() - before
+    pipe.send((peak, _summary(value)))
 
 
 def race(
@@ -137,18 +138,16 @@ def race(
             raise answer
         running.append((variant, process, here))
     seconds: dict[str, list[float]] = {v.name: [] for v in variants}
-    values: dict[str, Any] = {}
     for turn in range(warmup + turns):
         for variant, _, pipe in running:
             pipe.send("go")
-            elapsed, values[variant.name] = pipe.recv()
+            elapsed = pipe.recv()
             if turn >= warmup:
                 seconds[variant.name].append(elapsed)
-    _compare(case, variants, values, tolerance)
     rows = []
     for variant, process, pipe in running:
         pipe.send("stop")
-        peak = pipe.recv()
+        peak, value = pipe.recv()
         process.join()
         rows.append(
             {
@@ -158,22 +157,26 @@ def race(
                 "dtype": variant.dtype,
                 "seconds": statistics.median(seconds[variant.name]) / variant.share,
                 "peak_mb": peak,
-                "value": values[variant.name],
+                "value": value,
             }
         )
+    _compare(case, variants, [row["value"] for row in rows], tolerance)
     return rows
 
 
-def _compare(case: str, variants: list[Variant], values: dict[str, Any], tolerance: float) -> None:
-    first: dict[float, str] = {}
-    for variant in variants:
-        value = values[variant.name]
+def _compare(case: str, variants: list[Variant], values: list[Any], tolerance: float) -> None:
+    first: dict[float, tuple[str, Any]] = {}
+    for variant, value in zip(variants, values, strict=True):
         if not isinstance(value, list):
             continue
-        other = first.setdefault(variant.share, variant.name)
-        pairs = list(zip(value, values[other], strict=True))
-        if not all(abs(a - b) <= tolerance * norm for (a, norm), (b, _) in pairs):
-            raise RuntimeError(f"{case}: {variant.name} and {other} compute different things: {pairs}")
+        other, expected = first.setdefault(variant.share, (variant.name, value))
+        for number, ((found, norm), (wanted, _)) in enumerate(zip(value, expected, strict=True)):
+            worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+            if not worst <= tolerance * norm:
+                raise RuntimeError(
+                    f"{case}: {variant.name} and {other} compute different things: tensor {number} of norm {norm:.3g} "
+                    f"differs by about {worst:.3g}"
+                )
 
 
 def _measure(factory: str, arguments: dict[str, Any], threads: int, pipe) -> None:

@@ -235,7 +235,8 @@ def run(config: VoxelAttentionBenchmark) -> list[dict[str, Any]]:
             rows.append(row | {"case": case, "seconds": seconds, "peak_mb": None, "columns": {}})
     for row in rows:
         cores, unit = (row["threads"], _NANOSECONDS) if config.device == "cpu" else (1, "ns a pair-head")
-        row["columns"][unit] = f"{1e9 * row['seconds'] * cores / (pairs * config.heads):.3g}"
+        nanoseconds = 1e9 * row["seconds"] * cores / (pairs * config.heads)
+        row["columns"][unit] = f"{nanoseconds:.0f}" if nanoseconds >= 100 else f"{nanoseconds:.3g}"
     for size in (_WINDOW, _WIDER) if config.device == "cpu" else ():
         some = pair_count(scene(config.voxels, size)[0])
         found = [_extra_memory(config, config.threads, size, backward) for backward in (False, True)]

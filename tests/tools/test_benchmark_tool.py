@@ -1,0 +1,81 @@
+"""What benchmarks rest on: variants that compute different things are refused, memory is what a call takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from benchmark import table
+from benchmarks.padded_windows import PaddedAttention
+from benchmarks.race import Variant, extra_memory_mb, race
+from torch import Tensor
+
+from geo3d.ops import voxel_attention
+
+_TEMPORARY, _RESULT = 60, 20  # MiB
+
+
+def ramp(first: float) -> Callable[[], list[Tensor]]:
+    """A function to time: numbers that ascend from ``first``."""
+    return lambda: [torch.arange(first, first + 100)]
+
+
+def megabytes(count: int) -> Tensor:
+    return torch.ones(count, 2**18)
+
+
+def calls() -> tuple[Callable[[], list[Tensor]], Callable[[], list[Tensor]]]:
+    """A call that takes nothing, and one that takes memory beside its result."""
+
+    def call() -> list[Tensor]:
+        megabytes(_TEMPORARY)
+        return [megabytes(_RESULT)]
+
+    return list, call
+
+
+def _variants(*firsts: float) -> list[Variant]:
+    return [Variant(f"from {first}", f"{__name__}:ramp", {"first": first}) for first in firsts]
+
+
+def test_variants_that_compute_different_things_are_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"a case: from 0\.1 and from 0\.0 compute different things"):
+        race("a case", _variants(0.0, 0.1), turns=1)
+
+
+def test_a_share_of_the_work_is_compared_with_its_like_and_scaled() -> None:
+    whole, part = _variants(0.0, 1.0)
+    part.share = 1e-6
+    rows = race("a case", [whole, part], turns=1)
+    assert rows[1]["seconds"] > 100 * rows[0]["seconds"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a call")
+def test_extra_memory_is_the_peak_beyond_the_results() -> None:
+    found = extra_memory_mb(f"{__name__}:calls", {}, threads=1)
+    # The temporary memory is freed before the result is made, so that the peak is the larger of the two.
+    assert abs(found - (_TEMPORARY - _RESULT)) < 3
+
+
+def test_padded_windows_are_the_operator() -> None:
+    generator = torch.Generator().manual_seed(0)
+    offsets, bins = torch.tensor([0, 1, 18, 50, 63]), [12, 12, 8]
+    order = torch.randperm(63, generator=generator)
+    signals = 6 * torch.rand(63, 3, generator=generator)
+    values = [torch.randn(63, 2, 4, generator=generator) for _ in range(3)]
+    values += [torch.randn(sum(bins), 2, 4, generator=generator) for _ in range(3)]
+    query, key, value, *tables = values
+    found = PaddedAttention(order, offsets, signals, bins, compiled=False)(*values)
+    expected = voxel_attention(query, key, value, order, offsets, signals, *tables, bins)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)  # float32, values of order ten
+
+
+def test_columns_that_rows_add_stand_in_the_table() -> None:
+    row = {"case": "c", "variant": "v", "device": "cpu", "dtype": "float32", "seconds": 0.5, "peak_mb": None}
+    lines = table([row, row | {"seconds": 0.25, "columns": {"ns": "7"}}]).splitlines()
+    assert lines[0].endswith("| peak memory | ns |")
+    assert lines[-2].endswith("| 1.00 x |  |  |")
+    assert lines[-1].endswith("| 2.00 x |  | 7 |")
+    assert len({line.count("|") for line in lines}) == 1
