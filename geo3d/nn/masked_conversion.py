@@ -17,8 +17,8 @@ from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 from geo3d.nn.masked_layers import MaskedLayer
 
 Layout = Literal["auto", "tiles", "dense"]
-#: Share of active cells above which whole maps cost no more than tiles with their margins.
-MOST_ACTIVE = 0.8
+#: Share of active cells above which there is nothing to save, and the dense maps are the dense network's, bit for bit.
+MOST_ACTIVE = 0.95
 
 #: Layer -> what it becomes. A layer's exact class counts: a subclass may compute something else.
 _CONVERTED = {
@@ -71,21 +71,21 @@ class SparseEncoder(nn.Module):
         Returns:
             ``tiles`` and ``dense``, each ``chosen``, ``refused: <why>`` or ``not needed``.
         """
-        reason = self._why_no_tiles(active) if path != "dense" else "dense maps are asked for"
-        if path == "tiles" and reason is not None and reason.startswith("dense is no slower"):
-            reason = None
+        reason = self._refusing_layer()
+        if path == "dense":
+            reason = "dense maps are asked for"
+        elif path == "auto" and reason is None and (share := float(active.float().mean())) > MOST_ACTIVE:
+            reason = f"nothing to save with {100 * share:.0f} % of the cells active (limit {100 * MOST_ACTIVE:.0f} %)"
         if reason is None:
             return {"tiles": "chosen", "dense": "not needed"}
         return {"tiles": f"refused: {reason}", "dense": "chosen"}
 
-    def _why_no_tiles(self, active: Tensor) -> str | None:
+    def _refusing_layer(self) -> str | None:
+        """The first layer that works on dense maps alone, and why; or None."""
         for name, module in self.sp_cnn.named_modules():
             reason = module.why_no_tiles() if isinstance(module, MaskedLayer) else None
             if reason is not None:
                 return f"layer {name} {reason}"
-        share = float(active.float().mean())
-        if share > MOST_ACTIVE:
-            return f"dense is no slower with {100 * share:.0f} % of the cells active (limit {100 * MOST_ACTIVE:.0f} %)"
         return None
 
     @contextmanager

@@ -74,7 +74,7 @@ def check_spark(case: GoldenCase, folder: Path) -> None:
     arguments = case.meta["arguments"]
     for dtype, path in ((torch.float64, "tiles"), (torch.float32, "tiles"), (torch.float32, "dense")):
         model = create_model("spark", checkpoint=file, encoder=arguments["encoder"]).to(dtype)
-        assert model.config.densify_norm == arguments["densify_norm"]
+        assert model.config.densify_norm == (arguments["densify_norm"] or "none")
         assert model.config.decoder_width == arguments["decoder_width"]
         assert model.config.encoder.drop_path_rate == arguments["drop_path_rate"]
         _check_network(case, model, dtype, path)

@@ -2,8 +2,8 @@
 
 Floors, with two operations a weight and site and three products a step. ConvNeXt-S at 224 x 224: 8.7 GFLOP a forward
 pass of one image, at 20 of 49 cells 3.6; ResNet-50: 8.2 and 3.4. Decoder and projections of one image: 20.2 and 4.2
-GFLOP (1.8 with ConvNeXt-S), whatever the mask. A step of ConvNeXt-S with batch 2 is thus 154 GFLOP, of ResNet-50 with
-batch 4 334 GFLOP; of them 3 x 3 convolutions of whole maps, 102 and 237, take 1 / 2.25 of that in Winograd's way.
+GFLOP (1.6 with ConvNeXt-S), whatever the mask. A step of ConvNeXt-S with batch 2 is thus 152 GFLOP, of ResNet-50 with
+batch 4 334 GFLOP; of them 3 x 3 convolutions of whole maps, 103 and 239, take 1 / 2.25 of that in Winograd's way.
 """
 
 from __future__ import annotations
