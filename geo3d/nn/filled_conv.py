@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from geo3d.nn.active_cells import ActiveCells
 from geo3d.nn.reach import reach_of
-from geo3d.nn.site_product import KernelProduct, why_not_own_kernel
+from geo3d.nn.site_product import KernelProduct, site_product, why_not_own_kernel
 from geo3d.nn.tile_conv import under_autocast
 from geo3d.nn.unet_decoder import WIDE
 
@@ -47,7 +47,11 @@ class FilledConv2d(nn.Conv2d):
         """The convolution, (B, O, H, W), of what :func:`fill` makes of the same."""
         if not cells.tiled:
             return super().forward(fill(tiles, token, cells))
-        if self.kernel_size == (1, 1) or tiles.shape[-1] < _LEAST_SIDE or why_not_own_kernel(tiles.movedim(1, -1)):
+        if self.kernel_size == (1, 1):
+            tiles, token, weight, bias = under_autocast(tiles, token, self.weight.flatten(1), self.bias)
+            projected = site_product(tiles.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+            return fill(projected, F.linear(token, weight, bias), cells)
+        if tiles.shape[-1] < _LEAST_SIDE or why_not_own_kernel(tiles.movedim(1, -1)):
             maps = fill(tiles, token, cells)
             wide = maps.shape[1] >= WIDE and maps.dtype == torch.float32 and maps.device.type == "cpu"
             return super().forward(maps.contiguous() if wide else maps)
