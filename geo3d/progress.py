@@ -1,9 +1,12 @@
-"""A line on the terminal that says how far some work is."""
+"""How work speaks to people: lines, and one on the terminal that says how far it is."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+
+#: Takes a line to be shown.
+Say = Callable[[str], None]
 
 
 def progress_line(noun: str) -> Callable[[int, int, str], None]:

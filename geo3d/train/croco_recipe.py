@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
+from geo3d.datasets.rooms import make_rooms, split_scenes
 from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import progress_line
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say, draw_readable
-from geo3d.train.rooms import make_rooms, split_scenes
 
 _PAIRS = "pairs.tsv"
 #: What is measured before and after: this many pairs, this many at a time.

@@ -15,9 +15,9 @@ import yaml
 
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, SampleSet
+from geo3d.progress import Say
 from geo3d.train.config import TrainConfig
 
-Say = Callable[[str], None]
 #: Items that are tried in place of one that cannot be read.
 _TRIES = 100
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from geo3d.datasets.point_picture import draw_clouds, write_points
 from geo3d.datasets.points import PointScenes
+from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.errors import InputError
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
-from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
 
 #: What is measured before and after: this many scenes, of each a crop this many times as large as in training.
 _MEASURED, _LARGER = 16, 4

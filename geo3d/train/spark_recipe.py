@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from geo3d.datasets.image_set import ImageSet, PhotoFolder
+from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say, draw_readable
-from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
 
 #: What is measured before and after: this many images, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geo3d.datasets.point_picture import draw_labels, write_labelled_points
 from geo3d.datasets.points import LabelledScenes
+from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import (
@@ -24,7 +25,6 @@ from geo3d.methods.segmentation import (
 )
 from geo3d.train.config import TrainConfig
 from geo3d.train.recipe import Recipe, Run, Say
-from geo3d.train.rooms import make_rooms, rooms_folder, split_scenes
 
 #: What is measured before and after: this many scenes, whole.
 _MEASURED = 16

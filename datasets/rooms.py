@@ -1,4 +1,4 @@
-"""What recipes share: synthetic rooms where no data is given, and scenes kept out of training for the report."""
+"""What recipes and probes share: synthetic rooms where no data is given, and scenes kept out of training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.errors import InputError
-from geo3d.progress import progress_line
-from geo3d.train.recipe import Say
+from geo3d.progress import Say, progress_line
 
 SYNTHETIC = Path("data") / "synthetic"
 #: With fewer scenes than this none is held out: the report then tells of training scenes, and says so.
