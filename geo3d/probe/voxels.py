@@ -1,0 +1,199 @@
+"""What frozen features of voxels are worth: a linear read-out of the class, from few voxels of each training scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geo3d.datasets.points import LabelledScenes
+from geo3d.errors import InputError
+from geo3d.methods.segmentation import IGNORED, confusion_matrix, segmentation_scores
+from geo3d.models.voxel_points import VoxelEncoder, VoxelPoints, points_in_voxels
+from geo3d.probe.linear import LinearReadout, fit_path
+from geo3d.progress import Say
+
+#: Penalties of the squared weights, of which the validation scenes choose one.
+PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+#: Share of the training scenes that choose it; all of them are then learnt from.
+_VALIDATION = 0.2
+_SPLIT, _VOXELS = 105, 106  # so that these draws are none of the training's
+
+#: Features (N, C) of points of which each has a voxel to itself, on the CPU.
+Representation = Callable[[VoxelPoints], Tensor]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How well the classes of held-out voxels are read off a representation.
+
+    Args:
+        miou: mean intersection over union of the classes that are there.
+        accuracy: share of the voxels.
+        majority: share of who always names the most frequent class.
+        voxels: labelled ones that were looked at.
+        columns: features a voxel.
+        penalty: of the squared weights, as the validation scenes chose it.
+    """
+
+    miou: float
+    accuracy: float
+    majority: float
+    voxels: int
+    columns: int
+    penalty: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For a file."""
+        return asdict(self)
+
+
+def network_features(network: VoxelEncoder, device: torch.device | str = "cpu") -> Representation:
+    """A network's features of all stages, side by side; the network is moved to the device and stays as it is."""
+    network = network.to(device).eval()
+
+    @torch.no_grad()
+    def features(points: VoxelPoints) -> Tensor:
+        return network.voxel_features(network.voxel_inputs(points).to(device)).float().cpu()
+
+    return features
+
+
+def input_features(reads: tuple[str, ...], voxel_size: float) -> Representation:
+    """What a network is handed: the place in the voxel, colour and normal where it reads them; and the height, metres.
+
+    Args:
+        reads: fields of the points beside their place.
+        voxel_size: edge of a voxel, metres; heights are above the lowest point of the scene.
+    """
+
+    def features(points: VoxelPoints) -> Tensor:
+        place, height = points.xyz - points.xyz.floor(), voxel_size * points.xyz[:, 2:]
+        return torch.cat([place, height, *(getattr(points, name) for name in reads)], 1)
+
+    return features
+
+
+@dataclass(frozen=True)
+class VoxelProbe:
+    """The same scenes, voxels and budget for every representation that is compared.
+
+    Args:
+        train: scenes to learn from, 2 or more.
+        held: scenes to measure on, with the same classes.
+        voxel_size: edge of a voxel, metres; its first point stands for it, and its label is that point's.
+        voxels_per_scene: labelled ones of a training scene that are learnt from; all where there are no more.
+        seed: draws these, and the validation scenes.
+        say: told of scenes that cannot be read and are left out.
+
+    Raises:
+        InputError: too few scenes, or classes that differ.
+    """
+
+    train: LabelledScenes
+    held: LabelledScenes
+    voxel_size: float
+    voxels_per_scene: int
+    seed: int
+    say: Say
+
+    def __post_init__(self) -> None:
+        if len(self.train) < 2:
+            raise InputError("the linear read-out needs at least 2 training scenes: one chooses the penalty")
+        if self.train.classes != self.held.classes:
+            raise InputError("scenes to learn from and scenes to measure on are labelled with different classes")
+
+    def measure(self, representations: dict[str, Representation]) -> dict[str, Worth]:
+        """How well the classes of held-out scenes are read off each representation.
+
+        Raises:
+            InputError: no labelled voxel, points that lack what a network reads, or features that are not finite.
+        """
+        readouts = self._fit(representations)
+        count = len(self.train.classes)
+        confusion = {name: torch.zeros(count, count, dtype=torch.int64) for name in representations}
+        for _, points, labels in self._scenes(self.held):
+            for name, features in representations.items():
+                confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(points)), count)
+        worth = {}
+        for name, (readout, penalty) in readouts.items():
+            voxels = int(confusion[name].sum())
+            if voxels == 0:
+                raise InputError("the held-out scenes hold no labelled voxel")
+            scores = segmentation_scores(confusion[name])
+            worth[name] = Worth(**scores, voxels=voxels, columns=len(readout.mean), penalty=penalty)
+        return worth
+
+    def _fit(self, representations: dict[str, Representation]) -> dict[str, tuple[LinearReadout, float]]:
+        """Representation -> its read-out, and the penalty that the validation scenes chose."""
+        found: dict[str, list[Tensor]] = {name: [] for name in representations}
+        classes, scene = [], []
+        for index, points, labels in self._scenes(self.train):
+            rows = self._drawn(labels, index)
+            classes.append(labels[rows])
+            scene.append(torch.full_like(rows, index))
+            for name, features in representations.items():
+                found[name].append(features(points)[rows])
+        labels = torch.cat(classes)
+        validation = self._validation(torch.cat(scene))
+        chosen = {}
+        for name in representations:
+            features = torch.cat(found.pop(name))
+            try:
+                path = fit_path(features[~validation], labels[~validation], PENALTIES)
+                scores = {p: self._miou(r, features[validation], labels[validation]) for p, r in path.items()}
+                penalty = max(scores, key=scores.get)  # the largest of equals
+                whole = fit_path(features, labels, [p for p in PENALTIES if p >= penalty])
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
+            chosen[name] = whole[penalty], penalty
+        return chosen
+
+    def _drawn(self, labels: Tensor, index: int) -> Tensor:
+        """Ascending rows of the labelled voxels of a training scene that are learnt from."""
+        rows = (labels != IGNORED).nonzero()[:, 0].numpy()
+        if len(rows) > self.voxels_per_scene:
+            rng = np.random.default_rng([self.seed, _VOXELS, index])
+            rows = np.sort(rng.choice(rows, self.voxels_per_scene, replace=False))
+        return torch.from_numpy(rows)
+
+    def _validation(self, scene: Tensor) -> Tensor:
+        """(N,) bool: rows, by their scenes, that choose the penalty.
+
+        Raises:
+            InputError: fewer than two scenes hold a labelled voxel.
+        """
+        scenes = scene.unique().numpy()
+        if len(scenes) < 2:
+            raise InputError("fewer than 2 training scenes hold a labelled voxel; nothing can be read out")
+        order = np.random.default_rng([self.seed, _SPLIT]).permutation(scenes)
+        return torch.isin(scene, torch.from_numpy(order[: max(1, round(_VALIDATION * len(order)))]))
+
+    def _miou(self, readout: LinearReadout, features: Tensor, labels: Tensor) -> float:
+        confusion = confusion_matrix(labels, readout.predict(features), len(self.train.classes))
+        return segmentation_scores(confusion)["miou"]
+
+    def _scenes(self, scenes: LabelledScenes) -> Iterator[tuple[int, VoxelPoints, Tensor]]:
+        """Number, voxels and their labels (N,) of each scene that can be read.
+
+        Raises:
+            InputError: none can.
+        """
+        read = 0
+        for index in range(len(scenes)):
+            try:
+                cloud = scenes.cloud(index)
+            except InputError as error:
+                self.say(f"left out: {error}")
+                continue
+            read += 1
+            points = points_in_voxels(cloud, self.voxel_size)
+            yield index, points, cloud.semantic[points.index]
+        if read == 0:
+            raise InputError("none of the scenes can be read; the reasons are named above")
+
+
+__all__ = ["PENALTIES", "Representation", "VoxelProbe", "Worth", "input_features", "network_features"]
