@@ -69,14 +69,14 @@ class SparK3DConfig:
     decoder_context: int = 2
     """Residual blocks of the decoder's coarsest level."""
     cell_colors: bool = False
-    """Colours are predicted relative to their cell: less its mean, over its standard deviation (published for pixels)."""
+    """Colours are predicted less their cell's mean, over its standard deviation, as published for a patch's pixels."""
     occupancy_weight: float = 1.0
     """Weight of the occupancy of all voxels in the loss."""
     occupied_weight: float = 3.0
     """Weight of an occupied voxel among the voxels of a cell, of which few are occupied; an empty one weighs 1."""
     offset_weight: float = 1.0
     """Weight of the squared error of the place in the voxel, voxel edges, in the loss."""
-    color_weight: float = 1.0
+    color_weight: float = 0.25
     """Weight of that of the colour."""
     normal_weight: float = 0.5
     """Weight of that of the normal."""

@@ -240,10 +240,16 @@ def test_sites_are_all_voxels_of_masked_cells_and_truth_is_what_is_there() -> No
     assert torch.equal(cells.coords[masked.cell, 1:], sites.coords[:, 1:] // 8 * 8)
 
 
-def test_loss_by_hand() -> None:
+@pytest.mark.parametrize("relative", [True, False])
+def test_loss_by_hand(relative: bool) -> None:
     """Two scenes, of which one has a masked cell of a single voxel; means over voxels of a cell, then over cells."""
     method = make_method(
-        occupancy_weight=2.0, occupied_weight=4.0, offset_weight=0.25, color_weight=3.0, normal_weight=0.5
+        cell_colors=relative,
+        occupancy_weight=2.0,
+        occupied_weight=4.0,
+        offset_weight=0.25,
+        color_weight=3.0,
+        normal_weight=0.5,
     ).eval()
     first = [(0, 0, 0), (0, 1, 0), (1, 8, 2), (3, 9, 2), (3, 12, 5)]
     second = [(0, 0, 0), (0, 3, 17)]
@@ -267,7 +273,7 @@ def test_loss_by_hand() -> None:
         deviation = (cell.var(0, correction=0) + 1e-4).sqrt()
         target = {
             "offset": batch["xyz"][row].double() - torch.tensor(site[1:]) - 0.5,
-            "color": (batch["colors"][row].double() - cell.mean(0)) / deviation,
+            "color": (batch["colors"][row].double() - cell.mean(0)) / deviation if relative else batch["colors"][row],
             "normal": batch["normals"][row].double(),
         }
         for name, columns in ATTRIBUTES.items():
