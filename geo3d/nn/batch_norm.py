@@ -37,7 +37,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         # In half precision the sums are float32's anyway, and torch's kernel is quicker.
         exact = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
         channels_last = exact and x.movedim(1, -1).is_contiguous()
-        if not (shared or channels_last):
+        lone = x.numel() <= x.shape[1]  # one site has no spread, which torch refuses
+        if not shared and (lone or not channels_last):
             return super().forward(x)
         y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, shared)
         if self.training and self.track_running_stats:

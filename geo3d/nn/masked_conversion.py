@@ -40,8 +40,10 @@ _CONVERTED = {
 #: Layers that look at one value and leave zeros zero: they stay as they are.
 _KEPT = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU,
-    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign, nn.Dropout, nn.Sequential, nn.ModuleList, nn.ModuleDict,
+    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign, nn.Dropout,
 )  # fmt: skip
+#: Blocks of layers, as are their subclasses and modules of other kinds that hold modules: what they hold counts.
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class SparseEncoder(nn.Module):
@@ -131,9 +133,18 @@ class SparseEncoder(nn.Module):
 
         Returns:
             The network's maps, each (B, C, h, w) and zero at inactive sites.
+
+        Raises:
+            InputError: shapes that do not fit each other; tiles, and a network that returns something else than maps.
         """
         with self.seeing(active, path) as cells:
             maps = self.maps(images)
+            if cells.tiled and any(m.ndim != 4 for m in maps):
+                shapes = ", ".join(str(tuple(m.shape)) for m in maps)
+                raise InputError(
+                    f"the network makes {shapes} of tiles (N, C, t, t), which are no maps; convert it without its "
+                    'classifier, or ask for path="dense"'
+                )
             return [cells.spread(m) if cells.tiled else m for m in maps]
 
 
@@ -188,7 +199,7 @@ def _why_not(module: nn.Module) -> str | None:
         return f"it pools to {module.output_size}, and only the mean of all active sites is known"
     if kind is nn.LayerNorm and len(module.normalized_shape) != 1:
         return "it normalises more than the channels of a site"
-    if kind in _CONVERTED or kind in _KEPT:
+    if kind in _CONVERTED or kind in _KEPT or isinstance(module, _CONTAINERS):
         return None
     if next(module.children(), None) is not None and not isinstance(module, (*_CONVERTED, *_KEPT)):
         return None  # a block of layers, each of which is looked at

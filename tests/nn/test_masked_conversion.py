@@ -224,6 +224,49 @@ def test_what_cannot_be_converted_is_named(layer: nn.Module, reason: str) -> Non
     assert type(made[0]) is nn.Conv2d, "nothing is changed where something cannot be"
 
 
+class ConvNormReLU(nn.Sequential):
+    """A container with a class of its own, as torchvision's blocks are."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def test_subclasses_of_containers_are_converted() -> None:
+    images, active = inputs()
+    torch.manual_seed(0)
+    made = nn.Sequential(ConvNormReLU(3), nn.MaxPool2d(2), ConvNormReLU(8))
+    plain = nn.Sequential(nn.Sequential(*made[0]), made[1], nn.Sequential(*made[2]))
+    expected = to_sparse(copy.deepcopy(plain))(images, active)[0]
+    assert torch.equal(to_sparse(made)(images, active)[0], expected)
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.conv(x)).flatten(1))
+
+
+def test_a_classifier_needs_dense_maps() -> None:
+    images, active = inputs()
+    encoder = to_sparse(Classifier())
+    with pytest.raises(InputError, match="without its classifier"):
+        encoder(images, active)
+    assert encoder(images, active, "dense")[0].shape == (2, 5)
+
+
+@pytest.mark.parametrize("path", ["tiles", "dense"])
+def test_batch_norm_over_one_site_is_an_error(path: str) -> None:
+    encoder = to_sparse(nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4))).train()
+    active = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    active[0, 0, 0, 0] = True
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        encoder(torch.randn(1, 3, 8, 8), active, path)
+    assert encoder.sp_cnn[1].running_var.isfinite().all()
+
+
 def test_a_network_is_converted_once() -> None:
     made = nn.Sequential(nn.Conv2d(3, 3, 1))
     to_sparse(made)
