@@ -24,6 +24,9 @@ _MEASURE = 103  # so that these draws are none of the training's
 class SparKRun(Run):
     """Pre-train SparK: fill in hidden cells of images, with a convolutional network."""
 
+    data: tuple[Path, ...] = ()
+    """Folders of images, at any depth, or of scenes, for their views. None: synthetic rooms are made under `data`."""
+
     method: MaskedModellingConfig = field(default_factory=MaskedModellingConfig)
     """The task and the network."""
 
