@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "for_dtype.h"
+
 namespace geo3d {
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
@@ -49,24 +51,6 @@ inline __device__ int64_t scene_of(const int64_t* offsets, int64_t scenes, int64
     }
   }
   return low;
-}
-
-// Calls body(Scalar{}) with the type that floating tensors of this dtype hold.
-template <typename Body>
-void for_dtype(torch::headeronly::ScalarType dtype, const Body& body) {
-  switch (dtype) {
-    case torch::headeronly::ScalarType::Float:
-      body(float{});
-      break;
-    case torch::headeronly::ScalarType::BFloat16:
-      body(torch::headeronly::BFloat16{});
-      break;
-    case torch::headeronly::ScalarType::Half:
-      body(torch::headeronly::Half{});
-      break;
-    default:
-      STD_TORCH_CHECK(false, "no CUDA kernel for this dtype");
-  }
 }
 
 }  // namespace geo3d

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "for_dtype.h"
+
 namespace geo3d {
 
 #if defined(__AVX512F__)
@@ -46,24 +48,6 @@ inline torch::stable::Tensor float_rows(const torch::stable::Tensor& tensor) {
 template <typename Scalar>
 inline void round_row(const float* __restrict from, Scalar* __restrict to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<Scalar>(from[i]);
-}
-
-// Calls body(Scalar{}) with the type that floating tensors of this dtype hold.
-template <typename Body>
-void for_dtype(torch::headeronly::ScalarType dtype, const Body& body) {
-  switch (dtype) {
-    case torch::headeronly::ScalarType::Float:
-      body(float{});
-      break;
-    case torch::headeronly::ScalarType::BFloat16:
-      body(torch::headeronly::BFloat16{});
-      break;
-    case torch::headeronly::ScalarType::Half:
-      body(torch::headeronly::Half{});
-      break;
-    default:
-      STD_TORCH_CHECK(false, "no CPU kernel for this dtype");
-  }
 }
 
 }  // namespace geo3d
