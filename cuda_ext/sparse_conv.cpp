@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
@@ -28,6 +30,7 @@ constexpr int64_t kBlock = 512;            // outputs that are summed together
 constexpr int64_t kGradientGroup = 4096;   // outputs whose contributions to the weight's gradient make one partial sum
 constexpr int64_t kMaxPartialSums = 1 << 24;  // floats of all partial sums, unless one alone has more
 constexpr int64_t kGradientTasks = 64;
+constexpr int64_t kFewTasks = 16;  // where there are fewer, columns are shared out as well
 constexpr int kMaxVectors = kManyRegisters ? 4 : 2;  // columns of a tile of sums, in vectors
 // Rows of a tile: as many as leave registers for one row of weights and one factor.
 constexpr int rows_of_tile(int vectors) { return kManyRegisters ? (vectors == 4 ? 6 : 8) : 6; }
@@ -100,38 +103,57 @@ void multiply_pairs(const Pairs& pairs, const float* feats, int64_t depth, const
   }
 }
 
-// Calls body(first, std::integral_constant<int, n>) for strips of n <= kMaxVectors vectors that cover `columns`, evenly.
-template <typename Body>
-void for_strips(int64_t columns, const Body& body) {
-  const int64_t vectors = columns / kLanes, strips = (vectors + kMaxVectors - 1) / kMaxVectors;
-  for (int64_t strip = 0; strip < strips; ++strip) {
-    const int64_t first = vectors * strip / strips, width = vectors * (strip + 1) / strips - first;
-    switch (width) {
-      case 1:
-        body(first * kLanes, std::integral_constant<int, 1>{});
-        break;
-      case 2:
-        body(first * kLanes, std::integral_constant<int, 2>{});
-        break;
-      case 3:
-        body(first * kLanes, std::integral_constant<int, kMaxVectors < 3 ? 1 : 3>{});
-        break;
-      default:
-        body(first * kLanes, std::integral_constant<int, kMaxVectors < 4 ? 1 : 4>{});
+// Padded columns in strips of at most kMaxVectors vectors, as even as can be, and these in parts for several tasks.
+struct Strips {
+  int64_t vectors, strips, parts;
+
+  // As many parts as `tasks` tasks lack to be kFewTasks.
+  Strips(int64_t columns, int64_t tasks)
+      : vectors(columns / kLanes),
+        strips((vectors + kMaxVectors - 1) / kMaxVectors),
+        parts(std::clamp<int64_t>(kFewTasks / std::max<int64_t>(1, tasks), 1, std::max<int64_t>(1, strips))) {}
+
+  // First column of a strip, and of a part.
+  int64_t first(int64_t strip) const { return strips == 0 ? 0 : vectors * strip / strips * kLanes; }
+  int64_t first_of_part(int64_t part) const { return first(strips * part / parts); }
+
+  // Calls body(column, std::integral_constant<int, n>) for the strips of a part, of n vectors from this column on.
+  template <typename Body>
+  void visit(int64_t part, const Body& body) const {
+    for (int64_t strip = strips * part / parts; strip < strips * (part + 1) / parts; ++strip) {
+      switch ((first(strip + 1) - first(strip)) / kLanes) {
+        case 1:
+          body(first(strip), std::integral_constant<int, 1>{});
+          break;
+        case 2:
+          body(first(strip), std::integral_constant<int, 2>{});
+          break;
+        case 3:
+          body(first(strip), std::integral_constant<int, kMaxVectors < 3 ? 1 : 3>{});
+          break;
+        default:
+          body(first(strip), std::integral_constant<int, kMaxVectors < 4 ? 1 : 4>{});
+      }
     }
   }
-}
+};
 
-// Weights with rows that are padded to whole vectors.
-std::vector<float> padded_rows(const Tensor& tensor) {
-  const Tensor values = geo3d::float_rows(tensor);
-  const float* from = static_cast<const float*>(values.const_data_ptr());
-  const int64_t columns = values.size(-1), stride = padded(columns);
-  const int64_t rows = columns == 0 ? 0 : values.numel() / columns;
-  std::vector<float> result(rows * stride);
-  for (int64_t row = 0; row < rows; ++row) std::copy_n(from + row * columns, columns, result.data() + row * stride);
-  return result;
-}
+// A tensor's rows as float32, padded to whole vectors; copied only where they are not so already.
+struct PaddedRows {
+  explicit PaddedRows(const Tensor& tensor) : values(geo3d::float_rows(tensor)) {
+    data = static_cast<const float*>(values.const_data_ptr());
+    const int64_t columns = values.size(-1), stride = padded(columns);
+    if (columns == stride) return;
+    const int64_t rows = columns == 0 ? 0 : values.numel() / columns;
+    copy.resize(rows * stride);
+    for (int64_t row = 0; row < rows; ++row) std::copy_n(data + row * columns, columns, copy.data() + row * stride);
+    data = copy.data();
+  }
+
+  Tensor values;
+  std::vector<float> copy;
+  const float* data;
+};
 
 template <typename Scalar>
 void convolve(const Tensor& feats, const Tensor& weight, const Tensor& neighbours, Tensor& result) {
@@ -141,22 +163,26 @@ void convolve(const Tensor& feats, const Tensor& weight, const Tensor& neighbour
   Scalar* out = static_cast<Scalar*>(result.mutable_data_ptr());
   const int64_t offsets = map.size(0), count = map.size(1), depth = values.size(1), columns = weight.size(2);
   const int64_t stride = padded(columns);
-  const std::vector<float> weights = padded_rows(weight);
-  torch::stable::parallel_for(0, (count + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(kBlock * stride);
+  const PaddedRows weights(weight);
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  const Strips strips(stride, blocks);
+  torch::stable::parallel_for(0, blocks * strips.parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> sums(std::min(kBlock, count) * stride);
     Pairs pairs(kBlock);
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock, size = std::min(kBlock, count - first);
-      std::fill(sums.begin(), sums.end(), 0.0f);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / strips.parts * kBlock, size = std::min(kBlock, count - first);
+      const int64_t part = task % strips.parts, left = strips.first_of_part(part);
+      const int64_t right = strips.first_of_part(part + 1), filled = std::min(right, columns) - left;
+      for (int64_t m = 0; m < size; ++m) std::fill(&sums[m * stride + left], &sums[m * stride] + right, 0.0f);
       for (int64_t k = 0; k < offsets; ++k) {
         pairs.collect(rows + k * count + first, size, 0);
-        for_strips(stride, [&](int64_t column, auto vectors) {
-          multiply_pairs<vectors()>(pairs, inputs, depth, weights.data() + k * depth * stride + column, stride,
+        strips.visit(part, [&](int64_t column, auto vectors) {
+          multiply_pairs<vectors()>(pairs, inputs, depth, weights.data + k * depth * stride + column, stride,
                                     sums.data() + column, stride);
         });
       }
       for (int64_t m = 0; m < size; ++m) {
-        geo3d::round_row(sums.data() + m * stride, out + (first + m) * columns, columns);
+        geo3d::round_row(sums.data() + m * stride + left, out + (first + m) * columns + left, filled);
       }
     }
   });
@@ -211,32 +237,45 @@ void weight_gradient(const Tensor& feats, const Tensor& gradient, const Tensor& 
   const int32_t* rows = static_cast<const int32_t*>(map.const_data_ptr());
   const int64_t offsets = map.size(0), count = map.size(1), depth = values.size(1), columns = gradient.size(1);
   const int64_t stride = padded(columns), size = offsets * depth * stride;
-  const std::vector<float> gradients = padded_rows(gradient);
+  const PaddedRows gradients(gradient);
   // Groups depend on the sizes alone, and are added in their order: so are the bits, whatever the threads. Where there
-  // are few, tasks have a part of the offsets each.
+  // are few, tasks have a part of the offsets each, and of the columns.
   const int64_t most = std::min(kGradientTasks, kMaxPartialSums / std::max<int64_t>(1, size));
   const int64_t groups = std::max<int64_t>(1, std::min(most, count / kGradientGroup));
   const int64_t parts = std::max<int64_t>(1, std::min(offsets, kGradientTasks / groups));
-  std::vector<float> partial(groups * size);
-  torch::stable::parallel_for(0, groups * parts, 1, [&](int64_t begin, int64_t end) {
+  const Strips strips(stride, groups * parts);
+  Scalar* out = static_cast<Scalar*>(result.mutable_data_ptr());
+  // A single sum of the result's own type and layout is made in its place.
+  constexpr bool kFloat = std::is_same_v<Scalar, float>;
+  const bool in_place = kFloat && groups == 1 && stride == columns;
+  std::unique_ptr<float[]> memory(in_place ? nullptr : new float[groups * size]);
+  float* const partial = in_place ? reinterpret_cast<float*>(out) : memory.get();
+  torch::stable::parallel_for(0, groups * parts * strips.parts, 1, [&](int64_t begin, int64_t end) {
     Pairs pairs(kBlock);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / parts, part = task % parts, last = count * (group + 1) / groups;
+      const int64_t share = task / strips.parts, group = share / parts, part = share % parts;
+      const int64_t last = count * (group + 1) / groups;
+      const int64_t left = strips.first_of_part(task % strips.parts);
+      const int64_t right = strips.first_of_part(task % strips.parts + 1);
+      for (int64_t row = offsets * part / parts * depth; row < offsets * (part + 1) / parts * depth; ++row) {
+        float* sums = partial + group * size + row * stride;
+        std::fill(sums + left, sums + right, 0.0f);
+      }
       for (int64_t first = count * group / groups; first < last; first += kBlock) {
         for (int64_t k = offsets * part / parts; k < offsets * (part + 1) / parts; ++k) {
           pairs.collect(rows + k * count + first, std::min(kBlock, last - first), static_cast<int32_t>(first));
-          float* sums = partial.data() + group * size + k * depth * stride;
-          for_strips(stride, [&](int64_t column, auto vectors) {
-            add_outer_products<vectors()>(pairs, inputs, depth, gradients.data() + column, stride, sums + column);
+          float* sums = partial + group * size + k * depth * stride;
+          strips.visit(task % strips.parts, [&](int64_t column, auto vectors) {
+            add_outer_products<vectors()>(pairs, inputs, depth, gradients.data + column, stride, sums + column);
           });
         }
       }
     }
   });
-  Scalar* out = static_cast<Scalar*>(result.mutable_data_ptr());
+  if (in_place) return;
   torch::stable::parallel_for(0, offsets * depth, 64, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      float* sums = partial.data() + row * stride;
+      float* sums = partial + row * stride;
       for (int64_t group = 1; group < groups; ++group) {
         for (int64_t column = 0; column < stride; ++column) sums[column] += sums[group * size + column];
       }
