@@ -7,8 +7,9 @@ nothing else; at stride s a cell of p pixels is a tile of t = p / s sites. Both 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class ActiveCells:
             raise InputError("no cell is active: there is nothing to encode")
         #: (N,) int64 image of each active cell.
         self.sample = self.cell // (self.grid[0] * self.grid[1])
-        self._made: dict[tuple, Tensor] = {}
+        self._made: dict[tuple, Any] = {}
 
     @property
     def batch(self) -> int:
@@ -64,22 +65,51 @@ class ActiveCells:
             )
         return side
 
-    def _keep(self, key: tuple, make) -> Tensor:
+    def _keep(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     # Dense layout
 
-    def mask(self, height: int, width: int) -> Tensor | None:
-        """(B, 1, height, width) bool, true at active sites; None for the 1 x 1 map of a whole image."""
-        if (height, width) == (1, 1) and self.grid != (1, 1):
-            return None
+    def mask(self, height: int, width: int) -> Tensor:
+        """(B, 1, height, width) bool, true at active sites."""
         return self._keep(("mask", height, width), lambda: _enlarge(self.active, self.check(height, width)))
 
     def rows(self, height: int, width: int) -> Tensor:
         """(M,) int64 numbers of the active sites, counted through the batch, row-major."""
         return self._keep(("rows", height, width), lambda: self.mask(height, width).flatten().nonzero().squeeze(1))
+
+    # Whole images
+
+    @property
+    def _images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(M,) int64 images with active cells, (N,) which of them each cell belongs to, (M,) the first cell of each."""
+
+        def make() -> tuple[Tensor, Tensor, Tensor]:
+            images, place, count = self.sample.unique_consecutive(return_inverse=True, return_counts=True)
+            return images, place, count.cumsum(0) - count
+
+        return self._keep(("images",), make)
+
+    def over_images(self, pooled: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What was pooled, (B, ...) or, of tiles, (N, ...), through a function of a row an image, (M, ...).
+
+        Images without an active cell have no row; in the dense layout zeros stand for theirs.
+        """
+        rows = function(self._row_an_image(pooled))
+        return rows.index_select(0, self._images[1]) if self.tiled else self._of_batch(rows)
+
+    def image_rows(self, pooled: Tensor) -> Tensor:
+        """What was pooled, (B, ...) or, of tiles, (N, ...) -> (B, ...), zero for images without an active cell."""
+        return self._of_batch(self._row_an_image(pooled))
+
+    def _row_an_image(self, pooled: Tensor) -> Tensor:
+        images, _, first = self._images
+        return pooled.index_select(0, first if self.tiled else images)
+
+    def _of_batch(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros(self.batch, *rows.shape[1:]).index_copy(0, self._images[0], rows)
 
     # From one to the other
 

@@ -15,6 +15,7 @@ from geo3d.nn.active_cells import ActiveCells, CellsHolder
 from geo3d.nn.batch_norm import SyncBatchNorm2d
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 from geo3d.nn.masked_layers import MaskedLayer
+from geo3d.nn.pooled import Pooled
 
 Layout = Literal["auto", "tiles", "dense"]
 #: Share of active cells above which there is nothing to save, and the dense maps are the dense network's, bit for bit.
@@ -34,13 +35,17 @@ _CONVERTED = {
     nn.AvgPool2d: masked_layers.MaskedAvgPool2d,
     nn.AdaptiveAvgPool2d: masked_layers.MaskedGlobalPool,
     SampleDropPath: masked_layers.MaskedDropPath,
+    nn.Dropout: masked_layers.MaskedDropout,
+    nn.Dropout2d: masked_layers.MaskedDropout2d,
+    nn.ZeroPad2d: masked_layers.MaskedZeroPad2d,
+    nn.Flatten: masked_layers.MaskedFlatten,
     nn.Sigmoid: masked_layers.MaskedSigmoid,
     nn.Hardsigmoid: masked_layers.MaskedHardsigmoid,
 }
 #: Layers that look at one value and leave zeros zero: they stay as they are.
 _KEPT = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU,
-    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign, nn.Dropout,
+    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softsign,
 )  # fmt: skip
 #: Blocks of layers, as are their subclasses and modules of other kinds that hold modules: what they hold counts.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -132,20 +137,28 @@ class SparseEncoder(nn.Module):
             path: see :meth:`seeing`.
 
         Returns:
-            The network's maps, each (B, C, h, w) and zero at inactive sites.
+            The network's maps, each (B, C, h, w) and zero at inactive sites; (B, ...) what it makes of globally pooled
+            ones, such as logits.
 
         Raises:
             InputError: shapes that do not fit each other; tiles, and a network that returns something else than maps.
         """
         with self.seeing(active, path) as cells:
             maps = self.maps(images)
-            if cells.tiled and any(m.ndim != 4 for m in maps):
+            if cells.tiled and any(m.ndim != 4 for m in maps if not isinstance(m, Pooled)):
                 shapes = ", ".join(str(tuple(m.shape)) for m in maps)
                 raise InputError(
                     f"the network makes {shapes} of tiles (N, C, t, t), which are no maps; convert it without its "
-                    'classifier, or ask for path="dense"'
+                    'classifier, let nn.AdaptiveAvgPool2d(1) pool, or ask for path="dense"'
                 )
-            return [cells.spread(m) if cells.tiled else m for m in maps]
+            return [_whole(m, cells) for m in maps]
+
+
+def _whole(made: Tensor, cells: ActiveCells) -> Tensor:
+    """What a network made in the layout of the cells -> (B, ...)."""
+    if isinstance(made, Pooled):
+        return cells.image_rows(made.as_subclass(Tensor))
+    return cells.spread(made) if cells.tiled else made
 
 
 def to_sparse(network: nn.Module, synchronised: bool = True) -> SparseEncoder:
@@ -199,6 +212,8 @@ def _why_not(module: nn.Module) -> str | None:
         return f"it pools to {module.output_size}, and only the mean of all active sites is known"
     if kind is nn.LayerNorm and len(module.normalized_shape) != 1:
         return "it normalises more than the channels of a site"
+    if kind is nn.Flatten and module.start_dim != 1:
+        return f"it flattens from axis {module.start_dim}, and images stay apart from axis 1 alone"
     if kind in _CONVERTED or kind in _KEPT or isinstance(module, _CONTAINERS):
         return None
     if next(module.children(), None) is not None and not isinstance(module, (*_CONVERTED, *_KEPT)):

@@ -3,6 +3,7 @@
 Each has the parameters, and their names, of the layer that it was. In the dense layout it computes what the layer
 computes and puts zeros at inactive sites (SparK, section 3.1); norms take their statistics from active sites. In the
 layout of tiles a layer that looks at single sites is what it was; one that looks around reads its tile with a margin.
+What is pooled over whole images goes through the layer that it was in both layouts, one row an image.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geo3d.errors import InputError
 from geo3d.nn.active_cells import ActiveCells, CellsHolder
 from geo3d.nn.batch_norm import SyncBatchNorm2d
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
+from geo3d.nn.pooled import Pooled
 from geo3d.nn.site_product import site_product
 from geo3d.nn.tile_conv import tile_conv, under_autocast, why_no_tiles
 from geo3d.nn.tile_window import read_windows
@@ -29,6 +32,20 @@ class MaskedLayer:
         """The cells of the pass that this layer is called in."""
         return self.holder.current
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps in the layout of the cells of the pass, or what was pooled over whole images."""
+        if isinstance(x, Pooled):
+            return self.cells.over_images(x.as_subclass(Tensor), self.as_it_was).as_subclass(Pooled)
+        return self.on_maps(x)
+
+    def on_maps(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W), or tiles (N, C, t, t), without influence of inactive sites."""
+        raise NotImplementedError
+
+    def as_it_was(self, x: Tensor) -> Tensor:
+        """What the layer was before the conversion."""
+        return super().forward(x)
+
     def why_no_tiles(self) -> str | None:
         """Why the layer works in the dense layout alone, or None."""
         return None
@@ -36,15 +53,12 @@ class MaskedLayer:
 
 def _masked(x: Tensor, cells: ActiveCells) -> Tensor:
     """(B, C, H, W), with zeros at inactive sites; ``x`` itself is overwritten."""
-    mask = cells.mask(*x.shape[-2:])
-    return x if mask is None else x.mul_(mask)
+    return x.mul_(cells.mask(*x.shape[-2:]))
 
 
 def _over_active_rows(x: Tensor, cells: ActiveCells, function) -> Tensor:
     """Maps (B, C, H, W) through a function of the rows (M, C) of active sites, zeros elsewhere."""
     b, c, height, width = x.shape
-    if cells.mask(height, width) is None:
-        return function(x.permute(0, 2, 3, 1).reshape(-1, c)).view(b, height, width, c).permute(0, 3, 1, 2)
     index = cells.rows(height, width)
     rows = function(x.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, index))
     maps = rows.new_zeros(b * height * width, c).index_copy(0, index, rows)
@@ -54,10 +68,10 @@ def _over_active_rows(x: Tensor, cells: ActiveCells, function) -> Tensor:
 class MaskedConv2d(MaskedLayer, nn.Conv2d):
     """Convolution that neither reads nor writes inactive sites."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
         cells = self.cells
-        return tile_conv(x, self, cells) if cells.tiled else _masked(super().forward(x), cells)
+        return tile_conv(x, self, cells) if cells.tiled else _masked(self.as_it_was(x), cells)
 
     def why_no_tiles(self) -> str | None:
         return why_no_tiles(self)
@@ -71,11 +85,11 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 
     interior: bool = False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """(B, H, W, C) or (N, t, t, C) -> the same sites."""
         if self.cells.tiled:
             return site_product(*under_autocast(x, self.weight, self.bias))
-        y = super().forward(x)
+        y = self.as_it_was(x)
         if y.ndim != 4 or self.interior:
             return y
         return _masked(y.permute(0, 3, 1, 2), self.cells).permute(0, 2, 3, 1)
@@ -84,17 +98,17 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 class MaskedBatchNorm2d(MaskedLayer, SyncBatchNorm2d):
     """Batch normalisation with the statistics of active sites."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
-        return super().forward(x) if self.cells.tiled else _over_active_rows(x, self.cells, super().forward)
+        return self.as_it_was(x) if self.cells.tiled else _over_active_rows(x, self.cells, self.as_it_was)
 
 
 class MaskedChannelNorm(MaskedLayer, ChannelNorm):
     """Layer normalisation of active sites of maps (B, C, H, W)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
-        return super().forward(x) if self.cells.tiled else _over_active_rows(x, self.cells, self._rows)
+        return self.as_it_was(x) if self.cells.tiled else _over_active_rows(x, self.cells, self._rows)
 
     def _rows(self, rows: Tensor) -> Tensor:
         return F.layer_norm(rows, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -103,17 +117,17 @@ class MaskedChannelNorm(MaskedLayer, ChannelNorm):
 class MaskedLayerNorm(MaskedLayer, nn.LayerNorm):
     """Layer normalisation of active sites of maps (B, H, W, C)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """(B, H, W, C) or (N, t, t, C)."""
         if x.ndim != 4 or self.cells.tiled:
-            return super().forward(x)
-        return _over_active_rows(x.permute(0, 3, 1, 2), self.cells, super().forward).permute(0, 2, 3, 1)
+            return self.as_it_was(x)
+        return _over_active_rows(x.permute(0, 3, 1, 2), self.cells, self.as_it_was).permute(0, 2, 3, 1)
 
 
 class MaskedGroupNorm(MaskedLayer, nn.GroupNorm):
     """Group normalisation with each image's statistics over its active sites."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
         cells = self.cells
         mask = None if cells.tiled else cells.mask(*x.shape[-2:])
@@ -123,7 +137,7 @@ class MaskedGroupNorm(MaskedLayer, nn.GroupNorm):
         if cells.tiled:
             active = torch.bincount(cells.sample, minlength=cells.batch) * sites
         else:
-            active = mask.sum((1, 2, 3)) if mask is not None else x.new_full((len(x),), x[0, 0].numel())
+            active = mask.sum((1, 2, 3))
         count = (active * groups.shape[2]).clamp_min(1).unsqueeze(1).to(groups.dtype)  # (B, 1)
 
         def of_images(values: Tensor) -> Tensor:
@@ -143,11 +157,11 @@ class MaskedGroupNorm(MaskedLayer, nn.GroupNorm):
 class MaskedMaxPool2d(MaskedLayer, nn.MaxPool2d):
     """Maximum over windows: inactive sites count as 0, those outside the image do not count."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
         cells = self.cells
         if not cells.tiled:
-            return _masked(super().forward(x), cells)
+            return _masked(self.as_it_was(x), cells)
         return F.max_pool2d(read_windows(x, self, cells, -torch.inf), self.kernel_size, self.stride)
 
     def why_no_tiles(self) -> str | None:
@@ -157,11 +171,11 @@ class MaskedMaxPool2d(MaskedLayer, nn.MaxPool2d):
 class MaskedAvgPool2d(MaskedLayer, nn.AvgPool2d):
     """Mean over windows, in which inactive sites and, as in the layer that it was, padding count as 0."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
         cells = self.cells
         if not cells.tiled:
-            return _masked(super().forward(x), cells)
+            return _masked(self.as_it_was(x), cells)
         windows = read_windows(x, self, cells, 0.0)
         return F.avg_pool2d(windows, self.kernel_size, self.stride, divisor_override=self.divisor_override)
 
@@ -173,42 +187,81 @@ class MaskedAvgPool2d(MaskedLayer, nn.AvgPool2d):
 class MaskedGlobalPool(MaskedLayer, nn.AdaptiveAvgPool2d):
     """Mean over the active sites of each image; for gates over channels."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Pooled:
         """(B, C, H, W) -> (B, C, 1, 1); tiles (N, C, t, t) -> (N, C, 1, 1), equal for all cells of an image."""
         cells = self.cells
         if cells.tiled:
             means = x.mean((2, 3), keepdim=True)
             total = means.new_zeros(cells.batch, *means.shape[1:]).index_add(0, cells.sample, means)
             count = torch.bincount(cells.sample, minlength=cells.batch).clamp_min(1).to(x.dtype)
-            return (total / count.view(-1, 1, 1, 1)).index_select(0, cells.sample)
+            return (total / count.view(-1, 1, 1, 1)).index_select(0, cells.sample).as_subclass(Pooled)
         mask = cells.mask(*x.shape[-2:])
         count = mask.sum((2, 3), keepdim=True).clamp_min(1).to(x.dtype)
-        return (x * mask).sum((2, 3), keepdim=True) / count
+        return ((x * mask).sum((2, 3), keepdim=True) / count).as_subclass(Pooled)
 
 
 class MaskedDropPath(MaskedLayer, SampleDropPath):
     """Drops the residual of each image on its own."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, ...), or tiles (N, ...)."""
         if not self.training or self.rate == 0 or not self.cells.tiled:
-            return super().forward(x)
+            return self.as_it_was(x)
         return x * self.draw(self.cells.batch, x)[self.cells.sample].view(-1, *[1] * (x.ndim - 1))
+
+
+class MaskedDropout(MaskedLayer, nn.Dropout):
+    """Drops single values; of what was pooled, the same for all cells of an image."""
+
+    def on_maps(self, x: Tensor) -> Tensor:
+        """Maps (B, ...), or tiles (N, ...)."""
+        return self.as_it_was(x)
+
+
+class MaskedDropout2d(MaskedLayer, nn.Dropout2d):
+    """Drops whole channels of each image on their own."""
+
+    def on_maps(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W), or tiles."""
+        if not self.training or not self.cells.tiled:
+            return self.as_it_was(x)
+        factors = F.dropout2d(x.new_ones(self.cells.batch, x.shape[1], 1, 1), self.p)
+        return x * factors.index_select(0, self.cells.sample)
+
+
+class MaskedZeroPad2d(MaskedLayer, nn.ZeroPad2d):
+    """Zeros around whole maps, for a convolution or pooling layer that brings maps back to whole cells."""
+
+    def on_maps(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H + top + bottom, W + left + right)."""
+        return self.as_it_was(x)
+
+    def why_no_tiles(self) -> str | None:
+        return "pads whole maps, and tiles have no border; a convolution with the padding of its own reads tiles"
+
+
+class MaskedFlatten(MaskedLayer, nn.Flatten):
+    """Rows of what was pooled over whole images."""
+
+    def on_maps(self, x: Tensor) -> Tensor:
+        raise InputError(
+            f"a Flatten meets a map {tuple(x.shape)}, of which inactive sites are a part; it may follow global pooling"
+        )
 
 
 class MaskedSigmoid(MaskedLayer, nn.Sigmoid):
     """Sigmoid that leaves zeros at inactive sites."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
-        mask = None if self.cells.tiled else self.cells.mask(*x.shape[-2:])
-        return super().forward(x) if mask is None else super().forward(x) * mask
+        y = self.as_it_was(x)
+        return y if self.cells.tiled else y * self.cells.mask(*x.shape[-2:])
 
 
 class MaskedHardsigmoid(MaskedLayer, nn.Hardsigmoid):
     """Hard sigmoid that leaves zeros at inactive sites."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles."""
-        mask = None if self.cells.tiled else self.cells.mask(*x.shape[-2:])
-        return super().forward(x) if mask is None else super().forward(x) * mask
+        y = self.as_it_was(x)
+        return y if self.cells.tiled else y * self.cells.mask(*x.shape[-2:])
