@@ -71,12 +71,12 @@ def tile_conv(tiles: Tensor, layer: nn.Conv2d, cells: ActiveCells) -> Tensor:
     if way == "cells":
         return F.conv2d(tiles, weight, bias, reach.stride, 0, reach.dilation, layer.groups)
     if way == "dense":
-        return _MapConv.apply(tiles, weight, bias, reach, layer.groups, cells)
+        return _Recomputed.apply(tiles, weight, bias, _MapConv(reach, layer.groups, cells))
     if way == "pairs":
         return _pairs(tiles, weight, bias, reach, cells)
     if way == "unfold":
         return _unfold(tiles, weight, bias, reach, cells)
-    return _MarginConv.apply(tiles, weight, bias, reach, layer.groups, cells)
+    return _Recomputed.apply(tiles, weight, bias, _MarginConv(reach, layer.groups, cells))
 
 
 def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -103,70 +103,85 @@ def _unfold(tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, ce
     return F.linear(columns, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
-class _MarginConv(torch.autograd.Function):
-    """Dense convolution of tiles with their margin, which the backward pass gathers anew instead of keeping it."""
+class _Way:
+    """How tiles are convolved, and the gradients.
 
-    @staticmethod
-    def forward(
-        ctx: Any, tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, groups: int, cells: ActiveCells
-    ) -> Tensor:
-        ctx.save_for_backward(tiles, weight)
-        ctx.reach, ctx.groups, ctx.cells, ctx.biased = reach, groups, cells, bias is not None
-        with torch.autocast(tiles.device.type, enabled=False):
-            return F.conv2d(_window(tiles, reach, cells), weight, bias, reach.stride, 0, reach.dilation, groups)
+    Args:
+        reach, groups, cells: of the convolution and its tiles.
+    """
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tiles, weight = ctx.saved_tensors
-        reach, groups, cells = ctx.reach, ctx.groups, ctx.cells
-        of_tiles = of_weight = None
-        if ctx.needs_input_grad[1]:
-            x, g = _for_weights(groups, _window(tiles, reach, cells), gradient)
-            of_weight = _weight_gradient(x, g, weight, reach, 0, groups)
-        if ctx.needs_input_grad[0] and reach.stride == 1:
+    def __init__(self, reach: Reach, groups: int, cells: ActiveCells) -> None:
+        self.reach, self.groups, self.cells = reach, groups, cells
+
+    def laid_out(self, gradient: Tensor) -> Tensor:
+        """Gradient of tiles as both of the other gradients are made of it."""
+        return gradient
+
+
+class _MarginConv(_Way):
+    """Dense convolution of tiles with their margin."""
+
+    def convolve(self, tiles: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        reach = self.reach
+        return F.conv2d(_window(tiles, reach, self.cells), weight, bias, reach.stride, 0, reach.dilation, self.groups)
+
+    def weight_gradient(self, gradient: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
+        x, g = _for_weights(self.groups, _window(tiles, self.reach, self.cells), gradient)
+        return _weight_gradient(x, g, weight, self.reach, 0, self.groups)
+
+    def input_gradient(self, gradient: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
+        reach, groups, cells = self.reach, self.groups, self.cells
+        if reach.stride == 1:
             turned = Reach(reach.kernel, 1, reach.after, reach.dilation)
             window = _window(gradient, turned, cells)
-            of_tiles = F.conv2d(window, _turned(weight, groups), None, 1, 0, reach.dilation, groups)
-        elif ctx.needs_input_grad[0]:
-            window = cells.window(tiles.shape[-1], reach.before, reach.after)
-            like = gradient.new_empty(len(tiles), tiles.shape[1], *window.shape[1:])
-            of_window = _convolution_backward(gradient, like, weight, reach, 0, groups, (True, False, False))[0]
-            of_tiles = _add_up(of_window, tiles, window)
-        of_bias = gradient.sum((0, 2, 3)) if ctx.biased and ctx.needs_input_grad[2] else None
-        return of_tiles, of_weight, of_bias, None, None, None
+            return F.conv2d(window, _turned(weight, groups), None, 1, 0, reach.dilation, groups)
+        window = cells.window(tiles.shape[-1], reach.before, reach.after)
+        like = gradient.new_empty(len(tiles), tiles.shape[1], *window.shape[1:])
+        of_window = _convolution_backward(gradient, like, weight, reach, 0, groups, (True, False, False))[0]
+        return _add_up(of_window, tiles, window)
 
 
-class _MapConv(torch.autograd.Function):
-    """Convolution through the dense map, which the backward pass makes anew instead of keeping it."""
+class _MapConv(_Way):
+    """Convolution through the dense map."""
+
+    def laid_out(self, gradient: Tensor) -> Tensor:
+        return self.cells.spread(gradient)
+
+    def convolve(self, tiles: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        reach, maps = self.reach, self.cells.spread(tiles)
+        return self.cells.cut(F.conv2d(maps, weight, bias, reach.stride, reach.padding, reach.dilation, self.groups))
+
+    def weight_gradient(self, gradient: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
+        x, g = _for_weights(self.groups, self.cells.spread(tiles), gradient)
+        return _weight_gradient(x, g, weight, self.reach, self.reach.padding, self.groups)
+
+    def input_gradient(self, gradient: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
+        reach, groups = self.reach, self.groups
+        if reach.stride == 1:
+            turned = _turned(weight, groups)
+            return self.cells.cut(F.conv2d(gradient, turned, None, 1, reach.after, reach.dilation, groups))
+        maps, mask = self.cells.spread(tiles), (True, False, False)
+        return self.cells.cut(_convolution_backward(gradient, maps, weight, reach, reach.padding, groups, mask)[0])
+
+
+class _Recomputed(torch.autograd.Function):
+    """A way of convolving whose backward pass gathers what it reads anew instead of keeping it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, tiles: Tensor, weight: Tensor, bias: Tensor | None, reach: Reach, groups: int, cells: ActiveCells
-    ) -> Tensor:
+    def forward(ctx: Any, tiles: Tensor, weight: Tensor, bias: Tensor | None, way: _Way) -> Tensor:
         ctx.save_for_backward(tiles, weight)
-        ctx.reach, ctx.groups, ctx.cells, ctx.biased = reach, groups, cells, bias is not None
+        ctx.way = way
         with torch.autocast(tiles.device.type, enabled=False):
-            maps = cells.spread(tiles)
-            return cells.cut(F.conv2d(maps, weight, bias, reach.stride, reach.padding, reach.dilation, groups))
+            return way.convolve(tiles, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tiles, weight = ctx.saved_tensors
-        reach, groups, cells = ctx.reach, ctx.groups, ctx.cells
-        maps, of_maps = cells.spread(tiles), cells.spread(gradient)
-        of_tiles = of_weight = None
-        if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(*_for_weights(groups, maps, of_maps), weight, reach, reach.padding, groups)
-        if ctx.needs_input_grad[0] and reach.stride == 1:
-            of_input = F.conv2d(of_maps, _turned(weight, groups), None, 1, reach.after, reach.dilation, groups)
-            of_tiles = cells.cut(of_input)
-        elif ctx.needs_input_grad[0]:
-            mask = (True, False, False)
-            of_tiles = cells.cut(_convolution_backward(of_maps, maps, weight, reach, reach.padding, groups, mask)[0])
-        of_bias = gradient.sum((0, 2, 3)) if ctx.biased and ctx.needs_input_grad[2] else None
-        return of_tiles, of_weight, of_bias, None, None, None
+        needs_tiles, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        way, of_out = ctx.way, ctx.way.laid_out(gradient)
+        of_tiles = way.input_gradient(of_out, *ctx.saved_tensors) if needs_tiles else None
+        of_weight = way.weight_gradient(of_out, *ctx.saved_tensors) if needs_weight else None
+        return of_tiles, of_weight, gradient.sum((0, 2, 3)) if needs_bias else None, None
 
 
 def _convolution_backward(
