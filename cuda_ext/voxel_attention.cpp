@@ -882,7 +882,7 @@ SevenTensors voxel_attention_backward(const Tensor& grad_out, const Tensor& grad
     Lanes* sums = memory.take(parts.size() * problem.groups * group_step);
     share_out<Backward>(problem, parts.size() * problem.groups, [&](Backward& worker, int64_t item) {
       Lanes* own = sums + item * group_step;
-      std::memset(own, 0, group_step * sizeof(Lanes));
+      if (own != nullptr) std::memset(own, 0, group_step * sizeof(Lanes));
       const TableGradients tables{own, own + table_step, own + 2 * table_step, problem.biased ? own : nullptr};
       for (const auto& window : parts[item / problem.groups]) {
         worker.differentiate(window, item % problem.groups, saved, gradients, tables);

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 DISABLING_VARIABLE = "GEO3D_NO_EXTENSION"
+FOLDER_VARIABLE = "GEO3D_LIBRARY_FOLDER"
 # What torch calls a processor -> instruction sets for which there is a library beside the default's, best first.
 _INSTRUCTION_SETS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 
@@ -26,11 +27,13 @@ def _names(device_type: str) -> tuple[str, ...]:
 
 
 def find_library(device_type: str) -> Path | None:
-    """Where the library lies, in a wheel or in an editable install; None where it was not built."""
+    """Where the library lies: in the folder that is named for it, a wheel or an editable install; None: nowhere."""
     import geo3d.ops
 
     # An editable install has two folders for one package: the sources, and what CMake installed.
-    candidates = (Path(folder) / name for name in _names(device_type) for folder in geo3d.ops.__path__)
+    named = os.environ.get(FOLDER_VARIABLE)
+    folders = [named] if named else geo3d.ops.__path__
+    candidates = (Path(folder) / name for name in _names(device_type) for folder in folders)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -39,7 +42,9 @@ def _load(device_type: str) -> str | None:
         return f"{DISABLING_VARIABLE} is set"
     path = find_library(device_type)
     if path is None:
-        return f"library {_names(device_type)[-1]} was not built"
+        named = os.environ.get(FOLDER_VARIABLE)
+        missing = f"is not in {named}, which {FOLDER_VARIABLE} names" if named else "was not built"
+        return f"library {_names(device_type)[-1]} {missing}"
     try:
         torch.ops.load_library(path)
     except OSError as error:

@@ -70,6 +70,21 @@ def test_a_library_that_was_not_built_is_named_with_the_remedy() -> None:
     assert "pip install --no-build-isolation" in output
 
 
+def test_a_named_folder_is_the_only_one_that_is_searched(tmp_path: Path) -> None:
+    output = _run(GEO3D_LIBRARY_FOLDER=str(tmp_path))
+    assert output.count("warning:") == 1
+    assert f"(library libgeo3d_cpu.so is not in {tmp_path}, which GEO3D_LIBRARY_FOLDER names)" in output
+    assert "loaded: []" in output
+
+
+@needs_library
+def test_a_library_in_a_named_folder_is_loaded(tmp_path: Path) -> None:
+    shutil.copy(_CPU, tmp_path / "libgeo3d_cpu.so")
+    output = _run(GEO3D_LIBRARY_FOLDER=str(tmp_path))
+    assert "warning:" not in output
+    assert "loaded: ['libgeo3d_cpu.so']" in output
+
+
 def test_a_library_that_does_not_load_gives_the_reason(tmp_path: Path) -> None:
     broken = tmp_path / "libgeo3d_cpu.so"
     broken.write_bytes(b"not a library")
