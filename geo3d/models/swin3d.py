@@ -24,6 +24,7 @@ from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
 from geo3d.models.registry import ModelEntry, register_model
 from geo3d.models.voxel_points import VoxelPoints, features_at_voxels, points_in_voxels, scene_of_rows
+from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.sparse_layers import (
     ConvStem,
     InterpolationUpsample,
@@ -298,7 +299,7 @@ class Swin3DUNet(nn.Module):
         if config.decoder != NO_DECODER:
             self.upsamples = nn.ModuleList(DecoderStage(config, stage) for stage in reversed(range(stages - 1)))
             self.classifier = nn.Sequential(
-                nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
+                nn.Linear(width, width), VoxelNorm1d(width), nn.ReLU(), nn.Linear(width, config.num_classes)
             )
         self.reset_parameters(generator)
 

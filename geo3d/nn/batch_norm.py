@@ -1,15 +1,24 @@
-"""Batch normalisation whose statistics are those of all processes, and exact whatever the layout in memory."""
+"""Batch normalisation whose statistics are those of all processes, of images and of rows of voxels.
+
+A single site has no spread, so that in training there is nothing to divide by. Over *voxels* the running statistics
+stand in: how many voxels there are at a coarse level is up to the scenes, a small one may well come down to one voxel
+or none, and that must not end a run. Over *images* it is torch's error: how many sites there are is up to the
+settings (image size, batch size, mask), so that one site is a mistake in these, and would be one at every step.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
 #: Values that are worked on at a time, a megabyte of float32.
 _CACHED = 1 << 18
+#: Sites that have a spread.
+_SPREAD = 2
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -17,7 +26,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
     Processes may hold different numbers of sites; each site counts alike. Inputs are (N, C, ...). On CPUs torch adds
     up the sites of channels-last tensors one after the other, which costs float32 two digits in a map of 100,000
-    sites; here they are added up in a tree.
+    sites; here they are added up in a tree. A single site in training is an error, unlike with :class:`VoxelNorm1d`:
+    see the module.
 
     Args:
         as :class:`torch.nn.BatchNorm2d`.
@@ -32,15 +42,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """(N, C, ...) -> the same, each channel normalised."""
         if not (self.training or self.running_mean is None):
             return super().forward(x)
-        shared = self.synchronised and distributed.is_available() and distributed.is_initialized()
-        shared = shared and distributed.get_world_size() > 1
+        shared = self.synchronised and _several_processes()
         # In half precision the sums are float32's anyway, and torch's kernel is quicker.
         exact = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
         channels_last = exact and x.movedim(1, -1).is_contiguous()
         lone = x.numel() <= x.shape[1]  # one site has no spread, which torch refuses
         if not shared and (lone or not channels_last):
             return super().forward(x)
-        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, shared)
+        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, shared, None)
         if self.training and self.track_running_stats:
             self._track(mean, variance * count / (count - 1))
         return y
@@ -53,20 +62,72 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
+class VoxelNorm1d(nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` over rows of voxels (N, C), with the statistics of all processes while several train.
+
+    Processes may hold different numbers of voxels, even none; each voxel counts alike. In one process it is torch's,
+    bit by bit. Over fewer than two voxels in training the running statistics stand in, and stay as they are, unlike
+    with :class:`SyncBatchNorm2d`: see the module.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) -> (N, C)."""
+        if not self.training:
+            return super().forward(x)
+        if _several_processes():
+            running = (self.running_mean, self.running_var)
+            y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, True, running)
+            self._track(mean, variance, count)
+            return y
+        if len(x) < _SPREAD:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """As torch does, where there was any spread; on a GPU nobody waits to learn whether."""
+        spread = count >= _SPREAD
+        self.num_batches_tracked.add_(spread[0])
+        share = self.momentum * spread.to(self.running_mean.dtype)
+        unbiased = variance * count / (count - 1).clamp_min(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
 class _Normalise(torch.autograd.Function):
-    """Normalised sites, and the mean, the biased variance and the number of sites that they were normalised by."""
+    """Normalised sites, and the mean, the biased variance and the number of sites that they were normalised by.
+
+    ``running`` mean and variance, where given, are taken as constants in place of those of fewer than two sites.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, shared: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        shared: bool,
+        running: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, ...]:
         wide, rows = torch.promote_types(x.dtype, torch.float32), _rows(x)
         sums = torch.cat([rows.sum(0, dtype=wide), rows.new_full((1,), len(rows), dtype=wide)])
         *mean, count = _over_all(sums, shared).split([rows.shape[1], 1])
-        mean = mean[0] / count
-        variance = _over_all(sum((part - mean).square_().sum(0) for part in _parts(rows)), shared) / count
+        size = count if running is None else count.clamp_min(1)
+        mean = mean[0] / size
+        variance = _over_all(sum((part - mean).square_().sum(0) for part in _parts(rows)), shared) / size
+        if running is not None:
+            mean, variance = (torch.where(count < _SPREAD, r, v) for r, v in zip(running, (mean, variance)))
         scale = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale, count)
+        # Running statistics do not depend on the sites: as over infinitely many, of which each weighs nothing.
+        weighed = count if running is None else torch.where(count < _SPREAD, torch.inf, count)
+        ctx.save_for_backward(x, weight, mean, scale, weighed)
         ctx.shared = shared
         factor = scale if weight is None else scale * weight
         shift = -mean * factor if bias is None else bias - mean * factor
@@ -94,7 +155,11 @@ class _Normalise(torch.autograd.Function):
             for out, (part, g) in zip(_parts(of_x.movedim(1, -1).view(-1, x.shape[1])), pairs):
                 out.copy_(torch.addcmul(b, part, a).addcmul_(g, factor))
         # Each process hands on its own share; the trainer adds them up.
-        return of_x, of_weight if needs_weight else None, of_bias if needs_bias else None, None, None
+        return of_x, of_weight if needs_weight else None, of_bias if needs_bias else None, None, None, None
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.topology import Topology
 from geo3d.nn.voxel_pyramid import Coarsening
 from geo3d.ops.interpolate import interpolate
@@ -86,17 +86,14 @@ class TransposedConv(nn.Module):
 
 
 class VoxelBatchNorm(nn.Module):
-    """Batch norm over all voxels of a batch; over fewer than two, which have no spread, by the running statistics."""
+    """:class:`VoxelNorm1d` as published checkpoints name it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm1d(channels)
+        self.bn = VoxelNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) -> (N, C)."""
-        if self.training and len(x) < 2:
-            bn = self.bn
-            return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         return self.bn(x)
 
 
