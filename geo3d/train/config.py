@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from geo3d.errors import InputError
+from geo3d.train.schedule import check_warmup
 
 #: Fields that may differ between a checkpoint and the run that continues it: they leave the numbers as they are,
 #: or only move the end of the run. Batches are compared as the samples of a step.
@@ -148,6 +149,17 @@ class TrainConfig:
         self._require("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or None")
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1, or None")
+        if self.schedule != "constant":
+            self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        """Tell what can be told of the warm-up before the data are there; the rest is the schedule's to tell."""
+        in_steps = self.steps is not None and self.schedule_epochs is None
+        if in_steps:  # an epoch takes a step at least
+            warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_epochs)
+            check_warmup(warmup, self.steps, "steps")
+        elif self.warmup_steps is None and self.warmup_epochs >= 1:  # shorter ones may round to no step at all
+            check_warmup(self.warmup_epochs, self.schedule_epochs or self.epochs, "epochs")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

@@ -37,11 +37,8 @@ class Schedule:
     weight_decay: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup and self.warmup >= self.steps and self.kind != "constant":
-            raise InputError(
-                f"the warm-up takes {self.warmup} steps of a schedule of {self.steps}; "
-                "shorten train.warmup_epochs (or warmup_steps) or train longer"
-            )
+        if self.kind != "constant":
+            check_warmup(self.warmup, self.steps, "steps")
 
     def lr(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, counted from 0."""
@@ -74,6 +71,15 @@ class Schedule:
         if step <= rise:
             return _cosine_between(start, middle, step / rise if rise else 1.0)
         return _cosine_between(middle, end, (step - rise) / (last - rise))
+
+
+def check_warmup(warmup: float, length: float, unit: str) -> None:
+    """Raise :class:`InputError` if a warm-up leaves nothing of its schedule, both in ``unit``."""
+    if warmup and warmup >= length:
+        raise InputError(
+            f"the warm-up takes {warmup:g} {unit} of a schedule of {length:g}; "
+            "shorten train.warmup_epochs (or warmup_steps) or train longer"
+        )
 
 
 def _cosine_between(start: float, end: float, progress: float) -> float:

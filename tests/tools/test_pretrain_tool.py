@@ -127,10 +127,12 @@ def test_a_run_is_not_continued_on_other_data(photos: Path, tmp_path: Path, caps
 
 def test_pairs_of_a_start_that_failed_are_not_taken_up(photos: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
-    args = ["--out", str(folder), "--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0"]
-    assert "warm-up" in _fails(["croco", "--data", str(photos), *args, "--train.warmup-steps", "9"], capsys)
+    args = ["--out", str(folder), "--train.batch-size", "4", "--train.workers", "0"]
+    late = ["--train.steps", "None", "--train.epochs", "1", "--train.warmup-steps", "99"]  # only the data can tell
+    assert "warm-up" in _fails(["croco", "--data", str(photos), *args, *late], capsys)
+    assert (folder / "pairs.tsv").exists()
     other = _copied(photos, tmp_path / "other")
-    _run(["croco", "--data", str(other), *args, "--train.warmup-steps", "1"])
+    _run(["croco", "--data", str(other), *args, "--train.steps", "4", "--train.warmup-steps", "1"])
     assert str(other.name) in (folder / "pairs.tsv").read_text()
 
 
@@ -192,6 +194,8 @@ def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) 
         (["croco", "--data", "{photos}", "--method.image-size", "65", "64"], "not a multiple of the patch size"),
         (["croco", "--data", "{photos}", "--method.image-size", "0", "0"], "image_size=(0, 0)"),
         (["croco", "--data", "{photos}", "--held-out", "1.5"], "held_out"),
+        (["croco", "--data", "{photos}", "--train.steps", "6"], "the warm-up takes 15 steps of a schedule of 6"),
+        (["spark", "--train.steps", "6"], "the warm-up takes 20 steps of a schedule of 6"),  # no room is rendered
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from geo3d.errors import InputError
+from geo3d.train.config import TrainConfig
 from geo3d.train.schedule import Schedule
 
 
@@ -44,6 +45,34 @@ def test_one_cycle_is_that_of_torch(steps: int, warmup: int) -> None:
 def test_warm_up_longer_than_the_schedule_is_refused() -> None:
     with pytest.raises(InputError, match=r"warm-up takes 10 steps of a schedule of 10"):
         Schedule("cosine", 1.0, steps=10, warmup=10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 6, "warmup_steps": 20}, "takes 20 steps of a schedule of 6"),
+        ({"steps": 5, "warmup_epochs": 5.0}, "takes 5 steps of a schedule of 5"),  # however few samples there are
+        ({"epochs": 3, "warmup_epochs": 3.5}, "takes 3.5 epochs of a schedule of 3"),
+        ({"steps": 900, "schedule_epochs": 2.0, "warmup_epochs": 2.0}, "takes 2 epochs of a schedule of 2"),
+    ],
+)
+def test_warm_up_too_long_for_any_data_is_refused_before_they_are_there(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**changes).check()
+    TrainConfig(**changes, schedule="constant").check()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 6, "warmup_steps": 5},
+        {"steps": 5, "warmup_epochs": 0.1},
+        {"epochs": 2, "warmup_steps": 100},  # the data will tell
+        {"epochs": 0.5, "warmup_epochs": 0.0},
+    ],
+)
+def test_warm_up_that_may_fit_is_left_to_the_schedule(changes: dict) -> None:
+    TrainConfig(**changes).check()
 
 
 def test_weight_decay_runs_along_half_a_cosine_or_stays() -> None:
