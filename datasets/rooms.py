@@ -11,7 +11,7 @@ from geo3d.progress import Say, progress_line
 
 SYNTHETIC = Path("data") / "synthetic"
 #: With fewer scenes than this none is held out: the report then tells of training scenes, and says so.
-_SCENES_TO_SPARE = 10
+SCENES_TO_SPARE = 10
 _HOLD_OUT = 101  # so that these draws are none of the training's
 
 
@@ -35,7 +35,7 @@ def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.n
     """Scenes to train on, and those held out: none where there are too few to spare any.
 
     Args:
-        scenes: how many there are.
+        scenes: how many there are; of fewer than :data:`SCENES_TO_SPARE` none is spared.
         share: of them to hold out, 0 to 1.
         seed: of the run.
 
@@ -46,7 +46,7 @@ def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.n
         InputError: the share leaves no scene to train on.
     """
     every = np.arange(scenes)
-    if share == 0 or scenes < _SCENES_TO_SPARE:
+    if share == 0 or scenes < SCENES_TO_SPARE:
         return every, every[:0]
     count = max(1, round(share * scenes))
     if count == scenes:

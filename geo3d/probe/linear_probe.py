@@ -11,7 +11,7 @@ from torch import nn
 
 from geo3d.checkpoints.loading import read_weight_file
 from geo3d.datasets.points import LabelledScenes
-from geo3d.datasets.rooms import make_rooms, split_scenes
+from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
 from geo3d.probe.voxels import VoxelProbe, Worth, input_features, network_features
@@ -33,7 +33,7 @@ class LinearProbe:
     rooms: int = 24
     """Synthetic rooms where `data` is empty (count); as in the run, so that the same ones are held out."""
     held_out: float = 0.1
-    """Share of the scenes to measure on, where `test_data` is empty; as in the run."""
+    """Share of the scenes to measure on, where `test_data` is empty, of ten scenes or more; as in the run."""
     seed: int = 0
     """Seed of the rooms, of the split and of all draws; as in the run."""
     voxel_size: float | None = None
@@ -124,7 +124,10 @@ def _scenes(config: LinearProbe, say: Say) -> tuple[LabelledScenes, LabelledScen
         return scenes, others
     rows, held = split_scenes(len(scenes), config.held_out, config.seed)
     if len(held) == 0:
-        raise InputError(f"{len(scenes)} scenes are too few to hold any out; give others to measure on as --test-data")
+        raise InputError(
+            f"{len(scenes)} scenes are too few to hold any out, which takes {SCENES_TO_SPARE}; "
+            "give others to measure on as --test-data"
+        )
     return scenes.subset(rows), scenes.subset(held)
 
 

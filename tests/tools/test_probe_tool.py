@@ -105,6 +105,6 @@ def test_wrong_settings_are_one_line(args: list[str], message: str, tmp_path: Pa
 def test_scenes_without_labels_or_too_few_are_one_line(checkpoint: Path, tmp_path: Path, capsys) -> None:
     folder = write_corner(tmp_path / "scans", "scene0000_00", 0)
     args = ["--checkpoint", str(checkpoint), "--data", str(tmp_path / "scans")]
-    assert "1 scenes are too few to hold any out" in _fails(args, capsys)
+    assert "1 scenes are too few to hold any out, which takes 10; give others" in _fails(args, capsys)
     (folder / "scene0000_00_vh_clean_2.labels.ply").unlink()
     assert "no scene holds labelled points or a labelled mesh" in _fails(args, capsys)
