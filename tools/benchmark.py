@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import importlib
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import command_line
 
 PROGRAM = "benchmark.py"
-#: name -> (module of `benchmarks`, its config class)
+#: name -> (module of `benchmarks`, its config class); ascending
 BENCHMARKS = {
     "croco": ("croco", "CroCoBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
@@ -21,10 +22,10 @@ BENCHMARKS = {
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),
+    "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
     "swin3d": ("swin3d", "Swin3DBenchmark"),
     "voxel_attention": ("voxel_attention", "VoxelAttentionBenchmark"),
     "voxelize": ("voxelize", "VoxelizeBenchmark"),
-    "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
 }
 _FIELDS = ("case", "variant", "device", "dtype", "seconds", "peak_mb", "columns")
 
@@ -64,9 +65,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(module: str, config: str) -> str:
+    """First line of a benchmark's docstring, read off the source: the modules are slow to import."""
+    tree = ast.parse((Path(__file__).parent / "benchmarks" / f"{module}.py").read_text())
+    (described,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config)
+    return ast.get_docstring(described).partition("\n")[0].rstrip(".")
+
+
 def main(args: list[str]) -> None:
     """Read the command line, run one benchmark, print and write its rows."""
-    summaries = {name: f"tools/benchmarks/{module}.py" for name, (module, _) in BENCHMARKS.items()}
+    summaries = {name: summary(module, config) for name, (module, config) in BENCHMARKS.items()}
     name, rest = command_line.choose(args, summaries, PROGRAM)
     target, rest = command_line.take_option(rest, "--json", f"{PROGRAM} {name}")
     if target is not None and not Path(target).parent.is_dir():

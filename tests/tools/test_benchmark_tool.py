@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 
 import pytest
 import torch
-from benchmark import table
+from benchmark import BENCHMARKS, main, table
 from benchmarks.padded_windows import PaddedAttention
 from benchmarks.race import Variant, extra_memory_mb, race
 from torch import Tensor
@@ -79,3 +80,15 @@ def test_columns_that_rows_add_stand_in_the_table() -> None:
     assert lines[-2].endswith("| 1.00 x |  |  |")
     assert lines[-1].endswith("| 2.00 x |  | 7 |")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_help_says_what_each_measures_in_order(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == sorted(BENCHMARKS)
+    for name, line in lines:
+        module, config = BENCHMARKS[name]
+        described = getattr(importlib.import_module(f"benchmarks.{module}"), config).__doc__
+        assert described.startswith(f"{line}.")
