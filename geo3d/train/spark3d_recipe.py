@@ -115,7 +115,8 @@ class SparK3DTask:
 
         ``occupancy_iou`` counts voxels whose logit is above 0; ``copied_iou`` is that of copying the
         nearest kept cell, ``all_iou`` that of calling every voxel occupied. ``bits`` is the cross-entropy a voxel,
-        ``rate_bits`` that of who knows the share of occupied voxels alone. Of each attribute ``<name>_share`` is the
+        ``rate_bits`` that of who knows the share of occupied voxels alone. Of ``voxels`` ``filled`` have a logit
+        above 0. Of each attribute ``<name>_share`` is the
         squared error over that of the best constant (1: nothing was learnt).
         """
         method, training = self.method, self.method.training
@@ -135,6 +136,7 @@ class SparK3DTask:
                 add(f"{name} either", (guess | truth).sum())
             logit = predicted[:, 0].double() - math.log(method.config.occupied_weight)  # of the voxels as they are
             add("entropy", F.binary_cross_entropy_with_logits(logit, truth.double(), reduction="sum"))
+            add("guessed", (predicted[:, 0] > 0).sum())
             add("occupied", truth.sum())
             add("sites", torch.tensor(len(truth)))
             for name, (target, _, _) in method.targets(batch, masked).items():
@@ -158,6 +160,7 @@ class SparK3DTask:
             "bits": float(sums["entropy"]) / max(total, 1) / np.log(2),
             "rate_bits": float(-sum(p * np.log2(p) for p in (rate, 1 - rate) if p > 0)),
             "voxels": total,
+            "filled": float(sums["guessed"]),
         }
         for name in ATTRIBUTES:
             count = sums[f"{name} count"]
@@ -175,12 +178,13 @@ class SparK3DTask:
             for name, what in named.items()
             if f"{name}_share" in after
         ]
+        nothing = "" if after["filled"] else "; no voxel is called occupied yet, so that nothing is filled in"
         text = (
             f"occupancy of masked cells on {len(self._crops)} {self.measured_scenes} scenes, intersection over union: "
             f"{100 * before['occupancy_iou']:.1f} % untrained, {100 * after['occupancy_iou']:.1f} % trained "
             f"(copying the nearest kept cell: {100 * after['copied_iou']:.1f} %, all voxels: "
             f"{100 * after['all_iou']:.1f} %); {before['bits']:.3f} and {after['bits']:.3f} bits a voxel "
-            f"(the share of occupied ones alone: {after['rate_bits']:.3f})\n"
+            f"(the share of occupied ones alone: {after['rate_bits']:.3f}){nothing}\n"
             f"squared error at occupied voxels, of that of the best constant: {'; '.join(shares)}\n"
             f"a scene masked, filled in and in the original: {self.folder / 'filled.png'} ({', '.join(clouds)})"
         )
