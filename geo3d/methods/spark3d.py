@@ -40,8 +40,9 @@ _OUTPUTS = 10
 _SURFACE = 0.125  # of a cell of 8 voxels a side
 _COUNT_EPS = 1e-8  # so that a mean over nothing is 0
 _COLOR_EPS = 1e-4  # added to the variance of a cell's colours: below 1/100 of the range they are one colour
-#: Share of points on each side that does not count as a scene's extent.
-_OUTLIERS = 0.02
+#: Points of structure from motion: this share on each side does not count as a scene's extent, and what is farther
+#: than so many extents from the median, or one of fewer points in a cube of so many voxels than these, is stray.
+_TAIL, _REACH, _CUBE, _COMPANY = 0.1, 1.5, 8, 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class SparK3DConfig:
     scale: tuple[float, float] = (0.8, 1.2)
     """Scenes are scaled by a random factor between these."""
     extent: float = 64.0
-    """Scenes of unknown scale are scaled to this many voxels along their longest side."""
+    """Scenes of unknown scale are scaled to this many voxels along their longest side; stray points are left out."""
     decoder_width: int = 128
     """Channels of the decoder's coarsest level; halved at each finer one."""
     decoder_context: int = 2
@@ -176,26 +177,49 @@ class MaskedCellSamples:
         """
         cloud, config = self.cloud(index), self.config
         xyz, normals = turned(cloud, rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale))
-        unit = config.voxel_size if self.scenes.metric(index) else _extent(xyz) / config.extent
-        scaled = ((xyz - xyz.amin(0)) / unit + torch.from_numpy(rng.uniform(0, self.cell, 3))).float()
+        if self.scenes.metric(index):
+            sound, scaled = torch.arange(len(xyz)), xyz / config.voxel_size
+        else:
+            scaled = xyz * (config.extent / _extent(xyz))
+            sound = without_strays(scaled, config.extent)
+            scaled = scaled[sound]
+        scaled = (scaled - scaled.amin(0) + torch.from_numpy(rng.uniform(0, self.cell, 3))).float()
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        _, _, rows = voxelize(scaled, cloud.offsets, 1.0, None, "random", generator)
-        cells = scaled[rows].floor().long() // self.cell
+        _, _, found = voxelize(scaled, torch.tensor([0, len(scaled)]), 1.0, None, "random", generator)
+        cells = scaled[found].floor().long() // self.cell
         chosen = crop_cells(cells, config.max_voxels, rng)
-        rows, cells = rows[chosen], cells[chosen]
+        found, cells = found[chosen], cells[chosen]
+        rows = sound[found]
         unknown = torch.full((len(rows), 3), torch.nan)
         return {
-            "xyz": scaled[rows],
+            "xyz": scaled[found],
             "colors": unknown if cloud.colors is None else cloud.colors[rows],
             "normals": unknown if normals is None else normals[rows],
             "kept": torch.from_numpy(draw_kept(len(cells.unique(dim=0)), config.mask_ratio, rng)),
         }
 
 
+def without_strays(xyz: Tensor, extent: float) -> Tensor:
+    """Rows, ascending, of the points that belong to a scene of structure from motion, which matches some wrongly.
+
+    Args:
+        xyz: (N, 3) in voxel units.
+        extent: longest side of the scene, voxels.
+
+    Returns:
+        Points near the median that have others about them; where none has, all that are near it.
+    """
+    near = ((xyz - xyz.median(0).values).abs().amax(1) <= _REACH * extent).nonzero()[:, 0]
+    cubes = (xyz[near] / _CUBE).floor().long()
+    _, cube, count = cubes.unique(dim=0, return_inverse=True, return_counts=True)
+    settled = near[count[cube] >= _COMPANY]
+    return settled if len(settled) else near
+
+
 def _extent(xyz: Tensor) -> float:
-    """Longest side of a scene, outliers left aside; 1 for a single point."""
-    ascending, cut = xyz.sort(0).values, int(_OUTLIERS * len(xyz))
-    return float((ascending[-1 - cut] - ascending[cut]).max()) or 1.0
+    """Longest side of a scene as the spread of all but the tails of its points tells, were it even; 1 for a point."""
+    ascending, cut = xyz.sort(0).values, int(_TAIL * len(xyz))
+    return float((ascending[-1 - cut] - ascending[cut]).max()) / (1 - 2 * _TAIL) or 1.0
 
 
 @dataclass
@@ -438,4 +462,5 @@ __all__ = [
     "copied_occupancy",
     "crop_cells",
     "draw_kept",
+    "without_strays",
 ]

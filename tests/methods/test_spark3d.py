@@ -18,6 +18,7 @@ from geo3d.methods.spark3d import (
     copied_occupancy,
     crop_cells,
     draw_kept,
+    without_strays,
 )
 from geo3d.models.voxel_decoder import MaskedVoxelDecoder
 from geo3d.nn.topology import Topology
@@ -141,9 +142,37 @@ def test_scenes_of_unknown_scale_are_brought_to_one() -> None:
         sample = method.samples(scenes).draw(0, np.random.default_rng(0))
         sizes.append((sample["xyz"].amax(0) - sample["xyz"].amin(0)).max().item())
     assert sizes == pytest.approx([sizes[0]] * 3, rel=1e-4)
-    assert 40 < sizes[0] < 50  # 2 % of the points on each side are beyond: here the tip of a corner
+    assert 40 < sizes[0] < 56  # the outer tenth of the points on each side spreads wide here: the tip of a corner
     single = MemoryScenes(PointCloud(torch.zeros(1, 3), torch.zeros(1, 3), torch.ones(1, 3)), metric=False)
     assert len(method.samples(single).draw(0, np.random.default_rng(0))["xyz"]) == 1
+
+
+@pytest.mark.parametrize("factor", [0.01, 300.0])
+def test_stray_points_are_neither_measured_nor_kept(factor: float) -> None:
+    """A ball's surface with every eighth point astray, up to twelve times as far out."""
+    generator = torch.Generator().manual_seed(0)
+    ball = F.normalize(torch.randn(3500, 3, generator=generator), dim=1)
+    strays = F.normalize(torch.randn(500, 3, generator=generator), dim=1)
+    strays *= 1.6 + 10 * torch.rand(500, 1, generator=generator)
+    colors = torch.cat([torch.zeros_like(ball), torch.ones_like(strays)])
+    scenes = MemoryScenes(PointCloud(factor * (torch.cat([ball, strays]) + 3), colors), metric=False)
+    method = make_method(signals="XYZ_RGB", max_voxels=10**6, scale=(1.0, 1.0), extent=40.0)
+    sample = method.samples(scenes).draw(0, np.random.default_rng(0))
+    stray = sample["colors"][:, 0] == 1
+    assert stray.sum() <= 5  # those that have others about them
+    sides = sample["xyz"][~stray].amax(0) - sample["xyz"][~stray].amin(0)
+    assert (sides > 34).all()  # strays among the middle 80 % of the points widen these by a tenth
+    assert (sides < 41).all()
+    cells = (sample["xyz"].floor() // 8).unique(dim=0)
+    assert len(cells) <= 7**3
+    assert (cells.amax(0) - cells.amin(0)).max() <= 8
+
+
+def test_points_without_company_are_kept_where_none_has_any() -> None:
+    lone = torch.tensor([[0.0, 0, 0], [20, 0, 0], [40, 0, 0], [900, 0, 0]])
+    assert without_strays(lone, 40.0).tolist() == [0, 1, 2]
+    crowd = torch.cat([lone, torch.tensor([[1.0, 1, 1], [1, 2, 1], [1, 1, 3]])])
+    assert without_strays(crowd, 40.0).tolist() == [0, 4, 5, 6]
 
 
 def test_what_the_encoder_reads_must_be_there_and_the_rest_may_lack() -> None:

@@ -123,7 +123,11 @@ def test_broken_scans_are_named_and_left_out(scans: Path, tmp_path: Path, capsys
     mesh = folder / "scene0002_00_vh_clean_2.ply"
     mesh.write_bytes(mesh.read_bytes()[:2000])
     _run(["--data", str(root), "--out", str(tmp_path / "run"), *QUICK])
-    assert "left out of the report: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out of the report: " in said
+    # Three steps do not take an occupancy that begins low above the threshold.
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["after"]["filled"] == 0
+    assert "no voxel is called occupied yet, so that nothing is filled in" in said
     assert "scene0002_00" in (tmp_path / "run" / "quarantine.txt").read_text()
 
 
@@ -142,6 +146,7 @@ def test_scenes_without_normals_and_scale_train_too(data_folder: Path, tmp_path:
         (["--method.model", "croco_tiny"], "must be a sparse_resnet or swin3d"),
         (["--method.mask-ratio", "1.5"], "mask_ratio must lie between 0 and 1"),
         (["--method.model", "sparse_resnet_huge"], "unknown model 'sparse_resnet_huge'"),
+        (["--train.steps", "6"], "the warm-up takes 100 steps of a schedule of 6"),
     ],
 )
 def test_wrong_settings_are_one_line(scans: Path, tmp_path: Path, args: list[str], message: str, capsys) -> None:
