@@ -24,6 +24,7 @@ from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.nn.filled_conv import Fill, FilledConv2d
 from geo3d.nn.masked_conversion import Layout, to_sparse
 from geo3d.nn.masked_layers import MaskedBatchNorm2d, MaskedChannelNorm
+from geo3d.nn.uncompiled import uncompiled
 from geo3d.nn.unet_decoder import UNetDecoder
 
 #: Pixels along a side of a cell: the total stride of the encoders.
@@ -154,7 +155,7 @@ class SparK(nn.Module):
         """The decoder's inputs, coarsest first: normalised maps, tokens where cells are hidden, projected."""
         return self._densify(images, active, path)[0]
 
-    @torch.compiler.disable  # layers ask their holder for the cells, which differ from pass to pass
+    @uncompiled  # layers ask their holder for the cells, which differ from pass to pass
     def _densify(self, images: Tensor, active: Tensor, path: Layout) -> tuple[list[Tensor], bool]:
         """The decoder's inputs, and whether they were made of tiles."""
         self._check(images, active)

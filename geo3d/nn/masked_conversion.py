@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
@@ -16,6 +15,7 @@ from geo3d.nn.batch_norm import SyncBatchNorm2d
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 from geo3d.nn.masked_layers import MaskedLayer
 from geo3d.nn.pooled import Pooled
+from geo3d.nn.uncompiled import uncompiled
 
 Layout = Literal["auto", "tiles", "dense"]
 #: Share of active cells above which there is nothing to save, and the dense maps are the dense network's, bit for bit.
@@ -127,7 +127,7 @@ class SparseEncoder(nn.Module):
         out = network.features(seen) if hasattr(network, "features") else network(seen)
         return [out] if isinstance(out, Tensor) else list(out)
 
-    @torch.compiler.disable  # layers ask their holder for the cells, which differ from pass to pass
+    @uncompiled  # layers ask their holder for the cells, which differ from pass to pass
     def forward(self, images: Tensor, active: Tensor, path: Layout = "auto") -> list[Tensor]:
         """Encode what is active of images.
 
