@@ -156,7 +156,11 @@ def test_same_generator_same_weights_and_round_trip(name: str, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     save_model(model, tmp_path / "model.safetensors")
     loaded = create_model(name, checkpoint=tmp_path / "model.safetensors")
-    assert torch.equal(inputs.run(loaded), inputs.run(model))
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    # Not to the bit: libraries may choose another algorithm for memory that lies elsewhere.
+    torch.testing.assert_close(inputs.run(loaded), inputs.run(model), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED_PARAMETERS.items())
