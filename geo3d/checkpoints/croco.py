@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from geo3d.checkpoints.loading import as_state_dict, read_weight_file
+from geo3d.checkpoints.loading import as_state_dict, own_state, read_weight_file
 from geo3d.errors import InputError
 
 #: Published constructor arguments -> fields of our config.
@@ -57,13 +57,7 @@ def read_croco_checkpoint(path: str | Path) -> CroCoFile:
     """
     file = read_weight_file(path)
     if file.card:
-        prefix = file.card.get("prefix", "")
-        state = {
-            k.removeprefix(prefix): v for k, v in as_state_dict(file.content, path).items() if k.startswith(prefix)
-        }
-        if file.card.get("family") != "croco":
-            raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not croco")
-        return CroCoFile(state, file.card["config"])
+        return CroCoFile(own_state(file, "croco", path), file.card["config"])
     content = file.content
     if not (isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)):
         return CroCoFile(as_state_dict(content, path), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from geo3d.checkpoints.loading import as_state_dict, read_weight_file
+from geo3d.checkpoints.loading import as_state_dict, own_state, read_weight_file
 from geo3d.errors import InputError
 
 #: Where the encoder's names begin in a whole network.
@@ -54,12 +54,7 @@ def read_spark_checkpoint(path: str | Path) -> SparKFile:
     """
     file = read_weight_file(path)
     if file.card:
-        if file.card.get("family") != "spark":
-            raise InputError(f"{path}: holds a model of the family {file.card.get('family')!r}, not spark")
-        prefix = file.card.get("prefix", "")
-        state = as_state_dict(file.content, path)
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        return SparKFile(state, file.card["kind"], file.card["config"])
+        return SparKFile(own_state(file, "spark", path), file.card["kind"], file.card["config"])
     content = file.content
     while isinstance(content, Mapping):
         inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)

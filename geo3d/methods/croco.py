@@ -15,7 +15,7 @@ from geo3d.methods.images import color_jitter, denormalise, normalise, random_cr
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.sheet import captioned_sheet
 from geo3d.models import create_model
-from geo3d.models.croco import patchify, unpatchify
+from geo3d.nn.patches import patchify, unpatchify
 
 if TYPE_CHECKING:
     from geo3d.datasets.view_pairs import ViewPairs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -49,7 +51,7 @@ class MethodOutput:
         return torch.stack(list(self.losses.values())).sum()
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A pretext task: a network, how its samples are drawn and masked, and its loss.
 
     Subclasses are built from a dataclass config and set ``name``. Given equal batches, generators and weights
@@ -58,21 +60,21 @@ class Method(nn.Module):
 
     name: ClassVar[str]
 
+    @abstractmethod
     def samples(self, scenes: Sequence[Any]) -> SampleSet:
         """The training items that ``scenes`` yield for this method.
 
         Raises:
             InputError: no scene holds the parts that the method reads; says which are missing.
         """
-        raise NotImplementedError
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Join drawn items into a batch."""
         return default_collate(samples)
 
+    @abstractmethod
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """One step's losses. ``generator`` (on the CPU) feeds whatever is drawn per step, such as dropped paths."""
-        raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
         """Parameters kept out of weight decay beyond those of one dimension (norms, biases)."""
@@ -82,13 +84,27 @@ class Method(nn.Module):
         """Parameters that learn at another rate: name -> factor on the schedule's learning rate."""
         return {}
 
+    @abstractmethod
     def model_card(self) -> dict[str, Any]:
         """What a checkpoint says beside the weights so that ``create_model`` builds the network again.
 
         The card of the network, and as ``prefix`` where its names begin among the method's own.
         """
-        raise NotImplementedError
 
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
-        """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at."""
-        raise NotImplementedError
+        """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at.
+
+        A method may do without: of one that does not override this the trainer asks for none, nor for the pass to draw.
+        """
+        raise NotImplementedError(f"{self.name} draws no pictures")
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Context of a look at the network as it is: evaluation mode and no gradients; then the mode from before."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)

@@ -1,13 +1,49 @@
-"""What methods that read points have in common: how a scene is turned."""
+"""What methods that read points have in common: scenes that hold what is read, and how one is turned."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
+
+if TYPE_CHECKING:
+    from geo3d.datasets.points import PointScenes
+
+
+class PointSamples:
+    """Scenes of points as the items of a method, one each.
+
+    Args:
+        scenes: where points come from.
+        reads: fields of points that the network cannot do without.
+    """
+
+    def __init__(self, scenes: PointScenes, reads: tuple[str, ...]) -> None:
+        self.scenes, self.reads = scenes, reads
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def describe(self, index: int) -> str:
+        """Dataset and name of a scene."""
+        return self.scenes.describe(index)
+
+    def cloud(self, index: int) -> PointCloud:
+        """All points of a scene, as they are stored.
+
+        Raises:
+            InputError: the scene lacks colours or normals that the network reads, or is broken.
+        """
+        cloud = self.scenes.cloud(index)
+        for part in self.reads:
+            if getattr(cloud, part) is None:
+                raise InputError(f"{self.describe(index)}: the scene has no {part}; choose signals without them")
+        return cloud
 
 
 def turned(cloud: PointCloud, angle: float, factor: float) -> tuple[Tensor, Tensor | None]:

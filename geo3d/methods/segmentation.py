@@ -15,7 +15,7 @@ from geo3d.datasets.point_picture import draw_labels
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import turned
+from geo3d.methods.points import PointSamples, turned
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.ops.voxelize import voxelize
@@ -93,30 +93,12 @@ def crop_nearest(xyz: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     return distance.argsort(stable=True)[:count].sort().values
 
 
-class SegmentationSamples:
+class SegmentationSamples(PointSamples):
     """Labelled scenes, augmented, voxelised with a random point a voxel, and cropped."""
 
     def __init__(self, scenes: LabelledScenes, config: SegmentationConfig, reads: tuple[str, ...]) -> None:
-        self.scenes, self.config, self.reads = scenes, config, reads
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def describe(self, index: int) -> str:
-        """Dataset and name of a scene."""
-        return self.scenes.describe(index)
-
-    def cloud(self, index: int) -> PointCloud:
-        """All points of a scene, as they are stored.
-
-        Raises:
-            InputError: the scene lacks colours or normals that the network reads, or is broken.
-        """
-        cloud = self.scenes.cloud(index)
-        for part in self.reads:
-            if getattr(cloud, part) is None:
-                raise InputError(f"{self.describe(index)}: the scene has no {part}; choose signals without them")
-        return cloud
+        super().__init__(scenes, reads)
+        self.config = config
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop: ``xyz`` (N, 3) in voxel units, ``semantic`` (N,), and ``colors`` and ``normals`` where known."""

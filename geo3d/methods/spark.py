@@ -16,9 +16,9 @@ from geo3d.methods.images import denormalise, normalise, random_resized_crop, to
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.sheet import captioned_sheet
 from geo3d.models import create_model
-from geo3d.models.croco import patchify, unpatchify
 from geo3d.models.spark import CELL
 from geo3d.nn.masked_conversion import SparseEncoder, to_sparse
+from geo3d.nn.patches import patchify, unpatchify
 
 if TYPE_CHECKING:
     from geo3d.datasets.image_set import ImageSet

@@ -20,7 +20,7 @@ from geo3d.datasets.point_picture import draw_clouds
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import turned
+from geo3d.methods.points import PointSamples, turned
 from geo3d.models import create_model
 from geo3d.models.registry import model_entry
 from geo3d.models.swin3d import NO_DECODER
@@ -138,7 +138,7 @@ def crop_cells(cells: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     return chosen[inverse].nonzero()[:, 0]
 
 
-class MaskedCellSamples:
+class MaskedCellSamples(PointSamples):
     """Scenes turned and scaled, cut into voxels with a random point each, cropped to whole cells, with a mask.
 
     Args:
@@ -149,26 +149,8 @@ class MaskedCellSamples:
     """
 
     def __init__(self, scenes: PointScenes, config: SparK3DConfig, cell: int, reads: tuple[str, ...]) -> None:
-        self.scenes, self.config, self.cell, self.reads = scenes, config, cell, reads
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def describe(self, index: int) -> str:
-        """Dataset and name of a scene."""
-        return self.scenes.describe(index)
-
-    def cloud(self, index: int) -> PointCloud:
-        """All points of a scene, as they are stored.
-
-        Raises:
-            InputError: the scene lacks colours or normals that the encoder reads, or is broken.
-        """
-        cloud = self.scenes.cloud(index)
-        for part in self.reads:
-            if getattr(cloud, part) is None:
-                raise InputError(f"{self.describe(index)}: the scene has no {part}; choose signals without them")
-        return cloud
+        super().__init__(scenes, reads)
+        self.config, self.cell = config, cell
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop: ``xyz`` (N, 3) in voxel units, from 0 up; ``colors`` and ``normals`` (N, 3), NaN where unknown.

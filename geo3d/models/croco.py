@@ -21,6 +21,7 @@ from geo3d.checkpoints.loading import load_exactly
 from geo3d.errors import InputError
 from geo3d.models.registry import ModelEntry, register_model
 from geo3d.nn import DecoderBlock, EncoderBlock, resize_position_embedding, sincos_2d, token_positions
+from geo3d.nn.patches import patchify
 from geo3d.nn.transformer import LAYER_NORM_EPS
 
 
@@ -107,28 +108,6 @@ class PatchEmbedding(nn.Module):
         """(B, N, patch * patch * 3), channel fastest -> (B, N, C)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches, weight, self.proj.bias)
-
-
-def patchify(image: Tensor, patch_size: int) -> Tensor:
-    """Cut an image into patches.
-
-    Args:
-        image: (B, 3, H, W), both sides multiples of ``patch_size``.
-
-    Returns:
-        (B, N, patch * patch * 3): patches row-major; within one (row, column, channel), channel fastest.
-    """
-    b, c, height, width = image.shape
-    rows, columns = height // patch_size, width // patch_size
-    cut = image.reshape(b, c, rows, patch_size, columns, patch_size)
-    return cut.permute(0, 2, 4, 3, 5, 1).reshape(b, rows * columns, patch_size * patch_size * c)
-
-
-def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of :func:`patchify`: (B, N, patch * patch * 3) and (rows, columns) -> (B, 3, H, W)."""
-    rows, columns = grid
-    cut = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
-    return cut.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch_size, columns * patch_size)
 
 
 def visible_from_mask(mask: Tensor) -> Tensor:
@@ -392,7 +371,5 @@ __all__ = [
     "CroCoConfig",
     "CroCoNet",
     "CroCoOutput",
-    "patchify",
-    "unpatchify",
     "visible_from_mask",
 ]

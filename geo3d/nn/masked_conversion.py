@@ -67,6 +67,7 @@ class SparseEncoder(nn.Module):
         self.holder = CellsHolder()
         _convert(network, self.holder, synchronised)
         self.sp_cnn = network
+        self._why_dense = _refusing_layer(network)
 
     def explain(self, active: Tensor, path: Layout = "auto") -> dict[str, str]:
         """Which layout a pass would use, and why not the other.
@@ -78,7 +79,7 @@ class SparseEncoder(nn.Module):
         Returns:
             ``tiles`` and ``dense``, each ``chosen``, ``refused: <why>`` or ``not needed``.
         """
-        reason = self._refusing_layer()
+        reason = self._why_dense
         if path == "dense":
             reason = "dense maps are asked for"
         elif path == "auto" and reason is None and (share := float(active.float().mean())) > MOST_ACTIVE:
@@ -86,14 +87,6 @@ class SparseEncoder(nn.Module):
         if reason is None:
             return {"tiles": "chosen", "dense": "not needed"}
         return {"tiles": f"refused: {reason}", "dense": "chosen"}
-
-    def _refusing_layer(self) -> str | None:
-        """The first layer that works on dense maps alone, and why; or None."""
-        for name, module in self.sp_cnn.named_modules():
-            reason = module.why_no_tiles() if isinstance(module, MaskedLayer) else None
-            if reason is not None:
-                return f"layer {name} {reason}"
-        return None
 
     @contextmanager
     def seeing(self, active: Tensor, path: Layout = "auto") -> Iterator[ActiveCells]:
@@ -180,6 +173,15 @@ def to_sparse(network: nn.Module, synchronised: bool = True) -> SparseEncoder:
         >>> maps = encoder(images, torch.rand(len(images), 1, 7, 7) < 0.4)   # images (B, 3, 224, 224)
     """
     return SparseEncoder(network, synchronised)
+
+
+def _refusing_layer(network: nn.Module) -> str | None:
+    """The first layer that works on dense maps alone, and why; or None."""
+    for name, module in network.named_modules():
+        reason = module.why_no_tiles() if isinstance(module, MaskedLayer) else None
+        if reason is not None:
+            return f"layer {name} {reason}"
+    return None
 
 
 def _convert(network: nn.Module, holder: CellsHolder, synchronised: bool) -> None:

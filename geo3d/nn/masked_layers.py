@@ -40,7 +40,8 @@ class MaskedLayer:
 
     def on_maps(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W), or tiles (N, C, t, t), without influence of inactive sites."""
-        raise NotImplementedError
+        # Not an abstract method: layers become these by `__class__`, which an abstract base does not allow.
+        raise NotImplementedError(f"{type(self).__name__} must say what it does on maps")
 
     def as_it_was(self, x: Tensor) -> Tensor:
         """What the layer was before the conversion."""

@@ -15,7 +15,7 @@ from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import progress_line
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, draw_readable
+from geo3d.train.recipe import Recipe, Run, Say, draw_readable, say_broken
 
 _PAIRS = "pairs.tsv"
 #: What is measured before and after: this many pairs, this many at a time.
@@ -75,9 +75,7 @@ class CroCoTask:
         self.method = CrossViewCompletion(run.method, torch.Generator().manual_seed(run.train.seed))
         self.seed = run.train.seed
         pairs = ViewPairs.from_index(run.pairs or folder / _PAIRS)
-        for dataset in pairs.datasets:
-            if dataset.quarantine.entries:
-                say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+        say_broken(pairs.datasets, say)
         train, held = _split(pairs, run.held_out, self.seed)
         self.measured_scenes = "held-out" if held is not None else "training"
         self.samples = self.method.samples(train)
@@ -111,17 +109,14 @@ class CroCoTask:
         """Masked loss with the true second view, and with a view of another scene in its place."""
         method = self.method
         device = next(method.parameters()).device
-        training = method.training
-        method.eval()
         losses: dict[str, list[float]] = {}
-        with torch.no_grad():
+        with method.measuring():
             for batch in self._batches():
                 batch = {key: value.to(device) for key, value in batch.items()}
                 losses.setdefault("loss", []).append(method(batch).loss.item())
                 if "other" in batch:
                     wrong = batch | {"second": batch["other"]}
                     losses.setdefault("loss_other_scene", []).append(method(wrong).loss.item())
-        method.train(training)
         return {name: float(np.mean(values)) for name, values in losses.items()} | {"pairs": self.measured_pairs}
 
     def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:

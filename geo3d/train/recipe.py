@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import yaml
@@ -17,6 +17,8 @@ from geo3d.errors import InputError
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Say
 from geo3d.train.config import TrainConfig
+
+Result = TypeVar("Result")
 
 #: Items that are tried in place of one that cannot be read.
 _TRIES = 100
@@ -119,6 +121,42 @@ def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> di
         except InputError as error:
             broken = error
     raise broken
+
+
+def say_broken(datasets: Iterable[Any], say: Say) -> None:
+    """Name the broken scenes that datasets left out."""
+    for dataset in datasets:
+        if dataset.quarantine.entries:
+            say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+
+
+def first_readable(
+    scenes: Iterable[int], read: Callable[[int], Result], most: int, strict: bool, say: Say
+) -> list[Result]:
+    """What ``read`` makes of the first scenes that the report is on; broken ones are named.
+
+    Args:
+        scenes: rows, in order.
+        read: raises InputError where a scene is broken.
+        most: how many to read.
+        strict: whether a broken scene is an error.
+
+    Raises:
+        InputError: a scene is broken and ``strict``, or all are.
+    """
+    found: list[Result] = []
+    for scene in scenes:
+        try:
+            found.append(read(int(scene)))
+        except InputError as error:
+            if strict:
+                raise
+            say(f"left out of the report: {error}")
+        if len(found) == most:
+            break
+    if not found:
+        raise InputError("none of the scenes that the report is to be on can be read; the reasons are named above")
+    return found
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -16,10 +16,9 @@ from torch import Tensor
 from geo3d.datasets.point_picture import draw_clouds, write_points
 from geo3d.datasets.points import PointScenes
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
-from geo3d.errors import InputError
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say
+from geo3d.train.recipe import Recipe, Run, Say, first_readable, say_broken
 
 #: What is measured before and after: this many scenes, of each a crop this many times as large as in training.
 _MEASURED, _LARGER = 16, 4
@@ -71,10 +70,8 @@ class SparK3DTask:
 
     def __init__(self, run: SparK3DRun, folder: Path, say: Say) -> None:
         scenes = PointScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        for dataset in scenes.datasets:
-            if dataset.quarantine.entries:
-                say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
-        self.folder, self.seed = folder, run.train.seed
+        say_broken(scenes.datasets, say)
+        self.folder = folder
         self.method = SparK3D(run.method, torch.Generator().manual_seed(run.train.seed))
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
         self.samples = self.method.samples(scenes.subset(rows))
@@ -82,34 +79,23 @@ class SparK3DTask:
         larger = replace(run.method, max_voxels=_LARGER * run.method.max_voxels)
         measured = scenes.subset(held if len(held) else rows)
         samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
-        self._crops = self._draw(samples, run.strict, say)
+        self._crops = first_readable(
+            range(len(samples)),
+            lambda index: samples.draw(index, np.random.default_rng([run.train.seed, _MEASURE, index])),
+            _MEASURED,
+            run.strict,
+            say,
+        )
         say(
             f"{len(rows)} scenes to train on; the report is on {len(self._crops)} {self.measured_scenes} scenes; cells "
             f"of {self.method.cell} voxels of {100 * run.method.voxel_size:g} cm"
         )
-
-    def _draw(self, samples: MaskedCellSamples, strict: bool, say: Say) -> list[dict[str, Any]]:
-        """A crop with a mask of each measured scene; broken ones are named, or are an error where ``strict``."""
-        crops: list[dict[str, Any]] = []
-        for index in range(len(samples)):
-            try:
-                crops.append(samples.draw(index, np.random.default_rng([self.seed, _MEASURE, index])))
-            except InputError as error:
-                if strict:
-                    raise
-                say(f"left out of the report: {error}")
-            if len(crops) == _MEASURED:
-                break
-        if not crops:
-            raise InputError("none of the scenes that the report is to be on can be read; the reasons are named above")
-        return crops
 
     def _batches(self) -> list[dict[str, Any]]:
         device = next(self.method.parameters()).device
         joined = (self.method.collate([crop]) for crop in self._crops)
         return [{name: value.to(device) for name, value in batch.items()} for batch in joined]
 
-    @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Occupancy in masked cells, and squared errors of what is predicted at occupied voxels, over all crops.
 
@@ -119,8 +105,12 @@ class SparK3DTask:
         above 0. Of each attribute ``<name>_share`` is the
         squared error over that of the best constant (1: nothing was learnt).
         """
-        method, training = self.method, self.method.training
-        method.eval()
+        with self.method.measuring():
+            return self._figures(self._sums())
+
+    def _sums(self) -> dict[str, Tensor]:
+        """Sums over all crops of what the figures are made of."""
+        method = self.method
         sums: dict[str, Tensor] = {}
 
         def add(name: str, value: Tensor) -> None:
@@ -146,8 +136,7 @@ class SparK3DTask:
                 add(f"{name} error", (guess - value).square().sum())
                 add(f"{name} sum", value.sum(0))
                 add(f"{name} squares", value.square().sum())
-        method.train(training)
-        return self._figures(sums)
+        return sums
 
     @staticmethod
     def _figures(sums: dict[str, Tensor]) -> dict[str, float]:
@@ -190,14 +179,11 @@ class SparK3DTask:
         )
         return {"scenes": self.measured_scenes, "before": before, "after": after}, text
 
-    @torch.no_grad()
     def _write_pictures(self) -> list[str]:
         """Draw the first crop, and write each of its clouds in metres; returns the names of the PLY files."""
-        method, training = self.method, self.method.training
-        method.eval()
-        batch = self._batches()[0]
-        clouds = method.clouds(batch, method(batch))
-        method.train(training)
+        method, batch = self.method, self._batches()[0]
+        with method.measuring():
+            clouds = method.clouds(batch, method(batch))
         Image.fromarray(draw_clouds(clouds)).save(self.folder / "filled.png")
         names = []
         for name, cloud in clouds.items():

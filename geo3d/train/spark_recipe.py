@@ -13,7 +13,7 @@ from geo3d.datasets.image_set import ImageSet, PhotoFolder
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, draw_readable
+from geo3d.train.recipe import Recipe, Run, Say, draw_readable, say_broken
 
 #: What is measured before and after: this many images, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
@@ -74,9 +74,7 @@ class SparKTask:
 
     def __init__(self, run: SparKRun, folder: Path, say: Say) -> None:
         images = ImageSet.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        for dataset in images.datasets:
-            if not isinstance(dataset, PhotoFolder) and dataset.quarantine.entries:
-                say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+        say_broken([dataset for dataset in images.datasets if not isinstance(dataset, PhotoFolder)], say)
         self.seed = run.train.seed
         self.method = MaskedModelling(run.method, torch.Generator().manual_seed(self.seed))
         rows, held = split_scenes(images.group_count, run.held_out, self.seed)
@@ -92,20 +90,18 @@ class SparKTask:
 
     def measure(self) -> dict[str, float]:
         """Loss over hidden cells; who predicts each cell's mean has a loss of 1 but for cells of one colour."""
-        method, training = self.method, self.method.training
+        method = self.method
         device = next(method.parameters()).device
         order = np.random.default_rng([self.seed, _MEASURE]).permutation(len(self._measured))[: self.count]
         losses: list[float] = []
         means: list[float] = []
-        method.eval()
-        with torch.no_grad():
+        with method.measuring():
             for start in range(0, self.count, _MEASURED_BATCH):
                 numbers = range(start, min(start + _MEASURED_BATCH, self.count))
                 drawn = [self._draw(int(order[n]), n) for n in numbers]
                 batch = {key: value.to(device) for key, value in method.collate(drawn).items()}
                 losses += [method(batch).loss.item()] * len(drawn)
                 means += [method.loss_of_means(batch).item()] * len(drawn)
-        method.train(training)
         return {"loss": float(np.mean(losses)), "loss_of_means": float(np.mean(means)), "images": self.count}
 
     def _draw(self, item: int, number: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,17 +13,15 @@ from torch import Tensor
 from geo3d.datasets.point_picture import draw_labels, write_labelled_points
 from geo3d.datasets.points import LabelledScenes
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
-from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import (
     Segmentation,
     SegmentationConfig,
-    SegmentationSamples,
     confusion_matrix,
     segmentation_scores,
 )
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say
+from geo3d.train.recipe import Recipe, Run, Say, first_readable, say_broken
 
 #: What is measured before and after: this many scenes, whole.
 _MEASURED = 16
@@ -74,38 +71,24 @@ class Swin3DTask:
 
     def __init__(self, run: Swin3DRun, folder: Path, say: Say) -> None:
         scenes = LabelledScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        for dataset in scenes.datasets:
-            if dataset.quarantine.entries:
-                say(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+        say_broken(scenes.datasets, say)
         self.folder = folder
         self.method = Segmentation(run.method, scenes.classes, torch.Generator().manual_seed(run.train.seed))
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
         self.samples = self.method.samples(scenes.subset(rows))
         self.measured_scenes = "held-out" if len(held) else "training"
-        readable = self._readable(self.method.samples(scenes), held if len(held) else rows, run.strict, say)
+        every = self.method.samples(scenes)
+
+        def row_of(scene: int) -> int:
+            every.cloud(scene)  # can be read
+            return scene
+
+        readable = first_readable(held if len(held) else rows, row_of, _MEASURED, run.strict, say)
         self._measured = self.method.samples(scenes.subset(readable))
         say(
             f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
             f"{len(scenes.classes)} classes"
         )
-
-    @staticmethod
-    def _readable(samples: SegmentationSamples, rows: np.ndarray, strict: bool, say: Say) -> list[int]:
-        """The first of some scenes that can be read; broken ones are named, or are an error where ``strict``."""
-        readable: list[int] = []
-        for row in rows:
-            try:
-                samples.cloud(int(row))
-                readable.append(int(row))
-            except InputError as error:
-                if strict:
-                    raise
-                say(f"left out of the report: {error}")
-            if len(readable) == _MEASURED:
-                break
-        if not readable:
-            raise InputError("none of the scenes that the report is to be on can be read; the reasons are named above")
-        return readable
 
     def _predict(self, index: int) -> tuple[PointCloud, Tensor]:
         """A measured scene's points, and the class named for each."""
@@ -114,19 +97,18 @@ class Swin3DTask:
 
     def measure(self) -> dict[str, float]:
         """Mean intersection over union and accuracy over all points of the measured scenes."""
-        training, classes = self.method.training, len(self.method.classes)
-        self.method.eval()
+        classes = len(self.method.classes)
         confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        for index in range(len(self._measured)):
-            cloud, predicted = self._predict(index)
-            confusion += confusion_matrix(cloud.semantic, predicted, classes)
-        self.method.train(training)
+        with self.method.measuring():
+            for index in range(len(self._measured)):
+                cloud, predicted = self._predict(index)
+                confusion += confusion_matrix(cloud.semantic, predicted, classes)
         return segmentation_scores(confusion) | {"points": int(confusion.sum())}
 
     def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
         """Scores before and after; the first measured scene is drawn as ``segmentation.png`` and ``.ply``."""
-        self.method.eval()
-        cloud, predicted = self._predict(0)
+        with self.method.measuring():
+            cloud, predicted = self._predict(0)
         xyz, labels = cloud.xyz.numpy(), predicted.numpy()
         normals = None if cloud.normals is None else cloud.normals.numpy()
         panels = {"labels": cloud.semantic.numpy(), "predicted": labels}

@@ -17,7 +17,7 @@ from geo3d.methods.croco import (
     completion_loss,
     random_visible,
 )
-from geo3d.models.croco import patchify
+from geo3d.nn.patches import patchify
 
 CONFIG = CrossViewCompletionConfig(image_size=(32, 48), resized=36)
 TOKENS = 24

@@ -19,7 +19,7 @@ from geo3d.methods.spark import (
     reconstruction_loss,
     seen_count,
 )
-from geo3d.models.croco import patchify
+from geo3d.nn.patches import patchify
 
 CONFIG = MaskedModellingConfig(image_size=(64, 96), decoder_width=32, drop_path_rate=0.5)
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from geo3d import InputError, create_model
-from geo3d.models.croco import CroCoConfig, CroCoNet, patchify, unpatchify, visible_from_mask
+from geo3d.models.croco import CroCoConfig, CroCoNet, visible_from_mask
 from geo3d.nn import resize_position_embedding, sincos_2d
+from geo3d.nn.patches import patchify, unpatchify
 
 SMALL = CroCoConfig((32, 48), 8, 32, 2, 2, 32, 2, 2)
 

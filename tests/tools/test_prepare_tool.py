@@ -18,7 +18,8 @@ from PIL import Image
 from geo3d import create_model
 from geo3d.datasets import open_dataset
 from geo3d.methods.croco import completion_loss
-from geo3d.models.croco import patchify, visible_from_mask
+from geo3d.models.croco import visible_from_mask
+from geo3d.nn.patches import patchify
 
 
 def _call(tool, *args: str) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ class ToyMethod(Method):
         self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(SIZE, 16), nn.GELU(), *between), nn.Linear(16, SIZE)])
         self.noisy, self.signal_at, self.passes = noisy, signal_at, 0
         self.seen: list[list[int]] = []
+
+    def samples(self, scenes: Sequence[Any]) -> ToySamples:
+        return ToySamples(len(scenes))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         if self.training:
