@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_operator import (
-    _SWIN3D_BINS,
-    _VOXEL_ATTENTION_TOLERANCES,
+from operator_examples import (
     EXAMPLES,
+    SWIN3D_BINS,
+    VOXEL_ATTENTION_TOLERANCES,
     Arguments,
-    _cast,
-    _outputs,
-    _overload,
-    _random,
-    _require_library,
-    _voxel_attention_arguments,
+    cast_arguments,
+    outputs_of,
+    overload,
+    random_tensor,
+    require_library,
+    voxel_attention_arguments,
 )
 
 from geo3d.ops import explain, kernel_map, voxel_attention, voxelize, window_partition
@@ -28,38 +28,38 @@ from geo3d.ops.registry import get_operator
 
 #: Windows over several tiles of own and of other voxels, axes over several pieces of rows, many axes, wide heads.
 LARGE_CASES: dict[str, Arguments] = {
-    "full window": _voxel_attention_arguments((343, 1, 64, 65), 2, 16, _SWIN3D_BINS),
-    "two tiles of others exactly": _voxel_attention_arguments((256, 128, 129), 1, 8, (56, 32)),
-    "long axes": _voxel_attention_arguments((140, 3), 1, 16, (200, 65, 33, 1)),
-    "many axes": _voxel_attention_arguments((30, 70), 2, 4, (3, 9, 40) * 7),
-    "heads of 33": _voxel_attention_arguments((130, 64, 7), 1, 33, (56, 12)),
-    "heads of 64, two tiles of others": _voxel_attention_arguments((100,), 2, 64, (40, 12)),
-    "heads of 24": _voxel_attention_arguments((200, 9), 2, 24, (40, 12)),
-    "plain, large": _voxel_attention_arguments((700, 5), 2, 16, (), "plain"),
-    "bias, large": _voxel_attention_arguments((300, 80), 3, 8, (90, 32), "bias"),
-    "many small windows": _voxel_attention_arguments((3,) * 200, 1, 8, (12, 12)),
+    "full window": voxel_attention_arguments((343, 1, 64, 65), 2, 16, SWIN3D_BINS),
+    "two tiles of others exactly": voxel_attention_arguments((256, 128, 129), 1, 8, (56, 32)),
+    "long axes": voxel_attention_arguments((140, 3), 1, 16, (200, 65, 33, 1)),
+    "many axes": voxel_attention_arguments((30, 70), 2, 4, (3, 9, 40) * 7),
+    "heads of 33": voxel_attention_arguments((130, 64, 7), 1, 33, (56, 12)),
+    "heads of 64, two tiles of others": voxel_attention_arguments((100,), 2, 64, (40, 12)),
+    "heads of 24": voxel_attention_arguments((200, 9), 2, 24, (40, 12)),
+    "plain, large": voxel_attention_arguments((700, 5), 2, 16, (), "plain"),
+    "bias, large": voxel_attention_arguments((300, 80), 3, 8, (90, 32), "bias"),
+    "many small windows": voxel_attention_arguments((3,) * 200, 1, 8, (12, 12)),
 }
 
 
 def of_backward(forward: Arguments) -> Arguments:
     """Arguments of the backward that belong to those of the forward."""
     _, lse = get_operator("voxel_attention").reference(*forward)
-    return _random(*forward[0].shape), _random(*lse.shape).float(), lse.float(), *forward
+    return random_tensor(*forward[0].shape), random_tensor(*lse.shape).float(), lse.float(), *forward
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", LARGE_CASES)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_large_windows(case: str, backward: bool) -> None:
-    _require_library("cuda")
+    require_library("cuda")
     name, arguments = "voxel_attention", LARGE_CASES[case]
     if backward:
         name, arguments = "voxel_attention_backward", of_backward(arguments)
-    cast = _cast(name, arguments, torch.float32, "cuda")
+    cast = cast_arguments(name, arguments, torch.float32, "cuda")
     assert explain(name, *cast)["cuda"] == "chosen"
-    expected = get_operator(name).reference(*_cast(name, cast, torch.float64, "cuda"))
-    relative, absolute = _VOXEL_ATTENTION_TOLERANCES[torch.float32]
-    for result, exact in zip(_overload(name)(*cast), expected, strict=True):
+    expected = get_operator(name).reference(*cast_arguments(name, cast_arguments, torch.float64, "cuda"))
+    relative, absolute = VOXEL_ATTENTION_TOLERANCES[torch.float32]
+    for result, exact in zip(overload(name)(*cast), expected, strict=True):
         torch.testing.assert_close(result.double(), exact.double(), rtol=relative, atol=absolute)
 
 
@@ -67,7 +67,7 @@ def _swin3d(device: str, voxels: int = 3000) -> tuple[list[Any], list[int]]:
     """Leaves and constants of a layer on ``device``, with windows of up to 343."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.randint(1, 344, (voxels // 170,), generator=generator).tolist()
-    *tensors, _, bins, _ = _voxel_attention_arguments(tuple(sizes), 6, 16, _SWIN3D_BINS)
+    *tensors, _, bins, _ = voxel_attention_arguments(tuple(sizes), 6, 16, SWIN3D_BINS)
     moved = [t.to(device, torch.float32 if t.is_floating_point() else t.dtype) for t in tensors]
     return [t.requires_grad_(t.ndim == 3) for t in moved], bins
 
@@ -75,7 +75,7 @@ def _swin3d(device: str, voxels: int = 3000) -> tuple[list[Any], list[int]]:
 @pytest.mark.cuda
 def test_equal_input_gives_equal_bits() -> None:
     """The kernel runs in deterministic mode too, and it is deterministic in any."""
-    _require_library("cuda")
+    require_library("cuda")
     results = []
     for deterministic in (True, False, False):
         torch.use_deterministic_algorithms(deterministic)
@@ -93,7 +93,7 @@ def test_equal_input_gives_equal_bits() -> None:
 @pytest.mark.cuda
 def test_attention_does_not_wait_for_the_device() -> None:
     """A captured graph cannot hold a wait, and torch's own are made errors."""
-    _require_library("cuda")
+    require_library("cuda")
     tensors, bins = _swin3d("cuda")
     constants = [t.detach() for t in tensors]
     expected = voxel_attention(*constants, bins)  # loads the library before the capture
@@ -118,16 +118,16 @@ def _of_operators() -> Iterator[Any]:
 
 def _example_on(device: str, name: str) -> Arguments:
     (kernel,) = (k for k in get_operator(name).kernels if k.name == "cuda")
-    return _cast(name, next(iter(EXAMPLES[name].cases.values())), kernel.dtypes[0], device)
+    return cast_arguments(name, next(iter(EXAMPLES[name].cases.values())), kernel.dtypes[0], device)
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", list(_of_operators()))
 def test_runs_on_the_current_stream(name: str) -> None:
     """What is computed behind a long sleep of another stream reads what that stream writes after the sleep."""
-    _require_library("cuda")
+    require_library("cuda")
     arguments = _example_on("cuda", name)
-    expected = _outputs(_overload(name)(*arguments))
+    expected = outputs_of(overload(name)(*arguments))
     stream = torch.cuda.Stream()
     late = [torch.zeros_like(a) if isinstance(a, torch.Tensor) else a for a in arguments]
     torch.cuda.synchronize()
@@ -136,7 +136,7 @@ def test_runs_on_the_current_stream(name: str) -> None:
         for to, source in zip(late, arguments):
             if to is not source:
                 to.copy_(source)
-        results = _outputs(_overload(name)(*late))
+        results = outputs_of(overload(name)(*late))
     torch.cuda.synchronize()
     for result, exact in zip(results, expected):
         torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-5)  # atomics of interpolate's gradient
@@ -147,9 +147,9 @@ def test_runs_on_the_current_stream(name: str) -> None:
 def test_runs_on_the_second_device(name: str) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one CUDA device")
-    _require_library("cuda")
-    expected = _outputs(_overload(name)(*_example_on("cuda:0", name)))
-    results = _outputs(_overload(name)(*_example_on("cuda:1", name)))
+    require_library("cuda")
+    expected = outputs_of(overload(name)(*_example_on("cuda:0", name)))
+    results = outputs_of(overload(name)(*_example_on("cuda:1", name)))
     assert torch.cuda.current_device() == 0
     for result, exact in zip(results, expected):
         assert result.device == torch.device("cuda:1")
@@ -159,7 +159,7 @@ def test_runs_on_the_second_device(name: str) -> None:
 @pytest.mark.cuda
 def test_topology_equals_the_cpus() -> None:
     """Order, windows, voxels and maps to the last bit, on a cloud of many blocks."""
-    _require_library("cuda")
+    require_library("cuda")
     generator = torch.Generator().manual_seed(0)
     xyz = torch.rand(300_000, 3, generator=generator) * torch.tensor([6.0, 4.0, 0.3])
     offsets = torch.tensor([0, 100_000, 100_000, 300_000])

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 from cuda_emulation.build import build
+from operator_examples import EXAMPLES, Arguments, cast_arguments, outputs_of
 from test_cuda import LARGE_CASES, of_backward
-from test_every_operator import EXAMPLES, Arguments, _cast, _outputs
 
 from geo3d.ops.registry import get_operator
 
@@ -64,9 +64,9 @@ def _of_kernels() -> Iterator[Any]:
 
 def _agrees(emulated: Any, name: str, arguments: Arguments, dtype: torch.dtype, case: str) -> None:
     relative, absolute = EXAMPLES[name].tolerances[dtype]
-    cast = _cast(name, arguments, dtype)
-    results = _outputs(getattr(emulated, name)(*cast))
-    expected = _outputs(get_operator(name).reference(*_cast(name, cast, torch.float64)))
+    cast = cast_arguments(name, arguments, dtype)
+    results = outputs_of(getattr(emulated, name)(*cast))
+    expected = outputs_of(get_operator(name).reference(*cast_arguments(name, cast_arguments, torch.float64)))
     assert len(results) == len(expected)
     for result, exact in zip(results, expected):
         torch.testing.assert_close(
@@ -96,11 +96,11 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated: Any, name: str, mo
     (kernel,) = (k for k in get_operator(name).kernels if k.name == "cuda")
     if not kernel.deterministic:
         pytest.skip("the kernel stands back in deterministic mode")
-    arguments = _cast(name, next(iter(EXAMPLES[name].cases.values())), kernel.dtypes[0])
+    arguments = cast_arguments(name, next(iter(EXAMPLES[name].cases.values())), kernel.dtypes[0])
     results = []
     for order in ORDERS:
         monkeypatch.setenv("GEO3D_EMULATION_ORDER", order)
-        results.append(_outputs(getattr(emulated, name)(*arguments)))
+        results.append(outputs_of(getattr(emulated, name)(*arguments)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

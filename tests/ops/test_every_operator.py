@@ -2,751 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from operator import ge, getitem
 from typing import Any
 
 import pytest
 import torch
+from operator_examples import EXAMPLES, Arguments, cast_arguments, outputs_of, overload, require_library
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.export import Dim
 
-from geo3d.errors import InputError
-from geo3d.ops import _library, build_kernel_map, explain, kernel_map, list_operators, prefer_backend
+from geo3d.ops import explain, list_operators, prefer_backend
 from geo3d.ops.registry import Kernel, Operator, get_operator
-
-Arguments = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Arguments on which an operator is tested. Floating tensors are random with unit variance, float64, on the CPU.
-
-    Args:
-        cases: name of a case -> its arguments.
-        small: a case of few elements, for numeric gradients.
-        resized: the first case with other sizes in its dynamic dimensions.
-        tolerances: dtype -> (relative, absolute) error of a kernel against the float64 reference.
-        dynamic_shapes: for torch.export, of the tensors among the arguments, which come first.
-        bad: name -> (arguments, error, what its message says).
-        kernel_refusals: kernel -> (arguments that it does not take, what explain says of it); on the kernel's device.
-        fixed: positions of floating tensors that keep their dtype and have no derivative.
-        derivatives: whether its own are tested; not for a backward, whose derivatives are its forward's second ones.
-    """
-
-    cases: dict[str, Arguments]
-    small: Arguments
-    resized: Arguments
-    tolerances: dict[torch.dtype, tuple[float, float]]
-    dynamic_shapes: tuple[Any, ...]
-    bad: dict[str, tuple[Arguments, type[Exception], str]]
-    kernel_refusals: dict[str, tuple[Arguments, str]] = field(default_factory=dict)
-    fixed: frozenset[int] = frozenset()
-    derivatives: bool = True
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape) + sum(shape)))
-
-
-def _grid(batch: int, height: int, width: int) -> Tensor:
-    rows_columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack(rows_columns, -1).reshape(1, height * width, 2).repeat(batch, 1, 1)
-
-
-def _scattered(batch: int, length: int, reach: int) -> Tensor:
-    return torch.randint(-reach, reach, (batch, length, 2), generator=torch.Generator().manual_seed(reach))
-
-
-def _rope_2d_examples() -> Examples:
-    projection = _random(2, 12, 3, 4, 32)  # (B, N, q/k/v, H, D), as a linear layer leaves it
-    tokens, positions = _random(2, 3, 12, 16), _grid(2, 3, 4)
-    batch, length = Dim("batch", min=2, max=64), Dim("length", min=2, max=4096)
-    return Examples(
-        cases={
-            "grid": (_random(2, 4, 12, 64), _grid(2, 3, 4), 100.0, False),
-            "inverse": (tokens, positions, 100.0, True),
-            "viewed projection": (projection.permute(2, 0, 3, 1, 4)[1], positions, 100.0, False),
-            "strided channels": (_random(2, 3, 16, 12).transpose(2, 3), positions, 100.0, False),
-            "every other channel": (_random(2, 3, 12, 32)[..., ::2], positions, 100.0, False),
-            "broadcast tokens": (_random(1, 1, 12, 16).expand(2, 3, 12, 16), positions, 100.0, False),
-            "strided positions": (tokens, _grid(2, 12, 4)[:, ::4].flip(-1), 100.0, False),
-            "swapped axes of positions": (tokens, _grid(2, 3, 4).mT.contiguous().mT, 100.0, False),
-            "negative, differs in batch": (tokens, _scattered(2, 12, 20), 100.0, False),
-            "far apart": (tokens, _scattered(2, 12, 10**6), 10000.0, False),
-            "extreme positions": (_random(1, 2, 2, 4), torch.tensor([[[2**63 - 1, -(2**63)], [0, 1]]]), 100.0, False),
-            "odd number of frequencies": (_random(1, 2, 12, 44), _grid(1, 3, 4), 100.0, False),
-            "many tokens": (_random(2, 3, 900, 32), _grid(2, 30, 30), 100.0, False),
-            "no batch": (_random(0, 3, 12, 16), _grid(0, 3, 4), 100.0, False),
-            "no heads": (_random(2, 0, 12, 16), positions, 100.0, False),
-            "no tokens": (_random(2, 3, 0, 16), _grid(2, 0, 4), 100.0, False),
-            "no channels": (_random(2, 3, 12, 0), positions, 100.0, False),
-        },
-        small=(_random(2, 2, 3, 8), _scattered(2, 3, 5), 100.0, False),
-        resized=(_random(5, 4, 30, 64), _grid(5, 6, 5), 100.0, False),
-        # Products and cosines are rounded in float32: at most 1.5 * 2**-23 * (|u| + |v|), 6e-7 measured on these;
-        # the result is rounded once to its dtype, which errs by 2**-8 of it in bfloat16 and by 2**-11 in float16.
-        tolerances={
-            torch.float32: (0.0, 1.5e-6),
-            torch.bfloat16: (2.0**-8, 1.5e-6),
-            torch.float16: (2.0**-11, 1.5e-6),
-        },
-        dynamic_shapes=({0: batch, 2: length}, {0: batch, 1: length}),
-        bad={
-            "integer tokens": ((tokens.long(), positions, 100.0, False), TypeError, "tokens must be float32"),
-            "32-bit positions": ((tokens, positions.int(), 100.0, False), TypeError, "positions must be int64"),
-            "head dimension": ((tokens[..., :6], positions, 100.0, False), ValueError, "multiple of 4"),
-            "three dimensions": ((tokens[0], positions, 100.0, False), ValueError, "B, H, N, D"),
-            "fewer positions": ((tokens, positions[:, :5], 100.0, False), ValueError, "must be .B, N, 2. = .2, 12, 2."),
-            "positions of one batch": ((tokens, positions[:1], 100.0, False), ValueError, "got .1, 12, 2."),
-            "base": ((tokens, positions, 0.0, False), ValueError, "base must be positive"),
-            "other device": ((tokens, positions.to("meta"), 100.0, False), ValueError, "tokens are on cpu"),
-        },
-        kernel_refusals={"cuda": ((_random(1, 1, 12, 516), _grid(1, 3, 4), 100.0, False), "516 is over 512")},
-    )
-
-
-def _voxels(*scenes: int, stride: int = 1) -> Tensor:
-    """(N, 4) int32 distinct voxels of a few scenes in random order, as dense as a surface, around the origin."""
-    generator = torch.Generator().manual_seed(sum(scenes))
-    coords = []
-    for batch, count in enumerate(scenes):
-        edge = max(2, round((3 * count) ** (1 / 3)))
-        cells = torch.randperm(edge**3, generator=generator)[:count]
-        xyz = torch.stack([cells % edge, cells // edge % edge, cells // edge**2], 1) - edge // 2
-        coords.append(torch.cat([torch.full((count, 1), batch), stride * xyz], 1))
-    rows = torch.cat(coords)
-    return rows[torch.randperm(len(rows), generator=generator)].int()
-
-
-def _coarse(coords: Tensor, stride: int) -> Tensor:
-    return torch.cat([coords[:, :1], coords[:, 1:].div(stride, rounding_mode="floor") * stride], 1).unique(dim=0)
-
-
-_NO_VOXELS = torch.zeros(0, 4, dtype=torch.int32)
-
-
-def _kernel_map_examples() -> Examples:
-    voxels, apart = _voxels(300, 0, 200), _voxels(60, 50, stride=4)
-    far = torch.tensor([[65535, 2**20, -(2**20), 0], [65535, 2**20 - 2, 2 - 2**20, 2], [0, -(2**20), 0, 2**20]]).int()
-    extreme = torch.tensor([[0, 2**31 - 1, -(2**31), 0], [0, -(2**31), -(2**31), 0]]).int()
-    count = Dim("count", min=2, max=2**20)
-    return Examples(
-        cases={
-            "submanifold": (voxels, voxels, 1, 3),
-            "of coarse voxels": (apart, apart, 4, 3),
-            "strided, size 3": (voxels, _coarse(voxels, 2), 1, 3),
-            "strided, size 2": (voxels, _coarse(voxels, 2), 1, 2),
-            "stride 3 of 4": (apart, _coarse(apart, 12), 4, 3),
-            "size 1": (voxels, voxels.flip(0), 1, 1),
-            "size 5": (voxels, voxels, 1, 5),
-            "inputs between the cells": (voxels, voxels, 2, 3),
-            "repeated outputs": (voxels, torch.cat([voxels, voxels[:9]]), 1, 3),
-            "views": (voxels[::2], _voxels(90)[:, [0, 3, 2, 1]].T.contiguous().T, 1, 3),
-            "ends of the range": (far, far, 2, 3),
-            "ends of int32": (extreme, extreme, 1, 3),
-            "one voxel": (voxels[:1], voxels[:1], 1, 3),
-            "no inputs": (_NO_VOXELS, voxels, 1, 3),
-            "no outputs": (voxels, _NO_VOXELS, 1, 3),
-            "no voxels": (_NO_VOXELS, _NO_VOXELS, 1, 3),
-        },
-        small=(voxels[:5], voxels[:5], 1, 3),
-        resized=(_voxels(40), _voxels(40), 1, 3),
-        tolerances={torch.int32: (0.0, 0.0)},
-        dynamic_shapes=({0: count}, {0: count}),
-        bad={
-            "int64 inputs": ((voxels.long(), voxels, 1, 3), TypeError, "in_coords must be int32"),
-            "int64 outputs": ((voxels, voxels.long(), 1, 3), TypeError, "out_coords must be int32"),
-            "three columns": ((voxels[:, 1:], voxels, 1, 3), ValueError, "in_coords must be .N, 4."),
-            "other device": ((voxels, voxels.to("meta"), 1, 3), ValueError, "in_coords are on cpu"),
-            "step": ((voxels, voxels, 0, 3), ValueError, "step must be at least 1"),
-            "size": ((voxels, voxels, 1, 0), ValueError, "kernel_size must be from 1 to 15, got 0"),
-            "duplicates": ((voxels[[0, 1, 2, 1]], voxels, 1, 3), ValueError, "more than once; voxelize"),
-        },
-    )
-
-
-def _kernel_support_examples() -> Examples:
-    coarse, apart = _coarse(_voxels(300, 0, 200), 2), _voxels(60, 50, stride=4)
-    far = torch.tensor([[65535, 2**20, -(2**20), 0], [0, -(2**20), 0, 2**20]]).int()
-    extreme = torch.tensor([[2**31 - 1, 2**31 - 2, -(2**31), 0], [-(2**31), -(2**31), 2**31 - 2, 2**31 - 2]]).int()
-    return Examples(
-        cases={
-            "children": (coarse, 1, 2),
-            "neighbourhood": (_voxels(300, 0, 200), 1, 3),
-            "children of coarse voxels": (apart, 2, 2),
-            "thirds": (_voxels(50, 40, stride=3), 1, 3),
-            "far between": (apart, 1, 5),
-            "the voxels themselves": (apart, 4, 1),
-            "repeated rows": (apart[[0, 1, 0, 2, 1, 0]], 2, 2),
-            "views": (apart.T.contiguous().T[::2], 4, 3),
-            "ends of the range": (far, 2, 3),
-            "ends of int32": (extreme, 1, 2),
-            "many voxels": (_voxels(9000, 4000, stride=2), 1, 3),
-            "one voxel": (coarse[:1], 1, 2),
-            "no voxels": (_NO_VOXELS, 1, 2),
-        },
-        small=(coarse[:5], 1, 2),
-        resized=(_coarse(_voxels(40), 2), 1, 2),
-        tolerances={torch.int32: (0.0, 0.0)},
-        dynamic_shapes=({0: Dim("count", min=2, max=2**20)},),
-        bad={
-            "int64": ((coarse.long(), 1, 2), TypeError, "coords must be int32, got torch.int64"),
-            "three columns": ((coarse[:, 1:], 1, 2), ValueError, "coords must be .M, 4."),
-            "step": ((coarse, 0, 2), ValueError, "step must be at least 1"),
-            "endless step": ((coarse, 2**30, 2), ValueError, "below 2..31"),
-            "size": ((coarse, 1, 16), ValueError, "kernel_size must be from 1 to 15, got 16"),
-            "beyond int32": ((extreme, 1, 3), InputError, "voxels from -2147483649 to .* do not fit in int32"),
-        },
-    )
-
-
-def _transpose_kernel_map_examples() -> Examples:
-    voxels = _voxels(200, 100)
-    strided = kernel_map(voxels, _coarse(voxels, 2), 1, 3)
-    empty = torch.zeros(27, 0, dtype=torch.int32)
-    return Examples(
-        cases={
-            "submanifold": (kernel_map(voxels, voxels, 1, 3), 300),
-            "strided": (strided, 300),
-            "view": (strided.T.contiguous().T[::2], 300),
-            "inputs that are not used": (strided[:, :5], 400),
-            "no outputs": (empty, 3),
-            "no inputs": (torch.full((8, 3), -1, dtype=torch.int32), 0),
-            "nothing": (empty, 0),
-        },
-        small=(strided[:, :5], 300),
-        resized=(kernel_map(voxels[:40], voxels[:40], 1, 3), 300),
-        tolerances={torch.int32: (0.0, 0.0)},
-        dynamic_shapes=({1: Dim("outputs", min=2, max=2**20)},),
-        bad={
-            "int64": ((strided.long(), 300), TypeError, "neighbours must be int32"),
-            "one dimension": ((strided[0], 300), ValueError, "neighbours must be .K, M."),
-            "negative count": ((strided[:, :0], -1), ValueError, "count must not be negative"),
-            "rows beyond": ((strided, 200), ValueError, "rows from -1 .none. to 199, got -1 to 299"),
-            "rows below": ((strided - 1, 300), ValueError, "got -2 to"),
-            "an input twice": ((strided[:, [4, 4]], 300), ValueError, "an input occurs twice"),
-        },
-    )
-
-
-def _sparse_conv_cases(second: Callable[[int, int, int, int], Tensor]) -> dict[str, Arguments]:
-    """Cases of the convolution and of its gradient; ``second`` makes a tensor of offsets, outputs and channels."""
-    voxels = _voxels(300, 0, 200)
-    maps = {
-        "submanifold": build_kernel_map(voxels, voxels, 1, 3),
-        "strided": build_kernel_map(voxels, _coarse(voxels, 2), 1, 3),
-        "size 2": build_kernel_map(voxels, _coarse(voxels, 2), 1, 2),
-        "size 1": build_kernel_map(voxels, voxels, 1, 1),
-        "size 5": build_kernel_map(voxels, voxels, 1, 5),
-        "one voxel": build_kernel_map(voxels[:1], voxels[:1], 1, 3),
-        "no voxels": build_kernel_map(_NO_VOXELS, _NO_VOXELS, 1, 3),
-        "no outputs": build_kernel_map(voxels, _NO_VOXELS, 1, 3),
-        "no inputs": build_kernel_map(_NO_VOXELS, voxels, 1, 3),
-    }
-    channels = {"strided": (16, 48), "size 2": (9, 7), "size 1": (3, 20), "size 5": (4, 40), "one voxel": (32, 33)}
-    cases = {}
-    for case, voxel_map in maps.items():
-        offsets, outputs = voxel_map.neighbours.shape
-        c_in, c_out = channels.get(case, (32, 32))
-        feats = _random(voxel_map.transposed.shape[1], c_in)
-        cases[case] = (feats, second(offsets, outputs, c_in, c_out), voxel_map.neighbours, voxel_map.transposed)
-    _, outputs = maps["strided"].neighbours.shape
-    mapped = maps["strided"].neighbours
-    for case, (c_in, c_out) in {
-        "no channels in": (0, 5),
-        "no channels out": (5, 0),
-        "many channels": (100, 70),
-    }.items():
-        cases[case] = (_random(500, c_in), second(27, outputs, c_in, c_out), mapped, None)
-    swapped = second(27, outputs, 7, 6)
-    swapped = swapped.mT.contiguous().mT
-    cases["views"] = (_random(7, 1000).T[::2], swapped, mapped.T.contiguous().T, None)
-    cases["map that is not transposed yet"] = (*cases["strided"][:3], None)
-    return cases
-
-
-def _sparse_conv_bad(name: str, shape: str) -> dict[str, tuple[Arguments, type[Exception], str]]:
-    voxels = _voxels(20)
-    rows = kernel_map(voxels, voxels, 1, 3)
-    feats, second = _random(20, 3), _random(27, 3, 4) if name == "weight" else _random(20, 4)
-    return {
-        "integers": ((feats.int(), second, rows, None), TypeError, "feats must be float32"),
-        "two dtypes": ((feats, second.float(), rows, None), TypeError, f"{name} is torch.float32 but feats are"),
-        "one dimension": ((feats[0], second, rows, None), ValueError, "feats must be .N, Cin."),
-        "int64 map": ((feats, second, rows.long(), None), TypeError, "neighbours must be int32"),
-        "other map": ((feats, second, rows, rows[:8]), ValueError, "transposed must be .K, N. = .27, 20."),
-        "shape": ((feats, second[:8], rows, None), ValueError, shape),
-        "other device": ((feats, second, rows.to("meta"), None), ValueError, "neighbours on meta"),
-        "rows beyond": ((feats[:9], second, rows, None), ValueError, "rows from -1 .none. to 8"),
-    }
-
-
-def _sparse_conv_tolerances() -> dict[torch.dtype, tuple[float, float]]:
-    # Sums of up to 1000 products in float32, in a row: 1e-6 of a sum of 500 squares measured, and 9e-5 where terms of
-    # both signs leave sums of 30 times an input; bfloat16 and float16 round the result once more.
-    return {
-        torch.float32: (3e-6, 2e-4),
-        torch.bfloat16: (2.0**-8, 2e-4),
-        torch.float16: (2.0**-11, 2e-4),
-    }
-
-
-def _sparse_conv_examples() -> Examples:
-    cases = _sparse_conv_cases(lambda offsets, outputs, c_in, c_out: _random(offsets, c_in, c_out))
-    voxels = _voxels(6, 3)
-    rows = kernel_map(voxels, _coarse(voxels, 2), 1, 2)
-    inputs, outputs = Dim("inputs", min=2, max=2**20), Dim("outputs", min=2, max=2**20)
-    resized = build_kernel_map(voxels, voxels[:7], 1, 3)
-    return Examples(
-        cases=cases,
-        small=(_random(9, 2), _random(8, 2, 3), rows, None),
-        resized=(_random(9, 32), _random(27, 32, 32), resized.neighbours, resized.transposed),
-        tolerances=_sparse_conv_tolerances(),
-        dynamic_shapes=({0: inputs}, {}, {1: outputs}, {1: inputs}),
-        bad=_sparse_conv_bad("weight", "weight must be .K, Cin, Cout."),
-    )
-
-
-def _sparse_conv_weight_gradient_examples() -> Examples:
-    cases = _sparse_conv_cases(lambda offsets, outputs, c_in, c_out: _random(outputs, c_out))
-    voxels = _voxels(6, 3)
-    rows = kernel_map(voxels, _coarse(voxels, 2), 1, 2)
-    inputs, outputs = Dim("inputs", min=2, max=2**20), Dim("outputs", min=2, max=2**20)
-    resized = build_kernel_map(voxels, voxels[:7], 1, 3)
-    return Examples(
-        cases=cases,
-        small=(_random(9, 2), _random(rows.shape[1], 3), rows, None),
-        resized=(_random(9, 32), _random(7, 32), resized.neighbours, resized.transposed),
-        tolerances=_sparse_conv_tolerances(),
-        dynamic_shapes=({0: inputs}, {0: outputs}, {1: outputs}, {1: inputs}),
-        bad=_sparse_conv_bad("gradient", "gradient must be .M, Cout."),
-    )
-
-
-def _knn_examples() -> Examples:
-    def offsets(*counts: int) -> Tensor:
-        return torch.tensor([0, *counts]).cumsum(0)
-
-    query, points, by_scene = _random(50, 3), _random(400, 3), (offsets(20, 0, 30), offsets(250, 100, 50))
-    grid = torch.cartesian_prod(*[torch.arange(7.0, dtype=torch.float64)] * 3)  # ties everywhere
-    line = torch.stack([torch.arange(300.0).double(), torch.zeros(300), torch.zeros(300)], 1)
-    clusters = torch.cat([points[:200] * 1e-3, points[200:] * 1e-3 + 1000])
-    queries, count = Dim("queries", min=2, max=2**20), Dim("points", min=2, max=2**20)
-    return Examples(
-        cases={
-            "scenes": (query, points, *by_scene, 16),
-            "most neighbours": (query, points, *by_scene, 64),
-            "fewer points than k": (query, points[:7], offsets(20, 10, 20), offsets(3, 0, 4), 5),
-            "points with themselves": (points, points, offsets(400), offsets(400), 3),
-            "ties on a grid": (grid, grid, offsets(343), offsets(343), 20),
-            "ties between": (grid + 0.5, grid, offsets(343), offsets(343), 9),
-            "equal points": (query, points[:1].expand(30, 3), offsets(50), offsets(30), 8),
-            "a line": (line + 0.25, line, offsets(300), offsets(300), 4),
-            "two clusters": (query * 500, clusters, offsets(50), offsets(400), 10),
-            "far queries": (query * 1e6, points, offsets(50), offsets(400), 4),
-            "large coordinates": (query * 1e15, points * 1e15, offsets(50), offsets(400), 4),
-            "views": (query.flip(1).T.contiguous().T, points[::2], offsets(50), offsets(200), 3),
-            "no queries": (query[:0], points, offsets(0), offsets(400), 3),
-            "no points": (query, points[:0], offsets(50), offsets(0), 3),
-            "no scenes": (query[:0], points[:0], offsets(), offsets(), 3),
-            "one point": (query, points[:1], offsets(50), offsets(1), 1),
-        },
-        small=(query[:5], points[:9], offsets(5), offsets(9), 2),
-        resized=(query[:30], points[:90], offsets(10, 10, 10), offsets(30, 30, 30), 16),
-        tolerances={torch.float32: (2.0**-24, 0.0)},  # rounded once; the reference of these tests is not
-        dynamic_shapes=({0: queries}, {0: count}, {}, {}),
-        bad={
-            "half": ((query.half(), points.half(), *by_scene, 3), TypeError, "must both be float32"),
-            "two dtypes": ((query.float(), points, *by_scene, 3), TypeError, "got torch.float32 and torch.float64"),
-            "two columns": ((query[:, :2], points, *by_scene, 3), ValueError, "query coordinates must be .N, 3."),
-            "int32 offsets": ((query, points, by_scene[0].int(), by_scene[1], 3), TypeError, "must be int64"),
-            "scenes": ((query, points, by_scene[0], offsets(400), 3), ValueError, "3 scenes but point_offsets 1"),
-            "k": ((query, points, *by_scene, 65), ValueError, "k must be from 1 to 64, got 65"),
-            "other device": ((query, points.to("meta"), *by_scene, 3), ValueError, "another tensor on meta"),
-            "short offsets": ((query, points, offsets(50), offsets(30), 3), ValueError, "must rise from 0 to 400"),
-            "falling offsets": ((query, points, offsets(60, -10, 0), by_scene[1], 3), ValueError, "rise from 0 to 50"),
-            "not finite": ((query, points / 0.0, *by_scene, 3), ValueError, "point 0 is .* not finite"),
-        },
-    )
-
-
-def _neighbour_rows(queries: int, neighbours: int, points: int) -> Tensor:
-    generator = torch.Generator().manual_seed(queries + points)
-    return torch.randint(-1, points, (queries, neighbours), generator=generator)
-
-
-def _interpolate_tolerances() -> dict[torch.dtype, tuple[float, float]]:
-    # Sums of up to 180 products of unit variance in float32: 2.4e-5 measured, where all queries name one point.
-    return {
-        torch.float32: (0.0, 5e-5),
-        torch.bfloat16: (2.0**-8, 5e-5),
-        torch.float16: (2.0**-11, 5e-5),
-    }
-
-
-def _interpolate_examples() -> Examples:
-    feats, index, weight = _random(40, 48), _neighbour_rows(60, 3, 40), _random(60, 3)
-    points, queries = Dim("points", min=2, max=2**20), Dim("queries", min=2, max=2**20)
-    return Examples(
-        cases={
-            "three neighbours": (feats, index, weight),
-            "one neighbour": (feats, index[:, :1], weight[:, :1]),
-            "odd channels": (feats[:, :5].contiguous(), _neighbour_rows(60, 7, 40), _random(60, 7)),
-            "all of one point": (feats, torch.zeros_like(index), weight),
-            "views": (
-                feats.T.contiguous().T,
-                index.flip(1).T.contiguous().T,
-                weight.expand(60, 3)[:, :1].expand(60, 3),
-            ),
-            "no neighbours": (feats, index[:, :0], weight[:, :0]),
-            "no queries": (feats, index[:0], weight[:0]),
-            "no points": (feats[:0], index.clamp(max=-1), weight),
-            "no channels": (feats[:, :0], index, weight),
-        },
-        small=(_random(4, 3), _neighbour_rows(5, 3, 4), _random(5, 3)),
-        resized=(_random(20, 48), _neighbour_rows(30, 3, 20), _random(30, 3)),
-        tolerances=_interpolate_tolerances(),
-        dynamic_shapes=({0: points}, {0: queries}, {0: queries}),
-        bad={
-            "integers": ((feats.int(), index, weight), TypeError, "feats must be float32"),
-            "one dimension": ((feats[0], index, weight), ValueError, "feats must be .N, C."),
-            "int32 index": ((feats, index.int(), weight), TypeError, "index must be int64"),
-            "flat index": ((feats, index[:, 0], weight), ValueError, "index must be .Q, J."),
-            "half weights": ((feats, index, weight.half()), TypeError, "weight must be float32 or torch.float64"),
-            "fewer weights": ((feats, index, weight[:, :2]), ValueError, "weight must be .Q, J. = .60, 3."),
-            "other device": ((feats, index.to("meta"), weight), ValueError, "feats are on cpu but index on meta"),
-            "rows beyond": ((feats[:5], index, weight), ValueError, "index must be from -1 .none. to 4"),
-        },
-    )
-
-
-def _interpolate_feats_gradient_examples() -> Examples:
-    gradient, index, weight = _random(60, 48), _neighbour_rows(60, 3, 40), _random(60, 3)
-    queries = Dim("queries", min=2, max=2**20)
-    return Examples(
-        cases={
-            "three neighbours": (gradient, index, weight, 40),
-            "odd channels": (gradient[:, :5].contiguous(), _neighbour_rows(60, 7, 40), _random(60, 7), 40),
-            "all to one point": (gradient, torch.zeros_like(index), weight, 1),
-            "broadcast gradient": (gradient[:1].expand(60, 48), index, weight, 50),
-            "views": (gradient.T.contiguous().T, index.flip(1), weight.flip(1).T.contiguous().T, 40),
-            "no neighbours": (gradient, index[:, :0], weight[:, :0], 40),
-            "no queries": (gradient[:0], index[:0], weight[:0], 40),
-            "no points": (gradient, index.clamp(max=-1), weight, 0),
-            "no channels": (gradient[:, :0], index, weight, 40),
-        },
-        small=(_random(5, 3), _neighbour_rows(5, 3, 4), _random(5, 3), 4),
-        resized=(_random(30, 48), _neighbour_rows(30, 3, 40), _random(30, 3), 40),
-        tolerances=_interpolate_tolerances(),
-        dynamic_shapes=({0: queries}, {0: queries}, {0: queries}),
-        bad={
-            "integers": ((gradient.int(), index, weight, 40), TypeError, "gradient must be float32"),
-            "fewer weights": ((gradient, index, weight[:, :2], 40), ValueError, "weight must be .Q, J."),
-            "fewer queries": ((gradient[:9], index, weight, 40), ValueError, "gradient must be .Q, C. with Q = 60"),
-            "negative count": ((gradient, index, weight, -1), ValueError, "count must not be negative"),
-            "rows beyond": ((gradient, index, weight, 30), ValueError, "index must be from -1 .none. to 29"),
-        },
-    )
-
-
-def _interpolate_weight_gradient_examples() -> Examples:
-    feats, gradient, index = _random(40, 48), _random(60, 48), _neighbour_rows(60, 3, 40)
-    points, queries = Dim("points", min=2, max=2**20), Dim("queries", min=2, max=2**20)
-    return Examples(
-        cases={
-            "three neighbours": (feats, gradient, index),
-            "odd channels": (feats[:, :5].contiguous(), gradient[:, :5].contiguous(), _neighbour_rows(60, 7, 40)),
-            "views": (feats.T.contiguous().T, gradient[:1].expand(60, 48), index.flip(1)),
-            "no neighbours": (feats, gradient, index[:, :0]),
-            "no queries": (feats, gradient[:0], index[:0]),
-            "no points": (feats[:0], gradient, index.clamp(max=-1)),
-            "no channels": (feats[:, :0], gradient[:, :0], index),
-        },
-        small=(_random(4, 3), _random(5, 3), _neighbour_rows(5, 3, 4)),
-        resized=(_random(20, 48), _random(30, 48), _neighbour_rows(30, 3, 20)),
-        tolerances=_interpolate_tolerances(),
-        dynamic_shapes=({0: points}, {0: queries}, {0: queries}),
-        bad={
-            "two dtypes": ((feats, gradient.float(), index), TypeError, "gradient is torch.float32 but feats are"),
-            "fewer queries": ((feats, gradient[:9], index), ValueError, "gradient must be .Q, C. with Q = 60"),
-            "channels": ((feats, gradient[:, :9], index), ValueError, "gradient has 9 channels but feats 48"),
-            "rows beyond": ((feats[:5], gradient, index), ValueError, "index must be from -1 .none. to 4"),
-        },
-    )
-
-
-def _window_partition_examples() -> Examples:
-    voxels, spread = _voxels(300, 0, 200), _voxels(3000, 2000, stride=3)
-    corners = torch.tensor([[-(2**31)] * 4, [2**31 - 1] * 4, [0, -1, 2**31 - 1, -(2**31)]]).int()
-    return Examples(
-        cases={
-            "regular": (voxels, 1, 5, False),
-            "shifted": (voxels, 1, 5, True),
-            "coarse voxels": (spread, 3, 7, False),
-            "coarse voxels, shifted": (spread, 3, 7, True),
-            "not multiples of the stride": (voxels, 3, 2, True),
-            "cells alone": (voxels, 1, 1, False),
-            "equal rows": (voxels[[0, 1, 0, 2, 1, 0]], 1, 1, False),
-            "sorted rows": (spread.unique(dim=0), 3, 1, False),
-            "one window": (voxels[voxels[:, 0] == 0], 1, 2**20, True),
-            "strided rows and columns": (voxels.repeat_interleave(2, 0)[::2].T.contiguous().T, 1, 5, True),
-            "keys of 64 bits are too narrow": (corners, 1, 1, False),
-            "far corners in large windows": (corners, 5, 7, True),
-            "many voxels": (_voxels(40000, 30000), 1, 7, True),
-            "one voxel": (voxels[:1], 1, 5, True),
-            "no voxels": (_NO_VOXELS, 1, 5, True),
-        },
-        small=(voxels[:5], 1, 5, False),
-        resized=(spread, 1, 5, False),
-        tolerances={torch.int32: (0.0, 0.0)},
-        dynamic_shapes=({0: Dim("count", min=2, max=2**20)},),
-        bad={
-            "64-bit coords": ((voxels.long(), 1, 5, False), TypeError, "coords must be int32, got torch.int64"),
-            "three columns": ((voxels[:, :3], 1, 5, False), ValueError, "coords must be .N, 4."),
-            "no stride": ((voxels, 0, 5, False), ValueError, "must be 1 or more.* got 0 and 5"),
-            "no window": ((voxels, 1, 0, False), ValueError, "must be 1 or more.* got 1 and 0"),
-            "endless window": ((voxels, 2**16, 2**15, False), ValueError, "product below 2..31"),
-        },
-    )
-
-
-def _voxelize_examples() -> Examples:
-    points, offsets, origin = _random(500, 3), torch.tensor([0, 200, 200, 500]), 0.01 * _random(3, 3)
-    priority = torch.randint(0, 4, (500,), generator=torch.Generator().manual_seed(0))
-    count, scenes = Dim("count", min=2, max=2**20), Dim("scenes", min=2, max=2**10)
-    many = torch.tensor([0, 1, 30000, 30000, 69999, 70000, 70000])
-    bad = {
-        "NaN": (0, torch.nan, "1 of 500 points are not finite, the first in row 0; remove"),
-        "infinity": (499, -torch.inf, "1 of 500 points are not finite, the first in row 499; remove"),
-        "far point": (7, 1e6, "1 of 500 points lie over 1048576 voxels from the origin, the first in row 7; choose"),
-    }
-    return Examples(
-        cases={
-            "first": (points, offsets, origin, None, 0.3),
-            "by priority": (points, offsets, origin, priority, 0.3),
-            "strided points": (points.T.contiguous().T, offsets, origin, priority, 0.3),
-            "one origin": (points, offsets, torch.tensor([[0.5, -0.25, 100.0]]).double().expand(3, 3), None, 0.3),
-            "one cell each": (points, offsets, origin, None, 1e-4),
-            "one cell a scene": (points, offsets, origin - 8, priority, 100.0),
-            "corners": (
-                torch.tensor([[0.0] * 3, [2.0**20] * 3, [-(2.0**20)] * 3]),
-                torch.tensor([0, 3]),
-                torch.zeros(1, 3),
-                None,
-                1.0,
-            ),
-            "many points": (_random(70000, 3), many, 0.01 * _random(6, 3), torch.arange(70000).flip(0) // 9, 0.07),
-            "one point": (points[:1], torch.tensor([0, 1]), origin[:1], None, 0.3),
-            "no points": (points[:0], torch.tensor([0, 0, 0]), origin[:2], priority[:0], 0.3),
-            "no scenes": (points[:0], torch.tensor([0]), origin[:0], None, 0.3),
-        },
-        small=(points[:5], torch.tensor([0, 5]), origin[:1], None, 0.3),
-        resized=(_random(700, 3), torch.tensor([0, 300, 700]), torch.zeros(2, 3).double(), None, 0.3),
-        tolerances={torch.float32: (0.0, 0.0), torch.float64: (0.0, 0.0)},
-        dynamic_shapes=({0: count}, {0: scenes + 1}, {0: scenes}),
-        bad={
-            "integer points": ((points.long(), offsets, origin, None, 0.3), TypeError, "xyz must be float32"),
-            "32-bit offsets": ((points, offsets.int(), origin, None, 0.3), TypeError, "must be int64"),
-            "half origin": ((points, offsets, origin.half(), None, 0.3), TypeError, "origin must be float64"),
-            "two columns": ((points[:, :2], offsets, origin, None, 0.3), ValueError, "xyz must be .N, 3."),
-            "fewer origins": ((points, offsets, origin[:2], None, 0.3), ValueError, "or .3, 3., got .2, 3."),
-            "fewer priorities": (
-                (points, offsets, origin, priority[1:], 0.3),
-                ValueError,
-                "must be .500,., got .499,.",
-            ),
-            "voxel size": ((points, offsets, origin, None, 0.0), ValueError, "voxel_size must be positive"),
-            "endless voxels": ((points, offsets, origin, None, math.inf), ValueError, "voxel_size must be positive"),
-            "other device": ((points, offsets.to("meta"), origin, None, 0.3), ValueError, "xyz is on cpu but offsets"),
-            "fewer points": ((points[:-1], offsets, origin, None, 0.3), InputError, "must rise from 0 to 499, got .0"),
-            "falling": ((points, offsets[[0, 3, 2, 3]], origin, None, 0.3), InputError, "must rise from 0 to 500"),
-            "origin NaN": ((points, offsets, origin * math.nan, None, 0.3), InputError, "origin must be finite"),
-        }
-        | {
-            name: ((points.index_fill(0, torch.tensor([row]), value), offsets, origin, None, 0.3), InputError, message)
-            for name, (row, value, message) in bad.items()
-        },
-    )
-
-
-def _windows(*sizes: int) -> tuple[Tensor, Tensor]:
-    """Rows in random order and their windows' offsets."""
-    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(len(sizes)))
-    return order, torch.tensor([0, *sizes]).cumsum(0)
-
-
-def _signals(count: int, bins: tuple[int, ...], reach: float = 1.0) -> Tensor:
-    """Signals whose differences fill the bins of their axes, where ``reach`` is 1."""
-    uniform = torch.rand(count, len(bins), generator=torch.Generator().manual_seed(count))
-    return uniform * torch.tensor(bins) / 2 * reach
-
-
-def _voxel_attention_arguments(
-    sizes: tuple[int, ...], heads: int, channels: int, bins: tuple[int, ...] = (), mode: str = "contextual"
-) -> Arguments:
-    count, rows = sum(sizes), sum(bins)
-    query, key, value = (_random(count, heads, channels) for _ in range(3))
-    tables: list[Tensor | None] = [None] * 4
-    if mode == "contextual":
-        tables[:3] = (0.3 * _random(rows, heads, channels).roll(shift, 0) for shift in range(3))
-    elif mode == "bias":
-        tables[3] = _random(rows, heads)
-    signals = _signals(count, bins) if bins else None
-    return (query, key.flip(0), value.roll(1, 0), *_windows(*sizes), signals, *tables, list(bins), channels**-0.5)
-
-
-_SWIN3D_BINS = (56, 56, 56, 32, 32, 32, 32, 32, 32)
-
-
-def _voxel_attention_cases() -> dict[str, Arguments]:
-    swin3d = _voxel_attention_arguments((5, 30, 1, 11, 1, 1), 6, 16, _SWIN3D_BINS)
-    projection = _random(49, 3, 6, 16)
-    clamped = list(swin3d)
-    clamped[5] = _signals(49, _SWIN3D_BINS, 3.0)
-    equal = list(swin3d)
-    equal[5] = torch.ones(49, 9)
-    narrow = list(swin3d)
-    narrow[3], narrow[4] = torch.arange(98)[::2] // 2, swin3d[4].int()
-    return {
-        "swin3d": swin3d,
-        "viewed projection": (*projection.unbind(1), *swin3d[3:]),
-        "signals at the clamp": tuple(clamped),
-        "equal signals": tuple(equal),
-        "32-bit offsets, strided order": tuple(narrow),
-        "six axes, heads of 8": _voxel_attention_arguments((40, 3), 6, 8, _SWIN3D_BINS[:6]),
-        "three axes, many heads": _voxel_attention_arguments((20, 7), 24, 16, (40, 40, 40)),
-        "one axis, odd sizes": _voxel_attention_arguments((9, 4), 3, 5, (7,)),
-        "one bin": _voxel_attention_arguments((9, 4), 3, 4, (1, 3)),
-        "wide heads": _voxel_attention_arguments((9, 4), 2, 64, (12, 8)),
-        "empty windows": _voxel_attention_arguments((0, 9, 0, 4, 0), 8, 16, (12, 8, 6)),
-        "large window": _voxel_attention_arguments((150,), 2, 8, _SWIN3D_BINS),
-        "plain": _voxel_attention_arguments((11, 1, 20), 6, 16, (), "plain"),
-        "bias": _voxel_attention_arguments((11, 1, 20), 10, 8, (12, 12, 12), "bias"),
-        "bias, two axes": _voxel_attention_arguments((11, 5), 1, 4, (9, 4), "bias"),
-    }
-
-
-#: Sums in float32 of up to 150 terms and over 9 axes; of tables' gradients over some 1,000 pairs, where terms of order
-#: one cancel: 1e-4 measured.
-_VOXEL_ATTENTION_TOLERANCES = {
-    torch.float32: (2e-5, 3e-4),
-    torch.bfloat16: (2.0**-8, 3e-4),
-    torch.float16: (2.0**-11, 3e-4),
-}
-
-
-def _voxel_attention_examples() -> Examples:
-    cases = _voxel_attention_cases()
-    swin3d = cases["swin3d"]
-    voxels, windows = Dim("voxels", min=2, max=10**6), Dim("windows", min=2, max=10**6)
-    rows = {0: voxels}
-
-    def changed(**changes: Any) -> Arguments:
-        names = ["query", "key", "value", "order", "offsets", "signals"]
-        names += ["query_table", "key_table", "value_table", "bias_table", "bins", "scale"]
-        return tuple(changes.get(label, argument) for label, argument in zip(names, swin3d))
-
-    twice, outside, bad = swin3d[3].clone(), swin3d[3] + 1, swin3d[5].clone()
-    twice[0] = twice[1]
-    bad[7, 2] = math.nan
-    return Examples(
-        cases=cases,
-        small=_voxel_attention_arguments((3, 1), 2, 2, (4, 3)),
-        resized=_voxel_attention_arguments((7, 2, 13), 6, 16, _SWIN3D_BINS),
-        tolerances=_VOXEL_ATTENTION_TOLERANCES,
-        dynamic_shapes=(rows, rows, rows, rows, {0: windows}, rows, None, None, None),
-        bad={
-            "integer query": (changed(query=swin3d[0].long()), TypeError, "query must be float32"),
-            "two dimensions": (changed(query=swin3d[0][0]), InputError, "query must be .N, H, D."),
-            "other dtype": (changed(value=swin3d[2].float()), TypeError, "value must be torch.float64 as query"),
-            "fewer keys": (changed(key=swin3d[1][1:]), InputError, "key must be .49, 6, 16. to fit"),
-            "table rows": (changed(bins=[56] * 9), InputError, "query_table must be .504, 6, 16."),
-            "32-bit order": (changed(order=swin3d[3].int()), TypeError, "order must be int64"),
-            "float offsets": (changed(offsets=swin3d[4].float()), TypeError, "offsets must be int64 or int32"),
-            "float64 signals": (changed(signals=swin3d[5].double()), TypeError, "signals must be float32"),
-            "axes": (changed(signals=swin3d[5][:, :6]), InputError, "signals must be .49, 9."),
-            "no signals": (changed(signals=None), InputError, "tables, signals and bins come together"),
-            "no key table": (changed(key_table=None), InputError, "or none of them"),
-            "a bias too": (changed(bias_table=_random(360, 6)), InputError, "or bias_table alone"),
-            "no bins in an axis": (changed(bins=[0, *_SWIN3D_BINS[1:]]), InputError, "at least one bin"),
-            "other device": (changed(value=swin3d[2].to("meta")), InputError, "query is on cpu but value on meta"),
-            "a row twice": (changed(order=twice), InputError, "order must hold each row from 0 to 48 once"),
-            "a row outside": (changed(order=outside), InputError, "order must hold each row from 0 to 48 once"),
-            "offsets that end early": (changed(offsets=swin3d[4] - 1), InputError, "ascend from 0 to .* 49"),
-            "offsets that fall": (changed(offsets=swin3d[4][[0, 2, 1, 6]]), InputError, "ascend from 0"),
-            "signals that are not finite": (changed(signals=bad), InputError, "must be finite; the first .* is 7"),
-        },
-        kernel_refusals={"cuda": (_voxel_attention_arguments((9,), 2, 65, (12, 8)), "65 channels a head are over 64")},
-        fixed=frozenset({5}),
-    )
-
-
-def _voxel_attention_backward_examples() -> Examples:
-    """Log-sum-exp is what the forward gives, so that probabilities add up to one."""
-
-    def arguments(forward: Arguments) -> Arguments:
-        _, lse = get_operator("voxel_attention").reference(*forward)
-        return _random(*forward[0].shape), _random(*lse.shape).float(), lse.float(), *forward
-
-    cases = {label: arguments(forward) for label, forward in _voxel_attention_cases().items()}
-    swin3d = cases["swin3d"]
-    rows, windows = {0: Dim("voxels", min=2, max=10**6)}, {0: Dim("windows", min=2, max=10**6)}
-    bad_order = (*swin3d[:6], swin3d[6] + 1, *swin3d[7:])
-    return Examples(
-        cases=cases,
-        small=arguments(_voxel_attention_arguments((3, 1), 2, 2, (4, 3))),
-        resized=arguments(_voxel_attention_arguments((7, 2, 13), 6, 16, _SWIN3D_BINS)),
-        tolerances=_VOXEL_ATTENTION_TOLERANCES,
-        dynamic_shapes=(*(rows,) * 7, windows, rows, None, None, None),
-        bad={
-            "gradient's shape": ((swin3d[0][1:], *swin3d[1:]), InputError, "grad_out must be .49, 6, 16."),
-            "gradient's dtype": ((swin3d[0].float(), *swin3d[1:]), TypeError, "grad_out must be torch.float64"),
-            "16-bit sums": ((swin3d[0], *(t.half() for t in swin3d[1:3]), *swin3d[3:]), TypeError, "lse and grad_lse"),
-            "order": (bad_order, InputError, "order must hold each row from 0 to 48 once"),
-        },
-        kernel_refusals={"cuda": (arguments(_voxel_attention_arguments((3,), 1, 2, (2,) * 65)), "65 axes are over 64")},
-        fixed=frozenset({1, 2, 8}),
-        derivatives=False,
-    )
-
-
-EXAMPLES: dict[str, Examples] = {
-    "interpolate": _interpolate_examples(),
-    "interpolate_feats_gradient": _interpolate_feats_gradient_examples(),
-    "interpolate_weight_gradient": _interpolate_weight_gradient_examples(),
-    "kernel_map": _kernel_map_examples(),
-    "kernel_support": _kernel_support_examples(),
-    "knn": _knn_examples(),
-    "rope_2d": _rope_2d_examples(),
-    "sparse_conv": _sparse_conv_examples(),
-    "sparse_conv_weight_gradient": _sparse_conv_weight_gradient_examples(),
-    "transpose_kernel_map": _transpose_kernel_map_examples(),
-    "voxel_attention": _voxel_attention_examples(),
-    "voxel_attention_backward": _voxel_attention_backward_examples(),
-    "voxelize": _voxelize_examples(),
-    "window_partition": _window_partition_examples(),
-}
-
-
-def _cast(name: str, arguments: Arguments, dtype: torch.dtype, device: str = "cpu") -> Arguments:
-    """The arguments with floating tensors in ``dtype``, tensors moved to ``device`` with their strides kept."""
-    fixed = EXAMPLES[name].fixed
-    return tuple(
-        _cast_tensor(a, a.dtype if i in fixed else dtype, device) if isinstance(a, Tensor) else a
-        for i, a in enumerate(arguments)
-    )
-
-
-def _cast_tensor(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    target = dtype if tensor.is_floating_point() else tensor.dtype
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    storage = tensor.as_strided((last + 1 if tensor.numel() else 0,), (1,)).to(device, target)
-    return storage.as_strided(tensor.shape, tensor.stride())
 
 
 def _is_differentiable(name: str, position: int, argument: Any) -> bool:
@@ -759,19 +27,11 @@ def _differentiable(name: str, arguments: Arguments) -> Arguments:
     return tuple(a.detach().requires_grad_() if _is_differentiable(name, i, a) else a for i, a in enumerate(arguments))
 
 
-def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (result,) if isinstance(result, Tensor) else result
-
-
 def _backward(outputs: tuple[Tensor, ...]) -> None:
     """From small integers, equal for equal shapes and exact in every dtype, as gradients of the outputs."""
     outputs = tuple(output for output in outputs if output.requires_grad)
     gradients = (torch.randint(-3, 4, o.shape, generator=torch.Generator().manual_seed(0)) for o in outputs)
     torch.autograd.backward(outputs, [gradient.to(output) for gradient, output in zip(gradients, outputs)])
-
-
-def _overload(name: str) -> Any:
-    return getattr(torch.ops.geo3d, name).default
 
 
 def _of_cases() -> Iterator[Any]:
@@ -789,16 +49,9 @@ def _of_kernels() -> Iterator[Any]:
                 yield pytest.param(name, kernel, dtype, id=label, marks=marks)
 
 
-def _require_library(device_type: str) -> None:
-    if device_type == "cpu" and shutil.which("c++"):
-        assert _library.why_not_loaded(device_type) is None, "there is a compiler: run `make install`"
-    if (reason := _library.why_not_loaded(device_type)) is not None:
-        pytest.skip(f"no {device_type} kernels: {reason}")
-
-
 def _require_kernel(kernel: Kernel) -> None:
     if kernel.function is None:
-        _require_library(kernel.device_type)
+        require_library(kernel.device_type)
     elif (reason := kernel.why_missing()) is not None:
         pytest.skip(reason)
 
@@ -813,7 +66,7 @@ def test_every_operator_has_examples() -> None:
 @pytest.mark.parametrize(("name", "arguments"), list(_of_cases()))
 def test_opcheck(name: str, arguments: Arguments, dtype: torch.dtype) -> None:
     """Schema, fake kernel with strides, autograd registration, and tracing with dynamic shapes."""
-    torch.library.opcheck(_overload(name), _differentiable(name, _cast(name, arguments, dtype)))
+    torch.library.opcheck(overload(name), _differentiable(name, cast_arguments(name, arguments, dtype)))
 
 
 @pytest.mark.parametrize(("name", "kernel", "dtype"), list(_of_kernels()))
@@ -822,11 +75,11 @@ def test_kernel_agrees_with_reference_in_float64(name: str, kernel: Kernel, dtyp
     operator, examples, device = get_operator(name), EXAMPLES[name], kernel.device_type
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
-        cast = _cast(name, arguments, dtype, device)
+        cast = cast_arguments(name, arguments, dtype, device)
         with prefer_backend(name, kernel.name):
             assert explain(name, *cast)[kernel.name] == "chosen", case
-            results = _outputs(_overload(name)(*cast))
-        expected = _outputs(operator.reference(*_cast(name, cast, torch.float64, device)))
+            results = outputs_of(overload(name)(*cast))
+        expected = outputs_of(operator.reference(*cast_arguments(name, cast_arguments, torch.float64, device)))
         assert len(results) == len(expected)
         for result, exact in zip(results, expected):
             # A result that is only kept for the backward may be more exact.
@@ -854,11 +107,13 @@ def test_kernel_gradient_agrees_with_float64(name: str, kernel: Kernel, dtype: t
     examples, device = EXAMPLES[name], kernel.device_type
     relative, absolute = examples.tolerances[dtype]
     for case, arguments in examples.cases.items():
-        low = _differentiable(name, _cast(name, arguments, dtype, device))
-        high = _differentiable(name, _cast(name, _cast(name, arguments, dtype, device), torch.float64, device))
+        low = _differentiable(name, cast_arguments(name, arguments, dtype, device))
+        high = _differentiable(
+            name, cast_arguments(name, cast_arguments(name, arguments, dtype, device), torch.float64, device)
+        )
         with prefer_backend(name, kernel.name):
-            _backward(_outputs(_overload(name)(*low)))
-        _backward(_outputs(get_operator(name).reference(*high)))
+            _backward(outputs_of(overload(name)(*low)))
+        _backward(outputs_of(get_operator(name).reference(*high)))
         for i, (a, b) in enumerate(zip(low, high)):
             if _is_differentiable(name, i, a):
                 torch.testing.assert_close(
@@ -869,7 +124,7 @@ def test_kernel_gradient_agrees_with_float64(name: str, kernel: Kernel, dtype: t
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if _has_derivatives(name)])
 def test_derivatives_numerically(name: str) -> None:
     """First and second derivatives of the operator, and of its reference by plain autograd, in float64."""
-    for function in (_overload(name), get_operator(name).reference):
+    for function in (overload(name), get_operator(name).reference):
         arguments = _differentiable(name, EXAMPLES[name].small)
         assert gradcheck(function, arguments)
         assert gradgradcheck(function, arguments)
@@ -879,11 +134,11 @@ def test_derivatives_numerically(name: str) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_compiles_in_one_graph(name: str, backend: str) -> None:
     def function(tensor: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        return tuple(output + 1 for output in _outputs(_overload(name)(tensor * 1, *rest)))
+        return tuple(output + 1 for output in outputs_of(overload(name)(tensor * 1, *rest)))
 
     torch.compiler.reset()  # of the graphs of other operators, as the code of `function` is the same
     compiled = torch.compile(function, fullgraph=True, backend=backend)
-    arguments = _cast(name, next(iter(EXAMPLES[name].cases.values())), torch.float32)
+    arguments = cast_arguments(name, next(iter(EXAMPLES[name].cases.values())), torch.float32)
     eager, traced = (_differentiable(name, arguments) for _ in range(2))
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # results as long as the values say
         expected, results = function(*eager), compiled(*traced)
@@ -904,7 +159,7 @@ _SIZE_CHECKS = {ge, torch.ops.aten.sym_size.int, torch.ops.aten._assert_scalar.d
 class _Module(torch.nn.Module):
     def __init__(self, name: str, constants: Arguments) -> None:
         super().__init__()
-        self.operator, self.constants = _overload(name), constants
+        self.operator, self.constants = overload(name), constants
 
     def forward(self, *tensors: Tensor) -> Tensor:
         return self.operator(*tensors, *self.constants)
@@ -913,13 +168,13 @@ class _Module(torch.nn.Module):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_exports_with_dynamic_shapes(name: str) -> None:
     examples = EXAMPLES[name]
-    arguments = _cast(name, next(iter(examples.cases.values())), torch.float32)
+    arguments = cast_arguments(name, next(iter(examples.cases.values())), torch.float32)
     count = sum(isinstance(a, Tensor) for a in arguments)
     module = _Module(name, arguments[count:])
     program = torch.export.export(module, arguments[:count], dynamic_shapes=(examples.dynamic_shapes,))
     called = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert called - {getitem} - _SIZE_CHECKS == {_overload(name)}
-    resized = _cast(name, examples.resized, torch.float32)[:count]
+    assert called - {getitem} - _SIZE_CHECKS == {overload(name)}
+    resized = cast_arguments(name, examples.resized, torch.float32)[:count]
     torch.testing.assert_close(program.module()(*resized), module(*resized))
 
 
@@ -932,16 +187,16 @@ def _of_bad_arguments() -> Iterator[Any]:
 @pytest.mark.parametrize(("name", "arguments", "error", "message"), list(_of_bad_arguments()))
 def test_bad_arguments_are_refused(name: str, arguments: Arguments, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{name}: .*{message}"):
-        _overload(name)(*arguments)
+        overload(name)(*arguments)
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if get_operator(name).kernels])
 def test_explain_names_the_kernel_that_runs(name: str) -> None:
-    _require_library("cpu")
+    require_library("cpu")
     examples = EXAMPLES[name]
     arguments = next(iter(examples.cases.values()))
     others = [kernel for kernel in get_operator(name).kernels if kernel.name != "cpu"]
-    assert explain(name, *_cast(name, arguments, torch.float32)) == {
+    assert explain(name, *cast_arguments(name, arguments, torch.float32)) == {
         "cpu": "chosen",
         **{kernel.name: "not needed" for kernel in others},
         "reference": "not needed",
@@ -985,7 +240,7 @@ def test_a_preferred_backend_comes_first() -> None:
 
 
 def test_deterministic_mode_passes_over_a_kernel_that_is_not() -> None:
-    _require_library("cpu")
+    require_library("cpu")
     operator: Operator = get_operator("rope_2d")
     loose = replace(operator, kernels=tuple(replace(k, deterministic=False) for k in operator.kernels))
     tokens = torch.zeros(1, 1, 1, 4)

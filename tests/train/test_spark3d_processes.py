@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_two_processes
 
 from geo3d.methods.spark3d import SparK3D, SparK3DConfig
 from geo3d.nn.batch_norm import VoxelNorm1d
@@ -74,28 +74,16 @@ def _train(model: str, rows: slice) -> dict[str, torch.Tensor]:
 
 
 def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     norm = _norm()
     numbers = _norm_numbers(norm, [xs[rank] for xs in _rows()])
     torch.save(numbers, Path(folder, f"norm{rank}.pt"))
     numbers = _train("sparse_resnet_tiny", slice(2 * rank, 2 * rank + 2))
     torch.save(numbers, Path(folder, f"method{rank}.pt"))
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_process, args=(rank, str(tmp_path))) for rank in range(2)]
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    run_two_processes(_process, tmp_path)
 
     expected = _norm_numbers(_norm(), [torch.cat(xs) for xs in _rows()])
     found = [torch.load(tmp_path / f"norm{rank}.pt", weights_only=True) for rank in range(2)]

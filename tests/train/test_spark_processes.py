@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_two_processes
 
 from geo3d.methods.spark import reconstruction_loss
 from geo3d.models import create_model
@@ -37,8 +37,6 @@ def _numbers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     for path in ("dense", "tiles"):
         model, loss = _network(path, slice(2 * rank, 2 * rank + 2))
         distributed.all_reduce(loss.detach())
@@ -51,21 +49,11 @@ def _process(rank: int, folder: str) -> None:
     active[0] = True
     norm(images[2 * rank : 2 * rank + 2], active[2 * rank : 2 * rank + 2], "tiles")
     torch.save(dict(norm.named_buffers()), Path(folder, f"norm{rank}.pt"))
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_process, args=(rank, str(tmp_path))) for rank in range(2)]
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    run_two_processes(_process, tmp_path)
     for path in ("dense", "tiles"):
         expected = _numbers(_network(path, slice(None))[0])
         found = torch.load(tmp_path / f"{path}.pt", weights_only=True)
