@@ -57,7 +57,7 @@ def test_large_windows(case: str, backward: bool) -> None:
         name, arguments = "voxel_attention_backward", of_backward(arguments)
     cast = cast_arguments(name, arguments, torch.float32, "cuda")
     assert explain(name, *cast)["cuda"] == "chosen"
-    expected = get_operator(name).reference(*cast_arguments(name, cast_arguments, torch.float64, "cuda"))
+    expected = get_operator(name).reference(*cast_arguments(name, cast, torch.float64, "cuda"))
     relative, absolute = VOXEL_ATTENTION_TOLERANCES[torch.float32]
     for result, exact in zip(overload(name)(*cast), expected, strict=True):
         torch.testing.assert_close(result.double(), exact.double(), rtol=relative, atol=absolute)

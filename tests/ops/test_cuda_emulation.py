@@ -66,7 +66,7 @@ def _agrees(emulated: Any, name: str, arguments: Arguments, dtype: torch.dtype, 
     relative, absolute = EXAMPLES[name].tolerances[dtype]
     cast = cast_arguments(name, arguments, dtype)
     results = outputs_of(getattr(emulated, name)(*cast))
-    expected = outputs_of(get_operator(name).reference(*cast_arguments(name, cast_arguments, torch.float64)))
+    expected = outputs_of(get_operator(name).reference(*cast_arguments(name, cast, torch.float64)))
     assert len(results) == len(expected)
     for result, exact in zip(results, expected):
         torch.testing.assert_close(

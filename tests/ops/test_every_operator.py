@@ -79,7 +79,7 @@ def test_kernel_agrees_with_reference_in_float64(name: str, kernel: Kernel, dtyp
         with prefer_backend(name, kernel.name):
             assert explain(name, *cast)[kernel.name] == "chosen", case
             results = outputs_of(overload(name)(*cast))
-        expected = outputs_of(operator.reference(*cast_arguments(name, cast_arguments, torch.float64, device)))
+        expected = outputs_of(operator.reference(*cast_arguments(name, cast, torch.float64, device)))
         assert len(results) == len(expected)
         for result, exact in zip(results, expected):
             # A result that is only kept for the backward may be more exact.
