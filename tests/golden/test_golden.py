@@ -36,6 +36,9 @@ LATER = {
     "nerf_mae_fpn": "comes with NeRF-MAE",
     "nerf_mae_semantic": "comes with NeRF-MAE",
     "nerf_mae_tables": "comes with NeRF-MAE",
+    "dust3r": "comes with DUSt3R",
+    "dust3r_geometry": "comes with DUSt3R",
+    "mast3r": "comes with MASt3R",
 }
 
 
