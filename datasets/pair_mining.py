@@ -24,16 +24,17 @@ from geo3d.datasets.covisibility import (
     Covisibility,
     DepthTolerance,
     assume_surface,
+    matched_pixels,
     read_surface,
     surface_covisibility,
     track_covisibility,
 )
 from geo3d.datasets.files import make_folder
 from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer, replacing
-from geo3d.datasets.pair_picture import PicturedPair, draw_pairs
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
+from geo3d.viz.pairs import PicturedPair, draw_pairs
 
 #: Called after each scene with the number of scenes done, of all scenes, and the scene's name.
 Progress = Callable[[int, int, str], None]
@@ -248,7 +249,7 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
     index = builder.build()
     index.write(config.output)
     with replacing(picture) as temporary:
-        draw_pairs(_pictured(index, datasets), config.tolerance, temporary)
+        draw_pairs(_pictured(index, datasets, config.tolerance), temporary)
     return summary
 
 
@@ -419,21 +420,24 @@ def _write_report(summary: PairsSummary, notes: list[str]) -> None:
         temporary.write_text("\n".join([str(summary), *notes]) + "\n", encoding="utf-8")
 
 
-def _pictured(index: PairIndex, datasets: Sequence[SceneDataset]) -> list[PicturedPair]:
+def _pictured(index: PairIndex, datasets: Sequence[SceneDataset], tolerance: DepthTolerance) -> list[PicturedPair]:
     """A dozen pairs spread over the whole index."""
     pictured = []
     for row in _evenly_spaced(len(index), _PICTURED):
         number, name = index.scenes[index.scene[row]]
-        scene = datasets[number].open(name)
-        names = list(scene.view_names)
-        pictured.append(
-            PicturedPair(
-                scene,
-                names.index(index.views[index.first[row]]),
-                names.index(index.views[index.second[row]]),
-                float(index.overlap[row]),
-                float(index.angle[row]),
-                EVIDENCE[index.evidence[row]],
-            )
+        scene, evidence = datasets[number].open(name), EVIDENCE[index.evidence[row]]
+        views = [index.views[index.first[row]], index.views[index.second[row]]]
+        first, second = (list(scene.view_names).index(view) for view in views)
+        scores = f"overlap {index.overlap[row]:.2f}   angle {math.degrees(index.angle[row]):.0f}°   "
+        captions = (
+            f"{scores if evidence != 'listed' else ''}evidence {evidence}",
+            f"{scene.name}: {views[0]} | {views[1]}",
         )
+        try:
+            matched = matched_pixels(scene, first, second, evidence, tolerance)
+            images = (scene.image(first).convert("RGB"), scene.image(second).convert("RGB"))
+        except OSError as error:  # Pillow's word for pixels that cannot be decoded
+            pictured.append(PicturedPair(captions, problem=str(error)))
+        else:
+            pictured.append(PicturedPair(captions, images, matched))
     return pictured

@@ -15,16 +15,6 @@ _TYPES = {
     "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
     "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
 }  # fmt: skip
-_NAMES = {
-    "i1": "char",
-    "u1": "uchar",
-    "i2": "short",
-    "u2": "ushort",
-    "i4": "int",
-    "u4": "uint",
-    "f4": "float",
-    "f8": "double",
-}
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _FACE_LISTS = ("vertex_indices", "vertex_index")
 _LONGEST_HEADER = 1 << 16
@@ -234,27 +224,3 @@ def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:
     if triangles.size and not (triangles.min() >= 0 and triangles.max() < count):
         raise BrokenScene(scene, path, f"a face names a vertex outside 0 to {count - 1}")
     return Ply(vertex, triangles)
-
-
-def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray | None = None) -> None:
-    """Write a binary little-endian PLY file.
-
-    Args:
-        path: the file to write.
-        vertex: (V,) array for each vertex property, written in its own type, such as
-            ``x, y, z`` float32, ``red, green, blue, alpha`` uint8, ``label`` uint16.
-        faces: (F, 3) vertex indices, or None to write no face element.
-    """
-    columns = {name: np.asarray(column) for name, column in vertex.items()}
-    table = np.empty(len(next(iter(columns.values()))), [(n, "<" + c.dtype.str[1:]) for n, c in columns.items()])
-    for name, column in columns.items():
-        table[name] = column
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
-    header += [f"property {_NAMES[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
-    body = table.tobytes()
-    if faces is not None:
-        polygons = np.empty(len(faces), [("length", "u1"), ("corners", "<i4", (3,))])
-        polygons["length"], polygons["corners"] = 3, faces
-        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
-        body += polygons.tobytes()
-    Path(path).write_bytes("\n".join([*header, "end_header", ""]).encode() + body)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.errors import InputError
-from geo3d.progress import Say, progress_line
+from geo3d.progress import Log, progress_line
+from geo3d.random import Stream, stream_generator
 
 SYNTHETIC = Path("data") / "synthetic"
 #: With fewer scenes than this none is held out: the report then tells of training scenes, and says so.
 SCENES_TO_SPARE = 10
-_HOLD_OUT = 101  # so that these draws are none of the training's
 
 
 def rooms_folder(rooms: int, seed: int) -> Path:
@@ -20,14 +20,14 @@ def rooms_folder(rooms: int, seed: int) -> Path:
     return SYNTHETIC / f"rooms_{rooms}_seed_{seed}" / "scannet"
 
 
-def make_rooms(rooms: int, seed: int, say: Say) -> Path:
+def make_rooms(rooms: int, seed: int, log: Log) -> Path:
     """Make synthetic rooms, or find those made before; returns the folder of their scans."""
     from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 
     scans = rooms_folder(rooms, seed)
-    say(f"making {rooms} synthetic rooms in {scans.parent}")
+    log(f"making {rooms} synthetic rooms in {scans.parent}")
     config = SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)
-    say(write_synthetic(config, progress_line("room")).report())
+    log(write_synthetic(config, progress_line("room")).report())
     return scans
 
 
@@ -51,5 +51,5 @@ def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.n
     count = max(1, round(share * scenes))
     if count == scenes:
         raise InputError(f"held_out {share} leaves none of {scenes} scenes to train on; make it smaller")
-    held = np.sort(np.random.default_rng([seed, _HOLD_OUT]).permutation(scenes)[:count])
+    held = np.sort(stream_generator(seed, Stream.HOLD_OUT).permutation(scenes)[:count])
     return np.setdiff1d(every, held), held

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 #: Takes a line to be shown.
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def progress_line(noun: str) -> Callable[[int, int, str], None]:

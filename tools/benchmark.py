@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import command_line
+from geo3d.cli import command_line
 
 PROGRAM = "benchmark.py"
 #: name -> (module of `benchmarks`, its config class); ascending

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import command_line
-
+from geo3d.cli import command_line
 from geo3d.progress import progress_line
 
 PROGRAM = "prepare.py"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import command_line
+from geo3d.cli import command_line
 
 PROGRAM = "pretrain.py"
 
 
 def main(args: list[str]) -> None:
     """Read the command line and pre-train."""
-    from geo3d.train.pretrain import RECIPES, pretrain
-    from geo3d.train.recipe import load_config
+    from geo3d.config import load_config
+    from geo3d.recipes import get_recipe, list_recipes, pretrain
 
-    name, rest = command_line.choose(args, {k: r.summary for k, r in RECIPES.items()}, PROGRAM, default="croco")
-    recipe = RECIPES[name]
+    name, rest = command_line.choose(args, {k: get_recipe(k).summary for k in list_recipes()}, PROGRAM, default="croco")
+    recipe = get_recipe(name)
     program = f"{PROGRAM} {name}"
     presets = ", ".join(recipe.presets)
     preset, rest = command_line.take_option(rest, "--preset", program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import command_line
+from geo3d.cli import command_line
 
 PROGRAM = "probe.py"
 COMMANDS = {"linear": "the class of every voxel, read off frozen features by a linear map"}

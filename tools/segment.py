@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import command_line
+from geo3d.cli import command_line
 
 PROGRAM = "segment.py"
 
 
 def main(args: list[str]) -> None:
     """Read the command line, segment one scene, say what was found."""
-    from geo3d.viz.segmentation import SegmentScene, segment_scene
+    from geo3d.cli.segment import SegmentScene, segment_scene
 
     print(segment_scene(command_line.parse(SegmentScene, args, PROGRAM)))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.ply import write_ply
 from geo3d.datasets.sens import SensFrame, write_sens
 from geo3d.datasets.synthetic.furniture import CATEGORIES
 from geo3d.datasets.synthetic.mesh import FineMesh
 from geo3d.datasets.synthetic.render import render
 from geo3d.datasets.synthetic.stage import Stage
 from geo3d.geometry import Camera
+from geo3d.viz.ply import write_ply
 
 JPEG_QUALITY = 92
 _FRAME_MICROSECONDS = 33_333

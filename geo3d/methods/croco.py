@@ -13,12 +13,12 @@ from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
 from geo3d.methods.images import color_jitter, denormalise, normalise, random_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.sheet import captioned_sheet
 from geo3d.models import create_model
 from geo3d.nn.patches import patchify, unpatchify
+from geo3d.viz.sheet import captioned_sheet
 
 if TYPE_CHECKING:
-    from geo3d.datasets.view_pairs import ViewPairs
+    from geo3d.samples.pairs import ViewPairs
 
 _VARIANCE_EPS = 1e-6
 _PICTURE_ROWS = 6

@@ -1,4 +1,4 @@
-"""What methods that read points have in common: scenes that hold what is read, and how one is turned."""
+"""What methods that read points share: scenes that hold what is read, rotated and scaled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 
 if TYPE_CHECKING:
-    from geo3d.datasets.points import PointScenes
+    from geo3d.samples.points import PointScenes
 
 
 class PointSamples:
@@ -46,8 +46,8 @@ class PointSamples:
         return cloud
 
 
-def turned(cloud: PointCloud, angle: float, factor: float) -> tuple[Tensor, Tensor | None]:
-    """A scene turned about its vertical axis and scaled.
+def rotate_and_scale(cloud: PointCloud, angle: float, factor: float) -> tuple[Tensor, Tensor | None]:
+    """A scene rotated about its vertical axis and scaled.
 
     Args:
         cloud: one scene, z up.

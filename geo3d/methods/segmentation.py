@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geo3d.datasets.point_picture import draw_labels
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, turned
+from geo3d.methods.points import PointSamples, rotate_and_scale
+from geo3d.metrics import IGNORED
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.ops.voxelize import voxelize
+from geo3d.viz.points import draw_labels
 
 if TYPE_CHECKING:
-    from geo3d.datasets.points import LabelledScenes
+    from geo3d.samples.points import LabelledScenes
 
-IGNORED = -1
 _BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
 
@@ -76,7 +76,7 @@ def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Genera
         The scene about the mean of its points; lost colours are the middle grey that the network sees as 0.
     """
     angle, factor, drop = rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale), rng.random() < config.color_drop
-    xyz, normals = turned(cloud, angle, factor)
+    xyz, normals = rotate_and_scale(cloud, angle, factor)
     if config.jitter:
         moves = rng.normal(0, config.jitter, tuple(xyz.shape)).clip(-_CUT * config.jitter, _CUT * config.jitter)
         xyz += torch.from_numpy(moves)
@@ -179,35 +179,10 @@ class Segmentation(Method):
         return draw_labels(batch["xyz"][:stop].cpu().numpy(), normals, panels, self.classes)
 
 
-def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """(classes, classes) int64: points of each true class (row) by predicted class; unlabelled ones are left out."""
-    labelled = labels != IGNORED
-    pairs = labels[labelled] * classes + predicted[labelled]
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-def segmentation_scores(confusion: Tensor) -> dict[str, float]:
-    """``miou`` (mean intersection over union of the classes that are there), ``accuracy``, and ``majority``.
-
-    ``majority`` is the accuracy of who always names the most frequent class. All are 0 without a labelled point.
-    """
-    total = max(int(confusion.sum()), 1)
-    hits, truth = confusion.diagonal().double(), confusion.sum(1)
-    union = truth + confusion.sum(0) - confusion.diagonal()
-    iou = hits[truth > 0] / union[truth > 0]
-    return {
-        "miou": iou.mean().item() if len(iou) else 0.0,
-        "accuracy": hits.sum().item() / total,
-        "majority": truth.max().item() / total,
-    }
-
-
 __all__ = [
     "Segmentation",
     "SegmentationConfig",
     "SegmentationSamples",
     "augment",
-    "confusion_matrix",
     "crop_nearest",
-    "segmentation_scores",
 ]

@@ -14,14 +14,14 @@ from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
 from geo3d.methods.images import denormalise, normalise, random_resized_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.sheet import captioned_sheet
 from geo3d.models import create_model
 from geo3d.models.spark import CELL
 from geo3d.nn.masked_conversion import SparseEncoder, to_sparse
 from geo3d.nn.patches import patchify, unpatchify
+from geo3d.viz.sheet import captioned_sheet
 
 if TYPE_CHECKING:
-    from geo3d.datasets.image_set import ImageSet
+    from geo3d.samples.images import ImageSet
 
 _VARIANCE_EPS = 1e-6
 _COUNT_EPS = 1e-8

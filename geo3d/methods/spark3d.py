@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geo3d.datasets.point_picture import draw_clouds
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, turned
+from geo3d.methods.points import PointSamples, rotate_and_scale
 from geo3d.models import create_model
 from geo3d.models.registry import model_entry
 from geo3d.models.swin3d import NO_DECODER
@@ -30,9 +29,10 @@ from geo3d.nn.topology import Topology
 from geo3d.ops.kernel_map import kernel_map
 from geo3d.ops.knn import knn
 from geo3d.ops.voxelize import voxelize
+from geo3d.viz.points import draw_clouds
 
 if TYPE_CHECKING:
-    from geo3d.datasets.points import PointScenes
+    from geo3d.samples.points import PointScenes
 
 #: What is predicted of a voxel that is occupied, and where it stands in the decoder's output; column 0 is occupancy.
 ATTRIBUTES = {"offset": slice(1, 4), "color": slice(4, 7), "normal": slice(7, 10)}
@@ -158,7 +158,7 @@ class MaskedCellSamples(PointSamples):
         ``kept`` (M,) bool says which of the occupied cells, ascending by (x, y, z), are not masked.
         """
         cloud, config = self.cloud(index), self.config
-        xyz, normals = turned(cloud, rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale))
+        xyz, normals = rotate_and_scale(cloud, rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale))
         if self.scenes.metric(index):
             sound, scaled = torch.arange(len(xyz)), xyz / config.voxel_size
         else:

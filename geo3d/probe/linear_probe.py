@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from geo3d.checkpoints.loading import read_weight_file
-from geo3d.datasets.points import LabelledScenes
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
-from geo3d.probe.voxels import VoxelProbe, Worth, input_features, network_features
-from geo3d.progress import Say
+from geo3d.probe.voxels import ProbeScore, VoxelProbe, input_features, network_features
+from geo3d.progress import Log
+from geo3d.samples.points import LabelledScenes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> nn.Module:
     return model
 
 
-def linear_probe(config: LinearProbe, say: Say = print) -> str:
+def linear_probe(config: LinearProbe, log: Log = print) -> str:
     """Read out the checkpoint's features, those of fresh networks, and what they are handed.
 
     Returns:
@@ -97,25 +97,25 @@ def linear_probe(config: LinearProbe, say: Say = print) -> str:
     """
     network = load_voxel_encoder(config.checkpoint, config.model)
     size = config.voxel_size or network.config.voxel_size
-    train, held = _scenes(config, say)
-    say(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * size:g} cm")
+    train, held = _scenes(config, log)
+    log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * size:g} cm")
     card = network.card()
     representations = {"checkpoint": network_features(network, config.device)}
     for seed in range(config.seed, config.seed + config.fresh):
         fresh = create_model(card["family"], generator=torch.Generator().manual_seed(seed), **card["config"])
         representations[f"fresh weights, seed {seed}"] = network_features(fresh, config.device)
     representations["input features"] = input_features(network.reads, size)
-    probe = VoxelProbe(train, held, size, config.voxels_per_scene, config.seed, say)
-    worth = probe.measure(representations)
+    probe = VoxelProbe(train, held, size, config.voxels_per_scene, config.seed, log)
+    scores = probe.measure(representations)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps({name: w.as_dict() for name, w in worth.items()}, indent=2) + "\n")
-    return _table(worth)
+        config.out.write_text(json.dumps({name: w.as_dict() for name, w in scores.items()}, indent=2) + "\n")
+    return _table(scores)
 
 
-def _scenes(config: LinearProbe, say: Say) -> tuple[LabelledScenes, LabelledScenes]:
+def _scenes(config: LinearProbe, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
     """Scenes to learn from, and those to measure on."""
-    scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, say),))
+    scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),))
     if config.test_data:
         others = LabelledScenes.find(config.test_data)
         both = {scenes.describe(i) for i in range(len(scenes))} & {others.describe(i) for i in range(len(others))}
@@ -131,14 +131,14 @@ def _scenes(config: LinearProbe, say: Say) -> tuple[LabelledScenes, LabelledScen
     return scenes.subset(rows), scenes.subset(held)
 
 
-def _table(worth: dict[str, Worth]) -> str:
+def _table(scores: dict[str, ProbeScore]) -> str:
     """Rows of what was compared."""
-    width = max(map(len, worth))
+    width = max(map(len, scores))
     lines = [f"{'':<{width}}  mean IoU  accuracy  features  penalty"]
-    for name, w in worth.items():
+    for name, w in scores.items():
         figures = f"{100 * w.miou:6.1f} %  {100 * w.accuracy:6.1f} %  {w.columns:8d}  {w.penalty:7.0e}"
         lines.append(f"{name:<{width}}  {figures}")
-    first = next(iter(worth.values()))
+    first = next(iter(scores.values()))
     lines.append(f"over {first.voxels} held-out voxels; always the most frequent class: {100 * first.majority:.1f} %")
     return "\n".join(lines)
 

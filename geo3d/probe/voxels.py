@@ -1,4 +1,4 @@
-"""What frozen features of voxels are worth: a linear read-out of the class, from few voxels of each training scene."""
+"""How much frozen features of voxels tell: a linear read-out of the class, from few voxels of each training scene."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geo3d.datasets.points import LabelledScenes
 from geo3d.errors import InputError
-from geo3d.methods.segmentation import IGNORED, confusion_matrix, segmentation_scores
+from geo3d.metrics import IGNORED, confusion_matrix, segmentation_scores
 from geo3d.models.voxel_points import VoxelEncoder, VoxelPoints, points_in_voxels
 from geo3d.probe.linear import LinearReadout, fit_path
-from geo3d.progress import Say
+from geo3d.progress import Log
+from geo3d.random import Stream, stream_generator
+from geo3d.samples.points import LabelledScenes
 
 #: Penalties of the squared weights, of which the validation scenes choose one.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: Share of the training scenes that choose it; all of them are then learnt from.
 _VALIDATION = 0.2
-_SPLIT, _VOXELS = 105, 106  # so that these draws are none of the training's
 
 #: Features (N, C) of points of which each has a voxel to itself, on the CPU.
 Representation = Callable[[VoxelPoints], Tensor]
 
 
 @dataclass(frozen=True)
-class Worth:
+class ProbeScore:
     """How well the classes of held-out voxels are read off a representation.
 
     Args:
@@ -87,7 +87,7 @@ class VoxelProbe:
         voxel_size: edge of a voxel, metres; its first point stands for it, and its label is that point's.
         voxels_per_scene: labelled ones of a training scene that are learnt from; all where there are no more.
         seed: draws these, and the validation scenes.
-        say: told of scenes that cannot be read and are left out.
+        log: told of scenes that cannot be read and are left out.
 
     Raises:
         InputError: too few scenes, or classes that differ.
@@ -98,7 +98,7 @@ class VoxelProbe:
     voxel_size: float
     voxels_per_scene: int
     seed: int
-    say: Say
+    log: Log
 
     def __post_init__(self) -> None:
         if len(self.train) < 2:
@@ -106,7 +106,7 @@ class VoxelProbe:
         if self.train.classes != self.held.classes:
             raise InputError("scenes to learn from and scenes to measure on are labelled with different classes")
 
-    def measure(self, representations: dict[str, Representation]) -> dict[str, Worth]:
+    def measure(self, representations: dict[str, Representation]) -> dict[str, ProbeScore]:
         """How well the classes of held-out scenes are read off each representation.
 
         Raises:
@@ -118,14 +118,14 @@ class VoxelProbe:
         for _, points, labels in self._scenes(self.held):
             for name, features in representations.items():
                 confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(points)), count)
-        worth = {}
+        scores = {}
         for name, (readout, penalty) in readouts.items():
             voxels = int(confusion[name].sum())
             if voxels == 0:
                 raise InputError("the held-out scenes hold no labelled voxel")
-            scores = segmentation_scores(confusion[name])
-            worth[name] = Worth(**scores, voxels=voxels, columns=len(readout.mean), penalty=penalty)
-        return worth
+            figures = segmentation_scores(confusion[name])
+            scores[name] = ProbeScore(**figures, voxels=voxels, columns=len(readout.mean), penalty=penalty)
+        return scores
 
     def _fit(self, representations: dict[str, Representation]) -> dict[str, tuple[LinearReadout, float]]:
         """Representation -> its read-out, and the penalty that the validation scenes chose."""
@@ -156,7 +156,7 @@ class VoxelProbe:
         """Ascending rows of the labelled voxels of a training scene that are learnt from."""
         rows = (labels != IGNORED).nonzero()[:, 0].numpy()
         if len(rows) > self.voxels_per_scene:
-            rng = np.random.default_rng([self.seed, _VOXELS, index])
+            rng = stream_generator(self.seed, Stream.PROBE_VOXELS, index)
             rows = np.sort(rng.choice(rows, self.voxels_per_scene, replace=False))
         return torch.from_numpy(rows)
 
@@ -169,7 +169,7 @@ class VoxelProbe:
         scenes = scene.unique().numpy()
         if len(scenes) < 2:
             raise InputError("fewer than 2 training scenes hold a labelled voxel; nothing can be read out")
-        order = np.random.default_rng([self.seed, _SPLIT]).permutation(scenes)
+        order = stream_generator(self.seed, Stream.PROBE_VALIDATION).permutation(scenes)
         return torch.isin(scene, torch.from_numpy(order[: max(1, round(_VALIDATION * len(order)))]))
 
     def _miou(self, readout: LinearReadout, features: Tensor, labels: Tensor) -> float:
@@ -187,7 +187,7 @@ class VoxelProbe:
             try:
                 cloud = scenes.cloud(index)
             except InputError as error:
-                self.say(f"left out: {error}")
+                self.log(f"left out: {error}")
                 continue
             read += 1
             points = points_in_voxels(cloud, self.voxel_size)
@@ -196,4 +196,4 @@ class VoxelProbe:
             raise InputError("none of the scenes can be read; the reasons are named above")
 
 
-__all__ = ["PENALTIES", "Representation", "VoxelProbe", "Worth", "input_features", "network_features"]
+__all__ = ["PENALTIES", "ProbeScore", "Representation", "VoxelProbe", "input_features", "network_features"]

@@ -30,7 +30,7 @@ class Logger:
         self._file = self._board = self._bar = self._task = None
         self._last_shown = -math.inf
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line for a person."""
         if not self._enabled:
             return
@@ -51,22 +51,22 @@ class Logger:
 
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
         except MissingExtra:
-            self.say(
+            self.log(
                 "TensorBoard is not installed (pip install 'geo3d[tensorboard]'); metrics go to metrics.jsonl alone"
             )
         if sys.stderr.isatty():
             self._open_bar(step, total)
 
-    def log(self, record: dict[str, Any]) -> None:
+    def record(self, values: dict[str, Any]) -> None:
         """Write one line of metrics.jsonl and the same numbers to TensorBoard."""
         if not self._enabled:
             return
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         if self._board is not None:
-            for key, value in record.items():
+            for key, value in values.items():
                 if value is not None and key not in ("step", "time"):
-                    self._board.add_scalar(key, value, record["step"])
+                    self._board.add_scalar(key, value, values["step"])
 
     def progress(self, step: int, total: int, epoch: float, loss: float, rate: float, remaining: float) -> None:
         """Move the bar, or print a line now and then.
@@ -88,7 +88,7 @@ class Logger:
             self._bar.refresh()
         else:
             numbers = f"epoch {epoch:.2f}  loss {loss:.4f}  {rate:.1f} samples/s"
-            self.say(f"step {step}/{total}  {numbers}  {_duration(remaining)} left")
+            self.log(f"step {step}/{total}  {numbers}  {_duration(remaining)} left")
 
     def flush(self) -> None:
         """Bring metrics.jsonl to the disk."""

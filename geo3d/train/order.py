@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-_ORDER, _SAMPLE, _STEP = range(3)  # keep the streams of one seed apart
+from geo3d.random import TrainingStream, training_sequence
 
 
 def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
     """Generator of the sample at ``position`` of the epoch's global order."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SAMPLE, epoch, position)))
+    return np.random.default_rng(training_sequence(seed, TrainingStream.SAMPLE, epoch, position))
 
 
 def step_seed(seed: int, step: int, first: int) -> int:
     """Seed, in [0, 2^63), of what is drawn in the forward pass of ``step`` that begins at position ``first``."""
-    state = np.random.SeedSequence(seed, spawn_key=(_STEP, step, first)).generate_state(1, np.uint64)
+    state = training_sequence(seed, TrainingStream.STEP, step, first).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
@@ -34,7 +34,7 @@ def epoch_order(seed: int, epoch: int, size: int, length: int) -> np.ndarray:
 
     A permutation of ``size`` items cut to ``length``; where ``length`` is more than ``size``, others follow.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch)))
+    generator = np.random.default_rng(training_sequence(seed, TrainingStream.ORDER, epoch))
     rounds = [generator.permutation(size) for _ in range(-(-length // size))]
     order = np.concatenate(rounds)[:length]
     order.flags.writeable = False

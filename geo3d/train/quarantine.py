@@ -13,11 +13,11 @@ class SampleQuarantine:
 
     Args:
         path: the file; samples that it names already are known.
-        say: takes the lines.
+        log: takes the lines.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self._path, self._say = path, say
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        self._path, self._log = path, log
         lines = path.read_text().splitlines() if path.is_file() else []
         self._known = {int(line.split("\t")[0]) for line in lines}
 
@@ -26,6 +26,6 @@ class SampleQuarantine:
         for index, name, reason in samples:
             if index not in self._known:
                 self._known.add(index)
-                self._say(f"sample {name} cannot be read and is replaced: {reason}")
+                self._log(f"sample {name} cannot be read and is replaced: {reason}")
                 with self._path.open("a") as file:
                     file.write(f"{index}\t{name}\t{' '.join(reason.split())}\n")

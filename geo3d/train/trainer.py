@@ -21,7 +21,6 @@ from geo3d.errors import InputError
 from geo3d.methods.method import Method, SampleSet
 from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
 from geo3d.train.config import TrainConfig
-from geo3d.train.curve import draw_loss_curve
 from geo3d.train.engine import Engine
 from geo3d.train.identity import check_same_run, run_identity
 from geo3d.train.launch import first_process, gather, has_fast_bfloat16, launch
@@ -33,6 +32,7 @@ from geo3d.train.quarantine import SampleQuarantine
 from geo3d.train.result import RunResult, RunState, StoppedBy
 from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
+from geo3d.viz.curve import draw_loss_curve
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -141,17 +141,17 @@ class Trainer:
     def _greet(self) -> None:
         plan, fabric = self._plan, self._fabric
         weights = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
-        self._log.say(
+        self._log.log(
             f"{self.method.name}: {weights / 1e6:.1f} M weights; {plan.size} samples, {plan.effective_batch} a step, "
             f"{plan.steps_per_epoch} steps an epoch, {self._total} steps; learning rate {self._schedule.peak:.2e}; "
             f"{fabric.world_size} x {fabric.device.type}, precision {self.config.precision}"
         )
         if plan.size < plan.effective_batch:
-            self._log.say(
+            self._log.log(
                 f"{plan.size} samples are fewer than the {plan.effective_batch} of a step, which repeats them"
             )
         if self.config.precision == "bf16" and fabric.device.type == "cpu" and not has_fast_bfloat16():
-            self._log.say("this CPU has no matrix units for bfloat16 (AMX): train.precision 32 may be faster")
+            self._log.log("this CPU has no matrix units for bfloat16 (AMX): train.precision 32 may be faster")
 
     # The loop
 
@@ -198,7 +198,7 @@ class Trainer:
         if outcome == "bad":
             self._complain(values["loss"], passes, taken)
         if outcome == "bad" or state.step % config.log_every == 0 or state.step == self._total:
-            self._log.log(self._record(values, lr, norm))
+            self._log.record(self._record(values, lr, norm))
         rate = self._meter.overall_rate
         remaining = (self._total - state.step) * self._plan.effective_batch / rate
         self._log.progress(state.step, self._total, self._epochs, state.smooth_loss, rate, remaining)
@@ -237,7 +237,7 @@ class Trainer:
         """Report a bad step, and end the run when there were too many in a row; every process must call it."""
         state, limit = self._state, self.config.max_bad_steps
         what = "gradient" if math.isfinite(loss) else "loss"
-        self._log.say(f"step {state.step}: the {what} is not finite; skipped ({state.bad_in_row} in a row)")
+        self._log.log(f"step {state.step}: the {what} is not finite; skipped ({state.bad_in_row} in a row)")
         if state.bad_in_row <= limit:
             return
         suspects = [b for b, values in zip(taken, passes) if math.isfinite(loss) or not values["loss"].isfinite()]
@@ -304,15 +304,15 @@ class Trainer:
         self._engine.load_state(state | {"model": weights, "ema": ema})
         self._state = RunState(**state["counters"])
         self._saved, self._saved_step = path, self._state.step
-        self._log.say(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
+        self._log.log(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
         if state["steps"] != self._total and self.config.schedule_epochs is None:
-            self._log.say(f"the schedule now runs over {self._total} steps instead of {state['steps']}")
+            self._log.log(f"the schedule now runs over {self._total} steps instead of {state['steps']}")
 
     def _find_checkpoint(self) -> Path | None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._store.clean()
-        self._quarantine = SampleQuarantine(self.run_dir / "quarantine.txt", self._log.say)
-        return self._store.newest_valid(self._log.say)
+        self._quarantine = SampleQuarantine(self.run_dir / "quarantine.txt", self._log.log)
+        return self._store.newest_valid(self._log.log)
 
     # Pictures
 
@@ -338,7 +338,7 @@ class Trainer:
             self._save()
         best = self._fabric.broadcast(self._store.best() or self._saved)
         reason = {"signal": f" at {self._signals.received}", "time": " at the time limit", "finished": ""}[stopped_by]
-        self._log.say(
+        self._log.log(
             f"stopped{reason} after {state.step} of {self._total} steps: loss {state.smooth_loss:.4f}, "
             f"{meter.overall_rate:.1f} samples/s, {100 * meter.wait_share:.1f} % of the time waiting for data, "
             f"{state.bad_steps} bad steps, {state.broken} broken samples; saved to {self._saved}"

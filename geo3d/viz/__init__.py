@@ -1,1 +1,1 @@
-"""."""
+"""Pictures: arrays in, images and PLY files out; knows no method."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.ply import write_ply
 from geo3d.datasets.sens import SensFrame, write_sens
 from geo3d.geometry import Camera
+from geo3d.viz.ply import write_ply
 
 COLOR = Camera.from_fov(32, 24, 1.2)
 DEPTH = Camera.from_fov(16, 12, 1.2)

@@ -25,9 +25,9 @@ from geo3d.datasets.pair_mining import (
 )
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import open_dataset
-from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
+from geo3d.samples.pairs import ViewPairs
 
 # 144 samples spread evenly measure an area to about 0.01; a hard outline adds about as much again.
 SHARE = 0.025

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from geo3d.datasets import BrokenScene
-from geo3d.datasets.ply import read_ply, write_ply
+from geo3d.datasets.ply import read_ply
+from geo3d.viz.ply import write_ply
 
 XYZ = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.5), (1.0, 1.0, 0.0), (0.0, 1.0, -0.25), (2.0, 2.0, 2.0)]
 LABELS = [1, 2, 40, 1191, 65535]

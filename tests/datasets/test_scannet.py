@@ -28,8 +28,9 @@ from dataset_builders import (
 )
 
 from geo3d.datasets import BrokenScene, Quarantine, ScanNet, open_dataset
-from geo3d.datasets.ply import read_ply, write_ply
+from geo3d.datasets.ply import read_ply
 from geo3d.datasets.scannet import SCANNET20_CLASSES, SCANNET20_NYU40_IDS, ScanNetScene, vertex_normals
+from geo3d.viz.ply import write_ply
 
 NAME = "scene0000_00"
 

@@ -10,14 +10,8 @@ import torch
 
 from geo3d import InputError
 from geo3d.geometry import PointCloud
-from geo3d.methods.segmentation import (
-    Segmentation,
-    SegmentationConfig,
-    augment,
-    confusion_matrix,
-    crop_nearest,
-    segmentation_scores,
-)
+from geo3d.methods.segmentation import Segmentation, SegmentationConfig, augment, crop_nearest
+from geo3d.metrics import confusion_matrix, segmentation_scores
 
 CLASSES = ("wall", "floor", "chair")
 CONFIG = SegmentationConfig(voxel_size=0.1, max_voxels=60)

@@ -43,22 +43,22 @@ class PaintedScenes:
 
 def _probe(labels: str = "true", held: str | None = None, **options) -> VoxelProbe:
     said: list[str] = []
-    whole = {"voxel_size": 0.05, "voxels_per_scene": 200, "seed": 0, "say": said.append} | options
+    whole = {"voxel_size": 0.05, "voxels_per_scene": 200, "seed": 0, "log": said.append} | options
     return VoxelProbe(PaintedScenes(5, labels), PaintedScenes(2, held or labels), **whole)
 
 
 def test_a_class_that_is_the_colour_is_read_off_whole_and_one_that_is_not_shown_is_not() -> None:
     probe = _probe()
     inputs = {"colours": input_features(("colors",), 0.05), "normals": input_features(("normals",), 0.05)}
-    worth = probe.measure(inputs)
-    assert worth["colours"].miou == worth["colours"].accuracy == 1
-    assert worth["colours"].columns == 7
-    assert abs(worth["normals"].accuracy - 1 / 3) < 0.08  # 5 standard deviations of 900 voxels
+    scores = probe.measure(inputs)
+    assert scores["colours"].miou == scores["colours"].accuracy == 1
+    assert scores["colours"].columns == 7
+    assert abs(scores["normals"].accuracy - 1 / 3) < 0.08  # 5 standard deviations of 900 voxels
     labelled = 0
     for index in range(2):
         cloud = PaintedScenes(2).cloud(index)
         labelled += int((cloud.semantic[points_in_voxels(cloud, 0.05).index] >= 0).sum())
-    assert worth["colours"].voxels == worth["normals"].voxels == labelled
+    assert scores["colours"].voxels == scores["normals"].voxels == labelled
 
 
 def test_shuffled_labels_are_at_chance() -> None:
@@ -71,9 +71,9 @@ def test_every_encoder_over_voxels_can_be_probed(name: str) -> None:
     network = create_model(name, signals="XYZ_RGB_NORM", generator=torch.Generator().manual_seed(0))
     probes = [_probe(voxels_per_scene=100).measure({"network": network_features(network)}) for _ in range(2)]
     assert probes[0] == probes[1]
-    worth = probes[0]["network"]
-    assert worth.columns == sum(network.channels)
-    assert worth.accuracy > 0.5  # colours are among what it is handed
+    scores = probes[0]["network"]
+    assert scores.columns == sum(network.channels)
+    assert scores.accuracy > 0.5  # colours are among what it is handed
     assert not network.training
 
 
@@ -96,8 +96,8 @@ def test_input_features_are_place_height_and_what_is_read() -> None:
 
 def test_scenes_that_cannot_be_read_are_left_out_and_named() -> None:
     said: list[str] = []
-    worth = _probe("one broken", "true", say=said.append).measure({"colours": input_features(("colors",), 0.05)})
-    assert worth["colours"].miou == 1
+    scores = _probe("one broken", "true", log=said.append).measure({"colours": input_features(("colors",), 0.05)})
+    assert scores["colours"].miou == 1
     assert said == ["left out: scene 1 is damaged"]
 
 

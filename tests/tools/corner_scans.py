@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.ply import write_ply
+from geo3d.viz.ply import write_ply
 
 WALL, FLOOR = 1, 2  # nyu40 ids; classes 0 and 1
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import benchmark
-import command_line
 import numpy as np
 import prepare
 import pytest
@@ -16,6 +15,7 @@ from benchmarks.croco_twin import CroCoTwin
 from PIL import Image
 
 from geo3d import create_model
+from geo3d.cli import command_line
 from geo3d.datasets import open_dataset
 from geo3d.methods.croco import completion_loss
 from geo3d.models.croco import visible_from_mask

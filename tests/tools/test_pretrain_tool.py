@@ -11,7 +11,6 @@ import sys
 import typing
 from pathlib import Path
 
-import command_line
 import numpy as np
 import pretrain as tool
 import pytest
@@ -19,9 +18,10 @@ import torch
 from PIL import Image
 
 from geo3d import InputError, create_model
-from geo3d.train.croco_recipe import RECIPE, CroCoRun
-from geo3d.train.pretrain import numbered_folder
-from geo3d.train.recipe import load_config, save_config
+from geo3d.cli import command_line
+from geo3d.config import load_config, save_config
+from geo3d.recipes.croco import RECIPE, CroCoRun
+from geo3d.recipes.pretrain import numbered_folder
 
 TOOLS = Path(__file__).parents[2] / "tools"
 QUICK = ["--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0", "--train.log-every", "1"]

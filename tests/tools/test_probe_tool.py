@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import command_line
 import probe
 import pytest
 import torch
@@ -14,6 +13,7 @@ from corner_scans import write_corner
 
 from geo3d import create_model
 from geo3d.checkpoints.loading import save_model
+from geo3d.cli import command_line
 
 QUICK = ["--voxels-per-scene", "60", "--voxel-size", "0.2"]
 
@@ -49,16 +49,16 @@ def test_the_table_holds_what_is_compared(checkpoint: Path, scans: Path, tmp_pat
     assert "10 scenes to learn from, 1 held out; voxels of 20 cm" in said
     files = [(tmp_path / name / "probe.json").read_text() for name in ("first", "second")]
     assert files[0] == files[1]
-    worth = json.loads(files[0])
-    assert list(worth) == ["checkpoint", "fresh weights, seed 6", "fresh weights, seed 7", "input features"]
-    for name, figures in worth.items():
+    scores = json.loads(files[0])
+    assert list(scores) == ["checkpoint", "fresh weights, seed 6", "fresh weights, seed 7", "input features"]
+    for name, figures in scores.items():
         assert f"{name:<21}  {100 * figures['miou']:6.1f} %" in said
-    inputs = worth["input features"]
+    inputs = scores["input features"]
     assert inputs["miou"] == inputs["accuracy"] == 1  # floor and wall are of different colours
     assert inputs["columns"] == 10
-    assert {figures["voxels"] for figures in worth.values()} == {inputs["voxels"]}
+    assert {figures["voxels"] for figures in scores.values()} == {inputs["voxels"]}
     assert 200 < inputs["voxels"] <= 242  # 11 x 11 a side where no point has strayed
-    assert worth["checkpoint"] == worth["fresh weights, seed 7"]  # which is what the file holds
+    assert scores["checkpoint"] == scores["fresh weights, seed 7"]  # which is what the file holds
 
 
 def test_scenes_of_another_folder_are_measured_on(checkpoint: Path, scans: Path, tmp_path: Path, capsys) -> None:

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import command_line
 import numpy as np
 import pretrain
 import pytest
@@ -15,10 +14,11 @@ from corner_scans import write_corner
 from PIL import Image
 
 from geo3d import InputError, create_model, open_dataset
+from geo3d.cli import command_line
+from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
 from geo3d.geometry import PointCloud
-from geo3d.train.recipe import load_config, save_config
-from geo3d.train.spark3d_recipe import RECIPE, SparK3DRun
+from geo3d.recipes.spark3d import RECIPE, SparK3DRun
 
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.1", "--method.max-voxels", "300"]

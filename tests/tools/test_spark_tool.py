@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import command_line
 import numpy as np
 import pretrain
 import pytest
@@ -14,8 +13,9 @@ import torch
 from PIL import Image
 
 from geo3d import create_model
-from geo3d.train.recipe import load_config, save_config
-from geo3d.train.spark_recipe import RECIPE, SparKRun
+from geo3d.cli import command_line
+from geo3d.config import load_config, save_config
+from geo3d.recipes.spark import RECIPE, SparKRun
 
 QUICK = ["--train.steps", "4", "--train.batch-size", "3", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.decoder-width", "32", "--method.image-size", "64", "96"]

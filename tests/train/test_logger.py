@@ -12,8 +12,8 @@ from PIL import Image
 
 from geo3d.errors import MissingExtra
 from geo3d.train import logger as logger_module
-from geo3d.train.curve import draw_loss_curve, read_metrics
 from geo3d.train.logger import Logger, keep_metrics
+from geo3d.viz.curve import draw_loss_curve, read_metrics
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_records_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path: Path)
 def test_records_are_on_disk_line_by_line(logger: Logger) -> None:
     logger.open(0, 10)
     for step in (1, 2):
-        logger.log({"step": step, "loss": 0.5})
+        logger.record({"step": step, "loss": 0.5})
         assert [json.loads(line)["step"] for line in logger.metrics.read_text().splitlines()][-1] == step
     logger.close()
 
@@ -59,7 +59,7 @@ def test_a_terminal_has_a_bar_and_lines_above_it(logger: Logger, monkeypatch, ca
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     logger.open(3, 8)
     logger.progress(4, 8, 0.5, loss=0.25, rate=12.5, remaining=61)
-    logger.say("[a line] in brackets")
+    logger.log("[a line] in brackets")
     logger.progress(8, 8, 1.0, loss=0.125, rate=12.5, remaining=0)
     logger.close()
     said = capsys.readouterr().err
@@ -70,9 +70,9 @@ def test_a_terminal_has_a_bar_and_lines_above_it(logger: Logger, monkeypatch, ca
 def test_other_processes_keep_silent(tmp_path: Path, capsys) -> None:
     logger = Logger(tmp_path / "nowhere", enabled=False)
     logger.open(0, 3)
-    logger.log({"step": 1})
+    logger.record({"step": 1})
     logger.progress(3, 3, 1.0, 0.5, 1.0, 0.0)
-    logger.say("a line")
+    logger.log("a line")
     logger.close()
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "nowhere").exists()

@@ -17,8 +17,8 @@ from benchmarks.race import Variant, race
 from PIL import Image
 
 from geo3d.datasets import open_dataset
-from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.methods.croco import CompletionSamples, CrossViewCompletionConfig
+from geo3d.samples.pairs import ViewPairs
 
 CROP, RESIZED, PATCHES, STRENGTH = 224, 256, 196, 0.4
 SIZES = ((320, 240), (640, 480), (1920, 1440))

@@ -11,16 +11,16 @@ import torch
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 from geo3d.datasets.rooms import make_rooms, split_scenes
-from geo3d.datasets.view_pairs import ViewPairs
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import progress_line
+from geo3d.random import Stream, stream_generator
+from geo3d.recipes.recipe import Log, Recipe, Run, draw_readable, log_broken
+from geo3d.samples.pairs import ViewPairs
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, draw_readable, say_broken
 
 _PAIRS = "pairs.tsv"
 #: What is measured before and after: this many pairs, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
-_MEASURE = 102  # so that these draws are none of the training's
 
 
 @dataclass(kw_only=True)
@@ -56,26 +56,26 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-def _prepare(run: CroCoRun, folder: Path, say: Say, fresh: bool) -> None:
+def _prepare(run: CroCoRun, folder: Path, log: Log, fresh: bool) -> None:
     """Make synthetic rooms where no data is given, and mine pairs where no index is."""
     with torch.device("meta"):
         CrossViewCompletion(run.method)  # settings that do not fit each other are told before the work below
     if run.pairs is not None:
         return
-    roots = run.data or (make_rooms(run.rooms, run.train.seed, say),)
+    roots = run.data or (make_rooms(run.rooms, run.train.seed, log),)
     if fresh:
         config = PairsConfig(data=roots, output=folder / _PAIRS, strict=run.strict)
-        say(str(mine_pairs(config, progress_line("scene"))))
+        log(str(mine_pairs(config, progress_line("scene"))))
 
 
 class CroCoTask:
     """CroCo's method with training pairs, and held-out pairs to measure it on."""
 
-    def __init__(self, run: CroCoRun, folder: Path, say: Say) -> None:
+    def __init__(self, run: CroCoRun, folder: Path, log: Log) -> None:
         self.method = CrossViewCompletion(run.method, torch.Generator().manual_seed(run.train.seed))
         self.seed = run.train.seed
         pairs = ViewPairs.from_index(run.pairs or folder / _PAIRS)
-        say_broken(pairs.datasets, say)
+        log_broken(pairs.datasets, log)
         train, held = _split(pairs, run.held_out, self.seed)
         self.measured_scenes = "held-out" if held is not None else "training"
         self.samples = self.method.samples(train)
@@ -83,22 +83,22 @@ class CroCoTask:
         self._measured = self.method.samples(held if held is not None else train)
         self.measured_pairs = min(_MEASURED, len(self._measured))
         self._several_scenes = pairs.scene_count > 1
-        say(
+        log(
             f"{len(train)} pairs of {train.scene_count} scenes to train on; the report is on pairs of "
             f"{self.measured_scenes} scenes"
         )
 
     def _batches(self):
         """Batches of measured pairs; ``other`` is the second view of a pair of another scene, where there is one."""
-        rng = np.random.default_rng([self.seed, _MEASURE])
+        rng = stream_generator(self.seed, Stream.MEASURE_CROCO)
         count = max(_MEASURED_BATCH, self.measured_pairs)
         items = np.resize(rng.permutation(len(self._measured))[: self.measured_pairs], count)
         for start in range(0, count, _MEASURED_BATCH):
             numbers = range(start, min(start + _MEASURED_BATCH, count))
-            yield self.method.collate([self._measured_item(int(items[n]), [self.seed, _MEASURE, n]) for n in numbers])
+            yield self.method.collate([self._measured_item(int(items[n]), n) for n in numbers])
 
-    def _measured_item(self, item: int, seed: list[int]) -> dict[str, Any]:
-        rng = np.random.default_rng(seed)
+    def _measured_item(self, item: int, number: int) -> dict[str, Any]:
+        rng = stream_generator(self.seed, Stream.MEASURE_CROCO, number)
         sample = draw_readable(self._measured, item, rng)
         if not self._several_scenes:
             return sample

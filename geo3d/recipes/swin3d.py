@@ -10,18 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from geo3d.datasets.point_picture import draw_labels, write_labelled_points
-from geo3d.datasets.points import LabelledScenes
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.geometry import PointCloud
-from geo3d.methods.segmentation import (
-    Segmentation,
-    SegmentationConfig,
-    confusion_matrix,
-    segmentation_scores,
-)
+from geo3d.methods.segmentation import Segmentation, SegmentationConfig
+from geo3d.metrics import confusion_matrix, segmentation_scores
+from geo3d.recipes.recipe import Log, Recipe, Run, first_readable, log_broken
+from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, first_readable, say_broken
+from geo3d.viz.points import draw_labels, write_labelled_points
 
 #: What is measured before and after: this many scenes, whole.
 _MEASURED = 16
@@ -60,18 +56,18 @@ def _paper() -> Swin3DRun:
     return Swin3DRun(method=method, train=train)
 
 
-def _prepare(run: Swin3DRun, folder: Path, say: Say, fresh: bool) -> None:
+def _prepare(run: Swin3DRun, folder: Path, log: Log, fresh: bool) -> None:
     """Make synthetic rooms where no data is given."""
     if not run.data:
-        make_rooms(run.rooms, run.train.seed, say)
+        make_rooms(run.rooms, run.train.seed, log)
 
 
 class Swin3DTask:
     """Segmentation with training scenes, and held-out scenes to measure it on."""
 
-    def __init__(self, run: Swin3DRun, folder: Path, say: Say) -> None:
+    def __init__(self, run: Swin3DRun, folder: Path, log: Log) -> None:
         scenes = LabelledScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        say_broken(scenes.datasets, say)
+        log_broken(scenes.datasets, log)
         self.folder = folder
         self.method = Segmentation(run.method, scenes.classes, torch.Generator().manual_seed(run.train.seed))
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
@@ -83,9 +79,9 @@ class Swin3DTask:
             every.cloud(scene)  # can be read
             return scene
 
-        readable = first_readable(held if len(held) else rows, row_of, _MEASURED, run.strict, say)
+        readable = first_readable(held if len(held) else rows, row_of, _MEASURED, run.strict, log)
         self._measured = self.method.samples(scenes.subset(readable))
-        say(
+        log(
             f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
             f"{len(scenes.classes)} classes"
         )

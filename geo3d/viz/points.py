@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from geo3d.datasets.ply import write_ply
 from geo3d.geometry import PointCloud
+from geo3d.viz.ply import write_ply
 
 _SIZE = (520, 460)  # of one panel, pixels
 _CAPTION, _LEGEND_ROW, _MARGIN = 22, 18, 8

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from geo3d.datasets.image_set import ImageSet, PhotoFolder
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
+from geo3d.random import Stream, stream_generator
+from geo3d.recipes.recipe import Log, Recipe, Run, draw_readable, log_broken
+from geo3d.samples.images import ImageSet, PhotoFolder
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, draw_readable, say_broken
 
 #: What is measured before and after: this many images, this many at a time.
 _MEASURED, _MEASURED_BATCH = 256, 64
-_MEASURE = 103  # so that these draws are none of the training's
 
 
 @dataclass(kw_only=True)
@@ -61,20 +61,20 @@ def _paper_convnext() -> SparKRun:
     return _paper("convnext_small", 0.999)
 
 
-def _prepare(run: SparKRun, folder: Path, say: Say, fresh: bool) -> None:
+def _prepare(run: SparKRun, folder: Path, log: Log, fresh: bool) -> None:
     """Make synthetic rooms where no data is given."""
     with torch.device("meta"):
         MaskedModelling(run.method)  # settings that do not fit each other are told before the work below
     if not run.data:
-        make_rooms(run.rooms, run.train.seed, say)
+        make_rooms(run.rooms, run.train.seed, log)
 
 
 class SparKTask:
     """SparK's method with training images, and held-out images to measure it on."""
 
-    def __init__(self, run: SparKRun, folder: Path, say: Say) -> None:
+    def __init__(self, run: SparKRun, folder: Path, log: Log) -> None:
         images = ImageSet.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        say_broken([dataset for dataset in images.datasets if not isinstance(dataset, PhotoFolder)], say)
+        log_broken([dataset for dataset in images.datasets if not isinstance(dataset, PhotoFolder)], log)
         self.seed = run.train.seed
         self.method = MaskedModelling(run.method, torch.Generator().manual_seed(self.seed))
         rows, held = split_scenes(images.group_count, run.held_out, self.seed)
@@ -83,7 +83,7 @@ class SparKTask:
         self.measured_images = "held-out" if len(held) else "training"
         self._measured = self.method.samples(images.of_groups(held) if len(held) else train)
         self.count = min(_MEASURED, len(self._measured))
-        say(
+        log(
             f"{len(train)} images of {train.group_count} scenes or photographs to train on; the report is on "
             f"{self.count} {self.measured_images} images"
         )
@@ -92,7 +92,7 @@ class SparKTask:
         """Loss over hidden cells; who predicts each cell's mean has a loss of 1 but for cells of one colour."""
         method = self.method
         device = next(method.parameters()).device
-        order = np.random.default_rng([self.seed, _MEASURE]).permutation(len(self._measured))[: self.count]
+        order = stream_generator(self.seed, Stream.MEASURE_SPARK).permutation(len(self._measured))[: self.count]
         losses: list[float] = []
         means: list[float] = []
         with method.measuring():
@@ -105,7 +105,7 @@ class SparKTask:
         return {"loss": float(np.mean(losses)), "loss_of_means": float(np.mean(means)), "images": self.count}
 
     def _draw(self, item: int, number: int) -> dict[str, Any]:
-        return draw_readable(self._measured, item, np.random.default_rng([self.seed, _MEASURE, number]))
+        return draw_readable(self._measured, item, stream_generator(self.seed, Stream.MEASURE_SPARK, number))
 
     def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
         """Loss before and after, beside that of who predicts each cell's mean."""

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from geo3d.datasets.ply import read_ply
-from geo3d.datasets.point_picture import draw_labels, write_labelled_points
 from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
 from geo3d.datasets.scene import open_dataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
-from geo3d.methods.segmentation import confusion_matrix, segmentation_scores
+from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
+from geo3d.viz.points import draw_labels, write_labelled_points
 
 
 @dataclass(frozen=True, kw_only=True)

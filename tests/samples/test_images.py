@@ -10,8 +10,8 @@ import pytest
 from dataset_builders import BUILDERS, picture
 
 from geo3d.datasets import open_dataset
-from geo3d.datasets.image_set import ImageSet, PhotoFolder
 from geo3d.errors import InputError
+from geo3d.samples.images import ImageSet, PhotoFolder
 
 
 def photos(root: Path, folders: int, each: int) -> Path:

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from geo3d.datasets.point_picture import draw_clouds, write_points
-from geo3d.datasets.points import PointScenes
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
+from geo3d.random import Stream, stream_generator
+from geo3d.recipes.recipe import Log, Recipe, Run, first_readable, log_broken
+from geo3d.samples.points import PointScenes
 from geo3d.train.config import TrainConfig
-from geo3d.train.recipe import Recipe, Run, Say, first_readable, say_broken
+from geo3d.viz.points import draw_clouds, write_points
 
 #: What is measured before and after: this many scenes, of each a crop this many times as large as in training.
 _MEASURED, _LARGER = 16, 4
-_MEASURE = 103  # so that these draws are none of the training's
 
 
 @dataclass(kw_only=True)
@@ -57,20 +57,20 @@ def _paper() -> SparK3DRun:
     return SparK3DRun(method=method, train=train)
 
 
-def _prepare(run: SparK3DRun, folder: Path, say: Say, fresh: bool) -> None:
+def _prepare(run: SparK3DRun, folder: Path, log: Log, fresh: bool) -> None:
     """Make synthetic rooms where no data is given."""
     with torch.device("meta"):
         SparK3D(run.method)  # settings that do not fit each other are told before the work below
     if not run.data:
-        make_rooms(run.rooms, run.train.seed, say)
+        make_rooms(run.rooms, run.train.seed, log)
 
 
 class SparK3DTask:
     """Filling in with training scenes, and held-out scenes to measure it on."""
 
-    def __init__(self, run: SparK3DRun, folder: Path, say: Say) -> None:
+    def __init__(self, run: SparK3DRun, folder: Path, log: Log) -> None:
         scenes = PointScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        say_broken(scenes.datasets, say)
+        log_broken(scenes.datasets, log)
         self.folder = folder
         self.method = SparK3D(run.method, torch.Generator().manual_seed(run.train.seed))
         rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
@@ -81,12 +81,12 @@ class SparK3DTask:
         samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
         self._crops = first_readable(
             range(len(samples)),
-            lambda index: samples.draw(index, np.random.default_rng([run.train.seed, _MEASURE, index])),
+            lambda index: samples.draw(index, stream_generator(run.train.seed, Stream.MEASURE_SPARK3D, index)),
             _MEASURED,
             run.strict,
-            say,
+            log,
         )
-        say(
+        log(
             f"{len(rows)} scenes to train on; the report is on {len(self._crops)} {self.measured_scenes} scenes; cells "
             f"of {self.method.cell} voxels of {100 * run.method.voxel_size:g} cm"
         )

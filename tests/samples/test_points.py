@@ -13,11 +13,11 @@ from dataset_builders import BUILDERS
 from geo3d import InputError
 from geo3d.datasets import Mesh, MissingPart, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.ply import read_ply
-from geo3d.datasets.point_picture import draw_labels, label_colors, write_labelled_points
-from geo3d.datasets.points import LabelledScenes, PointScenes, labelled_points
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import PointCloud
 from geo3d.methods.spark3d import SparK3D, SparK3DConfig
+from geo3d.samples.points import LabelledScenes, PointScenes, labelled_points
+from geo3d.viz.points import draw_labels, label_colors, write_labelled_points
 
 
 class MemoryScene(Scene):

@@ -8,35 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geo3d.config import load_config, save_config, to_plain
 from geo3d.datasets.files import make_folder
 from geo3d.errors import InputError
+from geo3d.recipes.recipe import Log, Run
 from geo3d.train.checkpoint import write_text
-from geo3d.train.croco_recipe import RECIPE as CROCO
 from geo3d.train.launch import first_process, launch
-from geo3d.train.recipe import Recipe, Run, Say, load_config, save_config, to_plain
 from geo3d.train.result import RunResult
-from geo3d.train.spark3d_recipe import RECIPE as SPARK3D
-from geo3d.train.spark_recipe import RECIPE as SPARK
-from geo3d.train.swin3d_recipe import RECIPE as SWIN3D
 from geo3d.train.trainer import Trainer
-
-#: Methods that can be pre-trained by name.
-RECIPES: dict[str, Recipe] = {"croco": CROCO, "spark": SPARK, "spark3d": SPARK3D, "swin3d": SWIN3D}
 
 RUNS = Path("runs")
 _CONFIG = "config.yaml"
 
 
-def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str, Any] | None]:
+def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str, Any] | None]:
     """Pre-train a method as a config says and write everything into its run folder.
 
     The folder holds ``config.yaml`` (replays the run), ``checkpoints``, ``metrics.jsonl``, ``loss.png``, ``pictures``
     and, at the end, ``report.json``; methods add what they made of the data.
 
     Args:
-        name: one of :data:`RECIPES`.
+        name: one of :func:`geo3d.recipes.list_recipes`.
         run: the recipe's config.
-        say: takes lines for people, in the first process.
+        log: takes lines for people, in the first process.
 
     Returns:
         What the trainer did, and the figures of the report; None for a run that a signal interrupted.
@@ -45,23 +39,23 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
         InputError: data, config or checkpoints are not usable; says what to do.
     """
     run.check()
-    run, recipe = run.resolved(), RECIPES[name]
+    run, recipe = run.resolved(), get_recipe(name)
     fabric = launch(run.train)
     if not fabric.is_global_zero:
-        say = _silent
+        log = _silent
 
     def start() -> Path:
         folder = make_folder(run.out or numbered_folder(RUNS, name))
         fresh = not any((folder / "checkpoints").glob("step_*"))
         if not fresh:
             _check_same_data(run, folder)
-        recipe.prepare(run, folder, say, fresh)
+        recipe.prepare(run, folder, log, fresh)
         if fresh:
             save_config(replace(run, out=None), folder / _CONFIG)
         return folder
 
     folder = first_process(fabric, start)
-    task = recipe.task(run, folder, say)
+    task = recipe.task(run, folder, log)
     task.method.to(fabric.device)
     before = task.measure()
     train = replace(run.train, strict=True) if run.strict else run.train
@@ -75,7 +69,7 @@ def pretrain(name: str, run: Run, say: Say = print) -> tuple[RunResult, dict[str
     if fabric.is_global_zero:
         write_text(folder / "report.json", json.dumps(figures, indent=2) + "\n")
         pictures = sorted((folder / "pictures").glob("step_*.png"))
-        say(f"{text}\ncheckpoint: {result.checkpoint}\nloss curve: {folder / 'loss.png'}\npicture: {pictures[-1]}")
+        log(f"{text}\ncheckpoint: {result.checkpoint}\nloss curve: {folder / 'loss.png'}\npicture: {pictures[-1]}")
     return result, figures
 
 
@@ -104,4 +98,4 @@ def _check_same_data(run: Run, folder: Path) -> None:
 
 
 def _silent(line: str) -> None:
-    """Say nothing: only the first process talks."""
+    """Log nothing: only the first process talks."""

@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from geo3d.datasets.covisibility import DepthTolerance, matched_pixels
-from geo3d.datasets.scene import Scene
-
 _COLUMNS = 3
 _TILE = (300, 225)  # room for one image, pixels
 _MARGIN = 8
@@ -24,22 +21,26 @@ _BACKGROUND, _INK = (255, 255, 255), (30, 30, 30)
 
 @dataclass(frozen=True)
 class PicturedPair:
-    """A pair to draw. Overlap and angle (radians) are NaN where unknown."""
+    """A pair to draw.
 
-    scene: Scene
-    first: int
-    second: int
-    overlap: float
-    angle: float
-    evidence: str
+    Args:
+        captions: two lines above it.
+        images: both views; none where they cannot be read.
+        matched: (M, 2) pixels of the first and of the second image that show one surface point.
+        problem: why there are no images.
+    """
+
+    captions: tuple[str, str]
+    images: tuple[Image.Image, Image.Image] | None = None
+    matched: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 2)), np.zeros((0, 2)))
+    problem: str = ""
 
 
-def draw_pairs(pairs: Sequence[PicturedPair], tolerance: DepthTolerance, path: Path) -> None:
-    """Draw pairs side by side with their scores; dots of one colour mark one surface point in both images.
+def draw_pairs(pairs: Sequence[PicturedPair], path: Path) -> None:
+    """Draw pairs side by side under their captions; dots of one colour mark one surface point in both images.
 
     Args:
         pairs: what to draw, row by row.
-        tolerance: how far depths of one surface point may differ.
         path: where to write the PNG.
     """
     columns = min(_COLUMNS, len(pairs))
@@ -47,30 +48,25 @@ def draw_pairs(pairs: Sequence[PicturedPair], tolerance: DepthTolerance, path: P
     sheet = Image.new("RGB", (columns * cell[0], math.ceil(len(pairs) / columns) * cell[1]), _BACKGROUND)
     for number, pair in enumerate(pairs):
         row, column = divmod(number, columns)
-        _draw_pair(sheet, (column * cell[0] + _MARGIN, row * cell[1] + _MARGIN), pair, tolerance)
+        _draw_pair(sheet, (column * cell[0] + _MARGIN, row * cell[1] + _MARGIN), pair)
     sheet.save(path, format="PNG")
 
 
-def _draw_pair(sheet: Image.Image, corner: tuple[int, int], pair: PicturedPair, tolerance: DepthTolerance) -> None:
+def _draw_pair(sheet: Image.Image, corner: tuple[int, int], pair: PicturedPair) -> None:
     draw = ImageDraw.Draw(sheet)
-    names = [pair.scene.view_names[view] for view in (pair.first, pair.second)]
-    known = (
-        f"overlap {pair.overlap:.2f}   angle {math.degrees(pair.angle):.0f}°   " if pair.evidence != "listed" else ""
-    )
     font = ImageFont.load_default(13)
     width = 2 * _TILE[0] + _MARGIN
-    for line, text in enumerate((f"{known}evidence {pair.evidence}", f"{pair.scene.name}: {names[0]} | {names[1]}")):
+    for line, text in enumerate(pair.captions):
         draw.text((corner[0], corner[1] + 16 * line), _fitted(text, font, width), fill=_INK, font=font)
-    try:
-        matched = matched_pixels(pair.scene, pair.first, pair.second, pair.evidence, tolerance)
-        images = [pair.scene.image(view).convert("RGB") for view in (pair.first, pair.second)]
-    except OSError as error:  # Pillow's word for pixels that cannot be decoded
-        draw.text((corner[0], corner[1] + _CAPTION), _fitted(f"cannot be read: {error}", font, width), _INK, font)
+    if pair.images is None:
+        text = _fitted(f"cannot be read: {pair.problem}", font, width)
+        draw.text((corner[0], corner[1] + _CAPTION), text, _INK, font)
         return
-    shown = np.linspace(0, len(matched[0]) - 1, min(_DOTS, len(matched[0]))).round().astype(np.int64)
-    shown = np.argsort(matched[0][:, 0], kind="stable")[shown]  # spread from left to right
+    first = pair.matched[0]
+    shown = np.linspace(0, len(first) - 1, min(_DOTS, len(first))).round().astype(np.int64)
+    shown = np.argsort(first[:, 0], kind="stable")[shown]  # spread from left to right
     left, top = corner[0], corner[1] + _CAPTION
-    for image, uv in zip(images, matched):
+    for image, uv in zip(pair.images, pair.matched):
         full = np.array(image.size)
         image.thumbnail(_TILE)
         sheet.paste(image, (left, top))

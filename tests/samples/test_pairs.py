@@ -16,9 +16,9 @@ from geo3d.datasets.pair_index import read_pair_index
 from geo3d.datasets.pair_mining import PairOptions, PairsConfig, mine_pairs
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import SceneDataset, open_dataset
-from geo3d.datasets.view_pairs import PairTable, ViewPairs
 from geo3d.errors import InputError
 from geo3d.geometry import ViewPair
+from geo3d.samples.pairs import PairTable, ViewPairs
 
 OPTIONS = {"min_overlap": 0.4}
 
@@ -192,7 +192,7 @@ def test_a_million_pairs_stay_numbers() -> None:
 
 
 def test_few_scenes_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geo3d.datasets.view_pairs._OPEN_SCENES", 2)
+    monkeypatch.setattr("geo3d.samples.pairs._OPEN_SCENES", 2)
     dataset = open_dataset(AnalyticDataset.write(tmp_path / "many", {f"s{i}": 3 for i in range(5)}))
     pairs = ViewPairs.mine([dataset], PairOptions(**OPTIONS))
     opened = []

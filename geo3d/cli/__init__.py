@@ -1,0 +1,1 @@
+"""The `geo3d` command."""

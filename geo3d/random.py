@@ -1,0 +1,47 @@
+"""Streams of random numbers: every draw comes from a seed, the name of its stream and counters, nothing else.
+
+Two streams of one seed share no number, so that what is measured is never drawn as what is trained on.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+import numpy as np
+
+
+@unique
+class Stream(IntEnum):
+    """Who draws. A number once given stays, since it is part of what makes a run repeatable."""
+
+    HOLD_OUT = 101
+    MEASURE_CROCO = 102
+    MEASURE_SPARK = 103
+    MEASURE_SPARK3D = 104
+    PROBE_VALIDATION = 105
+    PROBE_VOXELS = 106
+
+
+@unique
+class TrainingStream(IntEnum):
+    """Who draws in the training loop; children of the seed, which lie apart from all of :class:`Stream`."""
+
+    ORDER = 0
+    SAMPLE = 1
+    STEP = 2
+
+
+def stream_generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
+    """Generator of a stream, of draw ``counters`` of it where it makes several.
+
+    Args:
+        seed: of the run, 0 or more.
+        stream: who draws.
+        counters: such as the number of an item.
+    """
+    return np.random.default_rng([seed, int(stream), *counters])
+
+
+def training_sequence(seed: int, stream: TrainingStream, *counters: int) -> np.random.SeedSequence:
+    """Whence the training loop draws: of a sample, the epoch and the position in it; of a step, its number."""
+    return np.random.SeedSequence(seed, spawn_key=(int(stream), *counters))

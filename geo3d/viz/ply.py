@@ -1,0 +1,42 @@
+"""PLY files as viewers read them: vertex properties in their own types, and triangles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
+
+
+def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray | None = None) -> None:
+    """Write a binary little-endian PLY file.
+
+    Args:
+        path: the file to write.
+        vertex: (V,) array for each vertex property, written in its own type, such as
+            ``x, y, z`` float32, ``red, green, blue, alpha`` uint8, ``label`` uint16.
+        faces: (F, 3) vertex indices, or None to write no face element.
+    """
+    columns = {name: np.asarray(column) for name, column in vertex.items()}
+    table = np.empty(len(next(iter(columns.values()))), [(n, "<" + c.dtype.str[1:]) for n, c in columns.items()])
+    for name, column in columns.items():
+        table[name] = column
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
+    header += [f"property {_NAMES[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
+    body = table.tobytes()
+    if faces is not None:
+        polygons = np.empty(len(faces), [("length", "u1"), ("corners", "<i4", (3,))])
+        polygons["length"], polygons["corners"] = 3, faces
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+        body += polygons.tobytes()
+    Path(path).write_bytes("\n".join([*header, "end_header", ""]).encode() + body)
