@@ -11,7 +11,9 @@ from typing import Any
 from geo3d.config import load_config, save_config, to_plain
 from geo3d.datasets.files import make_folder
 from geo3d.errors import InputError
-from geo3d.recipes.recipe import Log, Run
+from geo3d.progress import Log
+from geo3d.recipes.recipe import Run
+from geo3d.recipes.registry import get_recipe
 from geo3d.train.checkpoint import write_text
 from geo3d.train.launch import first_process, launch
 from geo3d.train.result import RunResult
