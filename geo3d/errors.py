@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -15,6 +17,24 @@ class InputError(ValueError):
 
 class MissingExtra(InputError, ImportError):
     """An optional dependency is needed and not installed; the message names the extra."""
+
+
+class NonCommercialWeights(UserWarning):
+    """Weights were loaded that their authors license for non-commercial use alone.
+
+    Silence it with ``warnings.simplefilter("ignore", geo3d.NonCommercialWeights)``.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of some known names, as the end of an error's line; empty where none is near.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from geo3d.checkpoints.loading import read_weight_file
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
@@ -77,12 +76,11 @@ def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> nn.Module:
     Raises:
         InputError: no such checkpoint, a damaged one, one that does not say what it holds, or of other networks.
     """
-    name = name or read_weight_file(checkpoint).card.get("family")
-    if name is None:
-        raise InputError(f"{checkpoint}: does not say which model it holds; name it, such as --model swin3d")
     model = create_model(name, checkpoint=checkpoint)
-    if not hasattr(model, "voxel_features"):
-        raise InputError(f"{checkpoint}: {name} has no features of voxels; give a sparse_resnet or a swin3d")
+    if model.kind != "voxels":
+        raise InputError(
+            f"{checkpoint}: {model.family} reads {model.kind}; give an encoder of voxels, such as a swin3d"
+        )
     return model
 
 
@@ -99,10 +97,9 @@ def linear_probe(config: LinearProbe, log: Log = print) -> str:
     size = config.voxel_size or network.config.voxel_size
     train, held = _scenes(config, log)
     log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * size:g} cm")
-    card = network.card()
     representations = {"checkpoint": network_features(network, config.device)}
     for seed in range(config.seed, config.seed + config.fresh):
-        fresh = create_model(card["family"], generator=torch.Generator().manual_seed(seed), **card["config"])
+        fresh = network.fresh(torch.Generator().manual_seed(seed))
         representations[f"fresh weights, seed {seed}"] = network_features(fresh, config.device)
     representations["input features"] = input_features(network.reads, size)
     probe = VoxelProbe(train, held, size, config.voxels_per_scene, config.seed, log)
