@@ -94,9 +94,9 @@ def test_files(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     with pytest.raises(InputError, match=r"channels is \(16, 24, 32\) in the file, \(64, 128, 256, 512\) in the model"):
         create_model("sparse_resnet18", checkpoint=tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="only voxel_size can be changed, not signals .*XYZ_RGB"):
+    with pytest.raises(InputError, match=r"only voxel_size can be changed, not signals .*XYZ_RGB"):
         create_model("sparse_resnet", checkpoint=tmp_path / "model.safetensors", signals="XYZ")
-    with pytest.raises(InputError, match="holds a sparse_resnet_tiny .*, not a swin3d"):
+    with pytest.raises(InputError, match=r"holds a sparse_resnet_tiny .*, not a swin3d"):
         create_model("swin3d", checkpoint=tmp_path / "model.safetensors")
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     with pytest.raises(InputError, match="does not say which model it holds"):
