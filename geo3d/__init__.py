@@ -26,6 +26,7 @@ _FACE = {
     "list_models": "geo3d.models",
     "open_dataset": "geo3d.datasets",
     "list_datasets": "geo3d.datasets",
+    "read_points": "geo3d.datasets",
 }
 
 _ROOMS = ("checkpoints", "datasets", "geometry", "methods", "models", "nn", "ops", "train")
@@ -42,12 +43,13 @@ __all__ = [
     "list_datasets",
     "list_models",
     "open_dataset",
+    "read_points",
     "save_model",
 ]
 
 if TYPE_CHECKING:
     from geo3d.checkpoints import save_model
-    from geo3d.datasets import list_datasets, open_dataset
+    from geo3d.datasets import list_datasets, open_dataset, read_points
     from geo3d.errors import InputError
     from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair
     from geo3d.models import create_model, list_models

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -11,6 +13,17 @@ class InputError(ValueError):
 
     Tools print it and exit with code 2; everything else is a bug and keeps its traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ``; did you mean 'x'?`` with the nearest known one, empty if none is.
+
+    Args:
+        name: what was asked for.
+        known: the names there are.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class MissingExtra(InputError, ImportError):

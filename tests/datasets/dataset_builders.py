@@ -230,6 +230,16 @@ def build_image_pairs(root: Path) -> None:
             picture(seed=index).save(root / place / f"{index}.jpg")
 
 
+def build_point_files(root: Path) -> None:
+    """Two labelled scenes, one in a PLY file and one in NumPy's."""
+    for name in ("bedroom", "attic"):
+        (root / name).mkdir(parents=True)
+    labels = np.array([0, 0, 1, 1, 2, 2, -1, -1])
+    write_ply(root / "bedroom" / "scan.ply", cube_properties() | {"label": labels.astype(np.int16)}, CUBE_FACES)
+    np.savez(root / "attic" / "points.npz", xyz=CUBE, colors=CUBE_COLORS, labels=labels)
+    (root / "classes.txt").write_text("wall\nfloor\nshower curtain\n")
+
+
 #: Builder of each kind that :func:`geo3d.datasets.open_dataset` knows: writes at least two scenes into a new folder.
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "scannet": build_scannet,
@@ -237,4 +247,5 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "mvimgnet": build_mvimgnet,
     "transforms": build_transforms,
     "image_pairs": build_image_pairs,
+    "point_files": build_point_files,
 }
