@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from geo3d.datasets.point_columns import PointColumns
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry.surface import unit_normals, vertex_normals
 
+_STORED = "_COLOR_0"  # names with an underscore are free for any use in glTF
+_UINT16 = 5123
 _STL_HEAD = 84
 _STL_FACE = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
@@ -103,11 +108,14 @@ def read_with_trimesh(path: Path, scene: str) -> PointColumns:
     Raises:
         BrokenScene: trimesh cannot read the file.
     """
-    read_bytes(path, scene)
+    data, ending = read_bytes(path, scene), path.suffix.lower().removeprefix(".")
     import trimesh
 
     try:
-        loaded = trimesh.load(path, process=False)
+        if ending in ("glb", "gltf"):
+            data = _keep_stored_colors(data)
+        beside = trimesh.resolvers.FilePathResolver(str(path))
+        loaded = trimesh.load(io.BytesIO(data), file_type=ending, process=False, resolver=beside)
         if isinstance(loaded, trimesh.Scene):
             placed = [loaded.graph.get(node) for node in sorted(loaded.graph.nodes_geometry)]
             parts = [_part(loaded.geometry[name], matrix) for matrix, name in placed]
@@ -119,6 +127,27 @@ def read_with_trimesh(path: Path, scene: str) -> PointColumns:
     joined = _joined(parts)
     _check_faces(joined.faces, len(joined.xyz), path, scene)
     return joined
+
+
+def _keep_stored_colors(data: bytes) -> bytes:
+    """A glTF file whose vertex colours stand under a second name, which trimesh leaves in the type that is stored."""
+    binary = data.startswith(b"glTF")
+    start, length = (20, int.from_bytes(data[12:16], "little")) if binary else (0, len(data))
+    document = json.loads(data[start : start + length])
+    for mesh in document.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            attributes = primitive["attributes"]
+            if "COLOR_0" in attributes and primitive.get("mode", 4) != 0:
+                attributes[_STORED] = attributes["COLOR_0"]
+            elif "COLOR_0" in attributes and document["accessors"][attributes["COLOR_0"]]["componentType"] == _UINT16:
+                raise ValueError("points (not triangles) with colours of 16 bits are not read; store 8 bits")
+    text = json.dumps(document).encode()
+    if not binary:
+        return text
+    text += b" " * (-len(text) % 4)
+    rest = data[start + length :]
+    size = struct.pack("<II", start + len(text) + len(rest), len(text))
+    return data[:8] + size + data[16:20] + text + rest
 
 
 def _part(geometry: Any, matrix: np.ndarray) -> PointColumns:
@@ -135,6 +164,9 @@ def _part(geometry: Any, matrix: np.ndarray) -> PointColumns:
 
 def _colors(geometry: Any, count: int) -> np.ndarray | None:
     """(count, 3) colours of vertices, their texture or their material; None where the file states none."""
+    stored = getattr(geometry, "vertex_attributes", {}).get(_STORED)
+    if stored is not None:
+        return np.asarray(stored)[:, :3]
     visual = getattr(geometry, "visual", None)
     kind = None if visual is None else visual.kind
     if kind == "texture":
@@ -146,7 +178,9 @@ def _colors(geometry: Any, count: int) -> np.ndarray | None:
             stated = getattr(material, "baseColorFactor", getattr(material, "diffuse", None))
     else:
         stated = visual.vertex_colors if kind == "vertex" else None
-    return None if stated is None else np.broadcast_to(np.asarray(stated)[..., :3], (count, 3))
+    if stated is None or not np.size(stated):
+        return None
+    return np.broadcast_to(np.asarray(stated)[..., :3], (count, 3))
 
 
 def _joined(parts: list[PointColumns]) -> PointColumns:

@@ -344,6 +344,8 @@ def open_dataset(
             ``split`` cannot be read.
     """
     root = Path(root).absolute()
+    if root.is_file():
+        raise InputError(f"{root}: is a file; give the root of a dataset, or read points with geo3d.read_points")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of a dataset")
     if kind == "auto":
