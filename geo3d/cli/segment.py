@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from geo3d.datasets.ply import read_ply
-from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
-from geo3d.datasets.scene import open_dataset
-from geo3d.errors import InputError
-from geo3d.geometry import PointCloud
+from geo3d.datasets import read_cloud
+from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
 from geo3d.viz.points import draw_labels, write_labelled_points
@@ -26,36 +22,11 @@ class SegmentScene:
     checkpoint: Path
     """Run folder of `pretrain.py swin3d`, one of its checkpoints, or the authors' file."""
     scene: Path
-    """Folder of one scene, such as a ScanNet scan, or a PLY file of points or a mesh; metres, z up."""
+    """Folder of one scene, such as a ScanNet scan, or a file of points or a mesh (PLY, PCD, OBJ, ...); metres, z up."""
     out: Path = Path("segmentation.ply")
     """PLY file to write; the picture goes beside it."""
     voxel_size: float | None = None
     """Edge of a voxel, metres; None: as in training."""
-
-
-def read_cloud(path: Path) -> PointCloud:
-    """Points of a scene's folder or of a PLY file, with colours, normals and labels where they are known.
-
-    Raises:
-        InputError: neither of them, more than one scene, or no points.
-    """
-    if path.suffix.lower() == ".ply":
-        return _read_ply(path)
-    scenes = open_dataset(path)
-    if len(scenes) != 1:
-        raise InputError(f"{path}: holds {len(scenes)} scenes; give the folder of one, or a PLY file")
-    return scenes[0].points()
-
-
-def _read_ply(path: Path) -> PointCloud:
-    ply = read_ply(path, path.stem)
-    xyz, colors, normals = (ply.stacked(*n) for n in (("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")))
-    if xyz is None:
-        raise InputError(f"{path}: the vertices have no x, y, z")
-    if normals is None and len(ply.faces):
-        normals = vertex_normals(xyz, ply.faces)
-    columns = (xyz, None if colors is None else colors / 255, normals)
-    return PointCloud(*(None if c is None else torch.from_numpy(c.astype(np.float32)) for c in columns))
 
 
 def segment_scene(config: SegmentScene) -> str:
@@ -68,18 +39,19 @@ def segment_scene(config: SegmentScene) -> str:
         InputError: checkpoint or scene cannot be read, or the scene lacks what the network reads.
     """
     model = create_model("swin3d", checkpoint=config.checkpoint)
-    cloud = read_cloud(config.scene)
+    cloud, labelled_with = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
     count = model.config.num_classes
     scannet = count == len(SCANNET20_CLASSES)
-    classes = SCANNET20_CLASSES if scannet else [f"class {number}" for number in range(count)]
+    classes = SCANNET20_CLASSES if scannet else tuple(f"class {number}" for number in range(count))
 
     labels = predicted.numpy()
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    write_labelled_points(config.out, cloud.xyz.numpy(), labels, count)
+    origin = None if cloud.origin is None else cloud.origin.numpy()
+    write_labelled_points(config.out, cloud.xyz.numpy(), labels, count, origin)
     panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
     lines = [_shares(labels, classes)]
-    if cloud.semantic is not None and scannet:
+    if cloud.semantic is not None and labelled_with == classes:
         panels["labels"] = cloud.semantic.numpy()
         scores = segmentation_scores(confusion_matrix(cloud.semantic, predicted, count))
         lines.append(
