@@ -239,6 +239,7 @@ class ScanNet(SceneDataset):
     """
 
     kind = "scannet"
+    classes = SCANNET20_CLASSES
 
     @classmethod
     def detect(cls, root: Path) -> bool:

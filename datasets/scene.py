@@ -194,6 +194,8 @@ class SceneDataset(Sequence):
     """
 
     kind: ClassVar[str]
+    #: Names of the classes that the labels of its scenes count in; None where they are not labelled.
+    classes: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, root: str | Path, quarantine: Quarantine | None = None, split: str | Path | None = None) -> None:
         # Absolute, because the name of a scene that is the root itself is the folder's name.

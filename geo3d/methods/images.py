@@ -1,11 +1,17 @@
-"""Images as samples: cropping, colour jitter and normalisation, driven by a generator that is handed in."""
+"""Images as samples: decoding, cropping, colour jitter and normalisation, driven by a generator that is handed in."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+
+from geo3d.datasets.files import PILLOW_ERRORS
+from geo3d.errors import InputError
 
 #: ImageNet's mean and standard deviation of colours in [0, 1].
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -99,6 +105,23 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
     for number in rng.permutation(len(_JITTERS)):
         image = _JITTERS[number](image).enhance(rng.uniform(1 - strength, 1 + strength))
     return image
+
+
+@contextmanager
+def decoding(describe: Callable[[int], str], index: int) -> Iterator[None]:
+    """Context in which the images of an item are decoded, which Pillow puts off until their pixels are asked for.
+
+    Args:
+        describe: says where an item comes from.
+        index: of the item.
+
+    Raises:
+        InputError: an image is damaged.
+    """
+    try:
+        yield
+    except PILLOW_ERRORS as error:
+        raise InputError(f"{describe(index)}: an image cannot be decoded ({error})") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:

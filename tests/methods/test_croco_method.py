@@ -33,7 +33,7 @@ class MadePairs:
         rng = np.random.default_rng(index)
         return tuple(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(2))
 
-    def scene_id(self, index: int) -> int:
+    def group(self, index: int) -> int:
         return index // 2
 
     def describe(self, index: int) -> str:
