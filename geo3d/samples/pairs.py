@@ -71,20 +71,29 @@ class ViewPairs(SampleSource[Scene]):
         self.both_orders = both_orders
 
     @classmethod
-    def of_datasets(cls, datasets: Sequence[SceneDataset]) -> Self:
-        """The pairs of all scenes of some datasets, mined now: see :meth:`mine`."""
-        return cls.mine(datasets, PairOptions())
+    def of_datasets(
+        cls,
+        datasets: Sequence[SceneDataset],
+        options: PairOptions | None = None,
+        workers: int = 1,
+        both_orders: bool = False,
+    ) -> Self:
+        """Mine the pairs now and keep them in memory; broken scenes go to their dataset's quarantine.
 
-    @classmethod
-    def _of_mined(cls, datasets: Sequence[SceneDataset], mined: Sequence[MinedScene], both_orders: bool) -> Self:
-        """The pairs of mined scenes, in order; of each there must be some."""
-        scene = np.concatenate([np.full(len(m.pairs), row, dtype=np.int32) for row, m in enumerate(mined)])
-        evidence = [np.full(len(m.pairs), EVIDENCE.index(m.pairs.evidence), dtype=np.int8) for m in mined]
-        columns = (
-            np.concatenate([getattr(m.pairs, name) for m in mined]) for name in ("first", "second", "overlap", "angle")
-        )
-        table = PairTable(scene, scene, *columns, np.concatenate(evidence))
-        return cls(datasets, [(m.dataset, m.name) for m in mined], table, both_orders)
+        Args:
+            datasets: where the scenes are.
+            options: which pairs are wanted; all defaults when not given.
+            workers: scenes looked at side by side.
+            both_orders: as in the class.
+
+        Raises:
+            InputError: no pair in any scene; says why.
+        """
+        mined = list(mine_scenes(datasets, options or PairOptions(), workers))
+        found = [m for m in mined if m.pairs is not None and len(m.pairs)]
+        if not found:
+            raise no_pairs(datasets, [m.note for m in mined if m.pairs is not None])
+        return cls._of_mined(datasets, found, both_orders)
 
     @classmethod
     def from_index(
@@ -134,21 +143,6 @@ class ViewPairs(SampleSource[Scene]):
         return cls(datasets, scenes, pairs.kept(readable[index.scene]), both_orders)
 
     @classmethod
-    def mine(
-        cls, datasets: Sequence[SceneDataset], options: PairOptions, workers: int = 1, both_orders: bool = False
-    ) -> Self:
-        """Mine the pairs now and keep them in memory; broken scenes go to their dataset's quarantine.
-
-        Raises:
-            InputError: no pair in any scene; says why.
-        """
-        mined = list(mine_scenes(datasets, options, workers))
-        found = [m for m in mined if m.pairs is not None and len(m.pairs)]
-        if not found:
-            raise no_pairs(datasets, [m.note for m in mined if m.pairs is not None])
-        return cls._of_mined(datasets, found, both_orders)
-
-    @classmethod
     def from_listed(cls, datasets: Sequence[SceneDataset], both_orders: bool = False) -> Self:
         """The pairs that the datasets list themselves; broken scenes go to their dataset's quarantine.
 
@@ -168,6 +162,17 @@ class ViewPairs(SampleSource[Scene]):
         if not found:
             raise InputError(f"no scene of {folders(datasets)} lists view pairs; mine them: `tools/prepare.py pairs`")
         return cls._of_mined(datasets, found, both_orders)
+
+    @classmethod
+    def _of_mined(cls, datasets: Sequence[SceneDataset], mined: Sequence[MinedScene], both_orders: bool) -> Self:
+        """The pairs of mined scenes, in order; of each there must be some."""
+        scene = np.concatenate([np.full(len(m.pairs), row, dtype=np.int32) for row, m in enumerate(mined)])
+        evidence = [np.full(len(m.pairs), EVIDENCE.index(m.pairs.evidence), dtype=np.int8) for m in mined]
+        columns = (
+            np.concatenate([getattr(m.pairs, name) for m in mined]) for name in ("first", "second", "overlap", "angle")
+        )
+        table = PairTable(scene, scene, *columns, np.concatenate(evidence))
+        return cls(datasets, [(m.dataset, m.name) for m in mined], table, both_orders)
 
     def __len__(self) -> int:
         return len(self.items) * (2 if self.both_orders else 1)

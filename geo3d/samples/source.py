@@ -94,21 +94,24 @@ class SampleSource(Generic[Opened]):
         self.items = items if items is not None else NumberedItems(rows, rows, np.zeros_like(rows))
         if not len(self.items):
             broken = [entry for dataset in self.datasets for entry in dataset.quarantine.entries]
-            more = f"; {len(broken)} of them are broken, the first: {broken[0]}" if broken else ""
+            more = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
             raise InputError(f"{folders(self.datasets)}: no scene holds {self.holds}{more}; see docs/datasets.md")
         self._open: OrderedDict[int, Opened] = OrderedDict()
 
     @classmethod
-    def find(cls, roots: Sequence[str | Path], strict: bool = False) -> Self:
+    def find(cls, roots: Sequence[str | Path], strict: bool = False, **options: Any) -> Self:
         """The items of all scenes under some folders.
 
-        Broken scenes go to the quarantine of their dataset, unless ``strict``.
+        Args:
+            roots: the folders.
+            strict: whether the first broken scene is an error; else they go to the quarantine of their dataset.
+            options: as :meth:`of_datasets` of the kind takes them.
 
         Raises:
             InputError: a folder is no dataset, or no scene holds what is read.
             BrokenScene: the first broken scene, if ``strict``.
         """
-        return cls.of_datasets([cls.open_root(root, Quarantine(strict=strict)) for root in roots])
+        return cls.of_datasets([cls.open_root(root, Quarantine(strict=strict)) for root in roots], **options)
 
     @classmethod
     def of_datasets(cls, datasets: Sequence[SceneDataset]) -> Self:
