@@ -129,7 +129,7 @@ class Method(nn.Module, ABC):
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Context of a look at the network as it is: evaluation mode and no gradients; then the mode from before."""
+        """Context in which the network is measured: evaluation mode, no gradients; afterwards the mode from before."""
         training = self.training
         self.eval()
         try:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_positive, check_range
 from geo3d.methods.method import SourceSamples
+from geo3d.ops.voxelize import voxelize
 from geo3d.samples.points import PointScenes
 
 
@@ -77,3 +79,9 @@ def rotate_and_scale(cloud: PointCloud, angle: float, factor: float) -> tuple[Te
     turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
     xyz = (cloud.xyz.double() - cloud.xyz.double().mean(0)) @ (factor * turn).T
     return xyz, None if cloud.normals is None else (cloud.normals.double() @ turn.T).float()
+
+
+def random_point_a_voxel(xyz: Tensor, rng: np.random.Generator) -> Tensor:
+    """Rows of (N, 3) points, in voxel units, of which each is a random one of its voxel."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    return voxelize(xyz, torch.tensor([0, len(xyz)]), 1.0, None, "random", generator)[2]

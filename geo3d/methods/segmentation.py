@@ -14,11 +14,10 @@ from torch import Tensor
 from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_share
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, VoxelCropConfig, rotate_and_scale
+from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.metrics import IGNORED
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
-from geo3d.ops.voxelize import voxelize
 from geo3d.samples.packing import pack
 from geo3d.samples.points import LabelledScenes
 from geo3d.viz.points import draw_labels
@@ -49,7 +48,7 @@ class SegmentationConfig(VoxelCropConfig):
 
 
 def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Generator) -> PointCloud:
-    """Turn a scene about its vertical axis, scale it, move its points a little, and now and then take its colours away.
+    """Rotate a scene about its vertical axis, scale it, move its points a little, and sometimes drop its colours.
 
     Args:
         cloud: one scene, z up.
@@ -57,7 +56,7 @@ def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Genera
         rng: draws angle, factor, whether colours go, and the points' moves; always in this order.
 
     Returns:
-        The scene about the mean of its points; lost colours are the middle grey that the network sees as 0.
+        The scene about the mean of its points; dropped colours are the middle grey that the network sees as 0.
     """
     angle, factor, drop = rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale), rng.random() < config.color_drop
     xyz, normals = rotate_and_scale(cloud, angle, factor)
@@ -88,8 +87,7 @@ class SegmentationSamples(PointSamples):
         """One crop: ``xyz`` (N, 3) in voxel units, ``semantic`` (N,), and ``colors`` and ``normals`` where known."""
         cloud = augment(self.cloud(index), self.config, rng)
         scaled = (cloud.xyz - cloud.xyz.amin(0)) / self.config.voxel_size
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        _, _, rows = voxelize(scaled, cloud.offsets, 1.0, None, "random", generator)
+        rows = random_point_a_voxel(scaled, rng)
         rows = rows[crop_nearest(scaled[rows], self.config.max_voxels, rng)]
         parts = {"xyz": scaled, "semantic": cloud.semantic} | {name: getattr(cloud, name) for name in self.reads}
         return {name: values[rows] for name, values in parts.items()}

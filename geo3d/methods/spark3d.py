@@ -20,7 +20,7 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, VoxelCropConfig, rotate_and_scale
+from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.models import create_model
 from geo3d.models.registry import model_entry
 from geo3d.models.swin3d import NO_DECODER
@@ -29,7 +29,6 @@ from geo3d.models.voxel_points import VoxelEncoder, VoxelPoints, scene_of_rows
 from geo3d.nn.topology import Topology
 from geo3d.ops.kernel_map import kernel_map
 from geo3d.ops.knn import knn
-from geo3d.ops.voxelize import voxelize
 from geo3d.samples.packing import pack
 from geo3d.samples.points import PointScenes
 from geo3d.viz.points import draw_clouds
@@ -40,9 +39,9 @@ _OUTPUTS = 10
 _SURFACE = 0.125  # of a cell of 8 voxels a side
 _COUNT_EPS = 1e-8  # so that a mean over nothing is 0
 _COLOR_EPS = 1e-4  # added to the variance of a cell's colours: below 1/100 of the range they are one colour
-#: Points of structure from motion: this share on each side does not count as a scene's extent, and what is farther
-#: than so many extents from the median, or one of fewer points in a cube of so many voxels than these, is stray.
-_TAIL, _REACH, _CUBE, _COMPANY = 0.1, 1.5, 8, 4
+# Points of structure from motion: a scene's extent is measured without this share of them at either end. Stray are
+# those farther from the median than so many extents, and those in a cube of so many voxels a side with too few points.
+_TAIL, _REACH, _CUBE, _FEWEST_IN_CUBE = 0.1, 1.5, 8, 4
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def crop_cells(cells: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 class MaskedCellSamples(PointSamples):
-    """Scenes turned and scaled, cut into voxels with a random point each, cropped to whole cells, with a mask.
+    """Scenes rotated and scaled, cut into voxels with a random point each, cropped to whole cells, with a mask.
 
     Args:
         source: where points come from.
@@ -146,8 +145,7 @@ class MaskedCellSamples(PointSamples):
             sound = without_strays(scaled, config.extent)
             scaled = scaled[sound]
         scaled = (scaled - scaled.amin(0) + torch.from_numpy(rng.uniform(0, self.cell, 3))).float()
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        _, _, found = voxelize(scaled, torch.tensor([0, len(scaled)]), 1.0, None, "random", generator)
+        found = random_point_a_voxel(scaled, rng)
         cells = scaled[found].floor().long() // self.cell
         chosen = crop_cells(cells, config.max_voxels, rng)
         found, cells = found[chosen], cells[chosen]
@@ -162,24 +160,24 @@ class MaskedCellSamples(PointSamples):
 
 
 def without_strays(xyz: Tensor, extent: float) -> Tensor:
-    """Rows, ascending, of the points that belong to a scene of structure from motion, which matches some wrongly.
+    """Rows, ascending, of the points that belong to a scene; structure from motion puts a few far from it.
 
     Args:
         xyz: (N, 3) in voxel units.
         extent: longest side of the scene, voxels.
 
     Returns:
-        Points near the median that have others about them; where none has, all that are near it.
+        Points near the median that have neighbours; where none has any, all points near the median.
     """
     near = ((xyz - xyz.median(0).values).abs().amax(1) <= _REACH * extent).nonzero()[:, 0]
     cubes = (xyz[near] / _CUBE).floor().long()
     _, cube, count = cubes.unique(dim=0, return_inverse=True, return_counts=True)
-    settled = near[count[cube] >= _COMPANY]
+    settled = near[count[cube] >= _FEWEST_IN_CUBE]
     return settled if len(settled) else near
 
 
 def _extent(xyz: Tensor) -> float:
-    """Longest side of a scene as the spread of all but the tails of its points tells, were it even; 1 for a point."""
+    """Longest side of a scene, estimated from the spread of its points without the tails; 1 for a single point."""
     ascending, cut = xyz.sort(0).values, int(_TAIL * len(xyz))
     return float((ascending[-1 - cut] - ascending[cut]).max()) / (1 - 2 * _TAIL) or 1.0
 

@@ -102,9 +102,6 @@ def test_what_can_be_read_is_learnt_from_and_the_rest_is_named(kind: str, recipe
     assert len(samples) == len(source)
     first, last = 0, len(samples) - 1
     drawn = [samples.draw(index, np.random.default_rng(index)) for index in (first, last)]
-    copied = pickle.loads(pickle.dumps(samples)).draw(last, np.random.default_rng(last))
-    for name, value in drawn[1].items():
-        np.testing.assert_array_equal(copied[name], value)  # attributes that are unknown are NaN
     output = method.train()(method.collate(drawn), torch.Generator().manual_seed(0))
     assert output.losses
     assert all(loss.isfinite() for loss in output.losses.values())
@@ -113,6 +110,34 @@ def test_what_can_be_read_is_learnt_from_and_the_rest_is_named(kind: str, recipe
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     assert all(g.isfinite().all() for g in gradients)
     assert any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_samples_come_from_the_generator_alone_and_travel_to_workers(recipe: str, roots: dict[str, Path]) -> None:
+    source = _find(recipe, roots["scannet"])
+    samples = _build(recipe, source).samples(source)
+    drawn = []
+    for seed, number in enumerate((7, 7, 8)):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        drawn.append(samples.draw(1, np.random.default_rng([number, 1])))
+        samples = pickle.loads(pickle.dumps(samples))
+    first, again, other = drawn
+    assert first.keys() == again.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value)  # attributes that are unknown are NaN
+    assert any(not np.array_equal(other[name], value, equal_nan=True) for name, value in first.items())
+
+
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_the_card_tells_the_network_from_the_rest_of_the_method(recipe: str, roots: dict[str, Path]) -> None:
+    method = _build(recipe, _find(recipe, roots["scannet"]))
+    card, network = method.model_card(), getattr(method, method.handed_out)
+    assert network.card().items() <= card.items()
+    own = method.state_dict()
+    assert {name.removeprefix(card["prefix"]) for name in own if name.startswith(card["prefix"])} == set(
+        network.state_dict()
+    )
 
 
 def test_every_recipe_reads_some_dataset_and_every_dataset_is_read(roots: dict[str, Path]) -> None:
