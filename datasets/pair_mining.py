@@ -383,7 +383,8 @@ def _mine_one(datasets: Sequence[SceneDataset], options: PairOptions, task: tupl
     try:
         scene = datasets[number].open(name)
         pairs = mine_scene(scene, options)
-        return MinedScene(number, name, scene.view_names, pairs, remarks=scene.remarks)
+        view_names = scene.view_names if "views" in scene.parts else ()
+        return MinedScene(number, name, view_names, pairs, remarks=scene.remarks)
     except BrokenScene as broken:
         return MinedScene(number, name, broken=broken)
 

@@ -1,5 +1,5 @@
 """Pretext tasks: one file a method."""
 
-from geo3d.methods.method import Method, MethodOutput, SampleSet
+from geo3d.methods.method import DrawsPictures, Method, MethodOutput, SampleSet, SourceSamples
 
-__all__ = ["Method", "MethodOutput", "SampleSet"]
+__all__ = ["DrawsPictures", "Method", "MethodOutput", "SampleSet", "SourceSamples"]

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
-from geo3d.methods.images import color_jitter, denormalise, normalise, random_crop, to_tensor
-from geo3d.methods.method import Method, MethodOutput
+from geo3d.methods.checks import check_at_least, check_between
+from geo3d.methods.images import color_jitter, decoding, random_crop, to_tensor
+from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model
-from geo3d.nn.patches import patchify, unpatchify
+from geo3d.nn.colors import denormalise, normalise
+from geo3d.nn.patches import patch_statistics, patchify, unpatchify
+from geo3d.samples.pairs import ViewPairs
 from geo3d.viz.sheet import captioned_sheet
 
-if TYPE_CHECKING:
-    from geo3d.samples.pairs import ViewPairs
-
-_VARIANCE_EPS = 1e-6
 _PICTURE_ROWS = 6
 _PICTURE_COLUMNS = ("second view", "first, masked", "completed", "first view")
 
@@ -45,12 +43,10 @@ class CrossViewCompletionConfig:
     """Take either view of a pair as the masked one, at random."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise InputError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        check_between(self, 0, 1, "mask_ratio")
         if not 0 <= self.color_jitter < 1:
             raise InputError(f"color_jitter must lie in [0, 1), got {self.color_jitter}")
-        if self.resized < 1:
-            raise InputError(f"resized must be a positive number of pixels, got {self.resized}")
+        check_at_least(self, 1, "resized")
 
 
 def completion_loss(prediction: Tensor, patches: Tensor, mask: Tensor, normalise_patches: bool) -> Tensor:
@@ -66,8 +62,8 @@ def completion_loss(prediction: Tensor, patches: Tensor, mask: Tensor, normalise
         Scalar, float32 or wider.
     """
     if normalise_patches:
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
-        patches = (patches - mean) / (variance + _VARIANCE_EPS).sqrt()
+        mean, deviation = patch_statistics(patches)
+        patches = (patches - mean) / deviation
     error = (prediction.to(patches.dtype) - patches).square().mean(-1)
     mask = mask.to(error.dtype)
     return (error * mask).sum() / mask.sum()
@@ -79,32 +75,24 @@ def random_visible(tokens: int, mask_ratio: float, rng: np.random.Generator) -> 
     return torch.from_numpy(np.sort(rng.permutation(tokens)[hidden:]))
 
 
-class CompletionSamples:
+class CompletionSamples(SourceSamples[ViewPairs]):
     """View pairs, cropped, jittered and masked."""
 
-    def __init__(self, pairs: ViewPairs, config: CrossViewCompletionConfig, tokens: int) -> None:
-        self.pairs, self.config, self.tokens = pairs, config, tokens
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def describe(self, index: int) -> str:
-        """Scene and view names of a pair."""
-        return self.pairs.describe(index)
+    def __init__(self, source: ViewPairs, config: CrossViewCompletionConfig, tokens: int) -> None:
+        super().__init__(source)
+        self.config, self.tokens = config, tokens
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """One pair: ``first`` and ``second`` (H, W, 3) uint8, ``visible`` (V,) int64, ``scene`` its scene's number."""
+        """One pair: ``first`` and ``second`` (H, W, 3) uint8, ``visible`` (V,) int64, ``scene`` its group."""
         config = self.config
-        views = self.pairs.images(index)
+        views = self.source.images(index)
         if config.swap_views and rng.random() < 0.5:
             views = views[::-1]
-        try:
+        with decoding(self.describe, index):
             crops = [random_crop(view, config.image_size, config.resized, rng) for view in views]
-        except PILLOW_ERRORS as error:  # decoded only now
-            raise InputError(f"{self.describe(index)}: an image cannot be decoded ({error})") from error
         first, second = (to_tensor(color_jitter(crop, config.color_jitter, rng)) for crop in crops)
         visible = random_visible(self.tokens, config.mask_ratio, rng)
-        return {"first": first, "second": second, "visible": visible, "scene": self.pairs.scene_id(index)}
+        return {"first": first, "second": second, "visible": visible, "scene": self.source.group(index)}
 
 
 class CrossViewCompletion(Method):
@@ -119,6 +107,7 @@ class CrossViewCompletion(Method):
     """
 
     name = "croco"
+    source = ViewPairs
 
     def __init__(self, config: CrossViewCompletionConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -131,9 +120,9 @@ class CrossViewCompletion(Method):
                 f"mask_ratio {config.mask_ratio} hides none or all of the {self.tokens} patches of an image"
             )
 
-    def samples(self, pairs: ViewPairs) -> CompletionSamples:
+    def samples(self, source: ViewPairs) -> CompletionSamples:
         """The training items of a set of view pairs."""
-        return CompletionSamples(pairs, self.config, self.tokens)
+        return CompletionSamples(source, self.config, self.tokens)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """The completion loss of a batch of drawn items; nothing is drawn here, the masks come with the items."""
@@ -144,10 +133,6 @@ class CrossViewCompletion(Method):
         loss = completion_loss(prediction, patches, mask, self.config.normalise_patches)
         return MethodOutput({"completion": loss}, extras={"prediction": prediction, "mask": mask})
 
-    def model_card(self) -> dict[str, Any]:
-        """What a checkpoint must say so that ``create_model`` can load its encoder and decoder."""
-        return self.network.card() | {"prefix": "network."}
-
     @torch.no_grad()
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """Rows of: second view, masked first view, completion with the visible patches pasted in, first view."""
@@ -156,8 +141,8 @@ class CrossViewCompletion(Method):
         patches = patchify(first, patch)
         predicted = output.extras["prediction"][:_PICTURE_ROWS].float()
         if self.config.normalise_patches:
-            variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
-            predicted = predicted * (variance + _VARIANCE_EPS).sqrt() + mean
+            mean, deviation = patch_statistics(patches)
+            predicted = predicted * deviation + mean
         hidden = output.extras["mask"][:_PICTURE_ROWS].unsqueeze(-1) > 0
         images = [
             batch["second"][:_PICTURE_ROWS],

@@ -1,33 +1,23 @@
-"""Images as samples: cropping, colour jitter and normalisation, driven by a generator that is handed in."""
+"""Images as samples: decoding, cropping, colour jitter and normalisation, driven by a generator that is handed in."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-#: ImageNet's mean and standard deviation of colours in [0, 1].
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+from geo3d.datasets.files import PILLOW_ERRORS
+from geo3d.errors import InputError
 
 # Pillow may first shrink by a whole factor as long as this many source pixels remain for every target pixel.
 _REDUCING_GAP = 2.0
 # Windows of random shape: width over height, and how many are tried before the middle of the image is taken.
 _SHAPES, _TRIES = (3 / 4, 4 / 3), 10
 _JITTERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> ImageNet-normalised float32 (B, 3, H, W)."""
-    mean, std = (torch.tensor(v, device=images.device) for v in (IMAGE_MEAN, IMAGE_STD))
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def denormalise(images: Tensor) -> Tensor:
-    """Inverse of :func:`normalise`, clipped to what a screen shows: (B, 3, H, W) -> uint8 (B, H, W, 3)."""
-    mean, std = (torch.tensor(v, device=images.device) for v in (IMAGE_MEAN, IMAGE_STD))
-    return ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def random_crop(image: Image.Image, size: tuple[int, int], resized: int, rng: np.random.Generator) -> Image.Image:
@@ -99,6 +89,23 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
     for number in rng.permutation(len(_JITTERS)):
         image = _JITTERS[number](image).enhance(rng.uniform(1 - strength, 1 + strength))
     return image
+
+
+@contextmanager
+def decoding(describe: Callable[[int], str], index: int) -> Iterator[None]:
+    """Context in which the images of an item are decoded, which Pillow puts off until their pixels are asked for.
+
+    Args:
+        describe: says where an item comes from.
+        index: of the item.
+
+    Raises:
+        InputError: an image is damaged.
+    """
+    try:
+        yield
+    except PILLOW_ERRORS as error:
+        raise InputError(f"{describe(index)}: an image cannot be decoded ({error})") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:

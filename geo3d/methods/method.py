@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
+
+from geo3d.samples.source import SampleSource
+
+Source = TypeVar("Source", bound=SampleSource)
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """A method that shows people what its network makes of a batch; a method may do without."""
+
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        """An image (H, W, 3) uint8 of a batch and what :meth:`Method.forward` returned for it."""
+        ...
 
 
 class SampleSet(Protocol):
@@ -29,6 +42,28 @@ class SampleSet(Protocol):
     def describe(self, index: int) -> str:
         """A name by which a person finds item ``index`` again."""
         ...
+
+
+class SourceSamples(ABC, Generic[Source]):
+    """The items of a source as the samples of a method, one each.
+
+    Args:
+        source: where they come from.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @abstractmethod
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """As :meth:`SampleSet.draw`."""
+
+    def describe(self, index: int) -> str:
+        """Where an item is, as the source says."""
+        return self.source.describe(index)
 
 
 @dataclass
@@ -54,19 +89,20 @@ class MethodOutput:
 class Method(nn.Module, ABC):
     """A pretext task: a network, how its samples are drawn and masked, and its loss.
 
-    Subclasses are built from a dataclass config and set ``name``. Given equal batches, generators and weights
-    they return equal numbers: whatever is random comes from the sample's or the step's generator.
+    Subclasses are built from a dataclass config and set ``name`` and ``source``. Given equal batches, generators and
+    weights they return equal numbers: whatever is random comes from the sample's or the step's generator. Those with a
+    method ``picture`` (see :class:`DrawsPictures`) are asked for pictures while they are trained.
     """
 
     name: ClassVar[str]
+    #: The kind of items that it reads; those of any folders are ``source.find(folders)``.
+    source: ClassVar[type[SampleSource]]
+    #: Name of the attribute that is the network to hand out.
+    handed_out: ClassVar[str] = "network"
 
     @abstractmethod
-    def samples(self, scenes: Sequence[Any]) -> SampleSet:
-        """The training items that ``scenes`` yield for this method.
-
-        Raises:
-            InputError: no scene holds the parts that the method reads; says which are missing.
-        """
+    def samples(self, source: SampleSource) -> SampleSet:
+        """The training items of a source of the kind that the method reads."""
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Join drawn items into a batch."""
@@ -84,23 +120,16 @@ class Method(nn.Module, ABC):
         """Parameters that learn at another rate: name -> factor on the schedule's learning rate."""
         return {}
 
-    @abstractmethod
     def model_card(self) -> dict[str, Any]:
         """What a checkpoint says beside the weights so that ``create_model`` builds the network again.
 
-        The card of the network, and as ``prefix`` where its names begin among the method's own.
+        The card of the network, and as ``prefix`` how its names begin among the method's own.
         """
-
-    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
-        """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at.
-
-        A method may do without: of one that does not override this the trainer asks for none, nor for the pass to draw.
-        """
-        raise NotImplementedError(f"{self.name} draws no pictures")
+        return getattr(self, self.handed_out).card() | {"prefix": f"{self.handed_out}."}
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Context of a look at the network as it is: evaluation mode and no gradients; then the mode from before."""
+        """Context in which the network is measured: evaluation mode, no gradients; afterwards the mode from before."""
         training = self.training
         self.eval()
         try:

@@ -4,68 +4,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
+from geo3d.methods.checks import check_at_least, check_share
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, rotate_and_scale
+from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.metrics import IGNORED
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
-from geo3d.ops.voxelize import voxelize
+from geo3d.samples.packing import pack
+from geo3d.samples.points import LabelledScenes
 from geo3d.viz.points import draw_labels
-
-if TYPE_CHECKING:
-    from geo3d.samples.points import LabelledScenes
 
 _BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
 
 
 @dataclass(frozen=True)
-class SegmentationConfig:
-    """How Swin3D is trained to segment."""
+class SegmentationConfig(VoxelCropConfig):
+    """How Swin3D is trained to segment; published with voxels of 0.02 m (0.04 for S3DIS), 120,000 of them a crop."""
 
     model: str = "swin3d_tiny"
     """Network, one of `geo3d.list_models("swin3d*")`."""
-    signals: Literal["XYZ", "XYZ_RGB", "XYZ_NORM", "XYZ_RGB_NORM"] = "XYZ_RGB_NORM"
-    """What the network sees of points beside their place: colours, normals, or both."""
     decoder: Literal["linear", "linear_attn"] = "linear"
     """Decoder stages without or with a block of attention each."""
     first_stride: int = 3
     """Voxels that the first step down joins along a side."""
-    voxel_size: float = 0.05
-    """Edge of a voxel, metres (published: 0.02, and 0.04 for S3DIS)."""
-    max_voxels: int = 8_000
-    """Voxels of a training crop: the nearest ones to a random one (published: 120000)."""
-    scale: tuple[float, float] = (0.8, 1.2)
-    """Scenes are scaled by a random factor between these."""
     color_drop: float = 0.2
     """Probability that a scene loses all its colours."""
     jitter: float = 0.0
     """Standard deviation by which each point is moved along each axis, metres, cut at four of them (S3DIS: 0.005)."""
 
     def __post_init__(self) -> None:
-        if not self.voxel_size > 0:
-            raise InputError(f"voxel_size must be positive, got {self.voxel_size}")
-        if self.max_voxels < 1:
-            raise InputError(f"max_voxels must be at least 1, got {self.max_voxels}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"scale must be two positive factors, the smaller one first, got {self.scale}")
-        if not 0 <= self.color_drop <= 1:
-            raise InputError(f"color_drop must lie in [0, 1], got {self.color_drop}")
-        if not 0 <= self.jitter < math.inf:
-            raise InputError(f"jitter must be 0 or more metres, got {self.jitter}")
+        super().__post_init__()
+        check_share(self, "color_drop")
+        check_at_least(self, 0, "jitter")
 
 
 def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Generator) -> PointCloud:
-    """Turn a scene about its vertical axis, scale it, move its points a little, and now and then take its colours away.
+    """Rotate a scene about its vertical axis, scale it, move its points a little, and sometimes drop its colours.
 
     Args:
         cloud: one scene, z up.
@@ -73,7 +56,7 @@ def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Genera
         rng: draws angle, factor, whether colours go, and the points' moves; always in this order.
 
     Returns:
-        The scene about the mean of its points; lost colours are the middle grey that the network sees as 0.
+        The scene about the mean of its points; dropped colours are the middle grey that the network sees as 0.
     """
     angle, factor, drop = rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale), rng.random() < config.color_drop
     xyz, normals = rotate_and_scale(cloud, angle, factor)
@@ -96,16 +79,15 @@ def crop_nearest(xyz: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 class SegmentationSamples(PointSamples):
     """Labelled scenes, augmented, voxelised with a random point a voxel, and cropped."""
 
-    def __init__(self, scenes: LabelledScenes, config: SegmentationConfig, reads: tuple[str, ...]) -> None:
-        super().__init__(scenes, reads)
+    def __init__(self, source: LabelledScenes, config: SegmentationConfig, reads: tuple[str, ...]) -> None:
+        super().__init__(source, reads)
         self.config = config
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop: ``xyz`` (N, 3) in voxel units, ``semantic`` (N,), and ``colors`` and ``normals`` where known."""
         cloud = augment(self.cloud(index), self.config, rng)
         scaled = (cloud.xyz - cloud.xyz.amin(0)) / self.config.voxel_size
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        _, _, rows = voxelize(scaled, cloud.offsets, 1.0, None, "random", generator)
+        rows = random_point_a_voxel(scaled, rng)
         rows = rows[crop_nearest(scaled[rows], self.config.max_voxels, rng)]
         parts = {"xyz": scaled, "semantic": cloud.semantic} | {name: getattr(cloud, name) for name in self.reads}
         return {name: values[rows] for name, values in parts.items()}
@@ -121,6 +103,7 @@ class Segmentation(Method):
     """
 
     name = "swin3d"
+    source = LabelledScenes
 
     def __init__(
         self, config: SegmentationConfig, classes: tuple[str, ...], generator: torch.Generator | None = None
@@ -137,15 +120,13 @@ class Segmentation(Method):
             generator=generator,
         )
 
-    def samples(self, scenes: LabelledScenes) -> SegmentationSamples:
+    def samples(self, source: LabelledScenes) -> SegmentationSamples:
         """The training items of a set of labelled scenes."""
-        return SegmentationSamples(scenes, self.config, self.network.reads)
+        return SegmentationSamples(source, self.config, self.network.reads)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack crops one after the other, with ``offsets`` (B + 1,)."""
-        sizes = torch.tensor([0, *(len(sample["xyz"]) for sample in samples)])
-        packed = {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
-        return packed | {"offsets": sizes.cumsum(0)}
+        return pack(samples)
 
     def _inputs(self, batch: dict[str, Any]) -> Swin3DInput:
         config = self.network.config
@@ -165,10 +146,6 @@ class Segmentation(Method):
     def rate_factors(self) -> dict[str, float]:
         """Parameters of attention blocks learn at a tenth of the rate, as published."""
         return {name: _BLOCK_RATE for name, _ in self.named_parameters() if "blocks" in name}
-
-    def model_card(self) -> dict[str, Any]:
-        """What a checkpoint must say so that ``create_model`` can load the network."""
-        return self.network.card() | {"prefix": "network."}
 
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """The first crop by its labels, and by the network's."""

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from geo3d.datasets.files import PILLOW_ERRORS
 from geo3d.errors import InputError
-from geo3d.methods.images import denormalise, normalise, random_resized_crop, to_tensor
-from geo3d.methods.method import Method, MethodOutput
+from geo3d.methods.checks import check_between, check_range
+from geo3d.methods.images import decoding, random_resized_crop, to_tensor
+from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model
 from geo3d.models.spark import CELL
+from geo3d.nn.colors import denormalise, normalise
 from geo3d.nn.masked_conversion import SparseEncoder, to_sparse
-from geo3d.nn.patches import patchify, unpatchify
+from geo3d.nn.patches import patch_statistics, patchify, unpatchify
+from geo3d.samples.images import ImageSet
 from geo3d.viz.sheet import captioned_sheet
 
-if TYPE_CHECKING:
-    from geo3d.samples.images import ImageSet
-
-_VARIANCE_EPS = 1e-6
 _COUNT_EPS = 1e-8
-
-
 _PICTURE_ROWS = 6
 _PICTURE_COLUMNS = ("masked", "filled in", "original")
 
@@ -53,10 +49,8 @@ class MaskedModellingConfig:
     """Layout of the encoder's maps: tiles of seen cells or whole maps. The numbers are the same."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise InputError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"scale must be two shares, 0 < from <= to <= 1, got {self.scale}")
+        check_between(self, 0, 1, "mask_ratio")
+        check_range(self, "scale", most=1)
         if any(side < CELL or side % CELL for side in self.image_size):
             raise InputError(f"image_size must be two multiples of {CELL} pixels, got {self.image_size}")
         if not 0 < seen_count(self.grid, self.mask_ratio) < self.grid[0] * self.grid[1]:
@@ -83,12 +77,6 @@ def random_active(grid: tuple[int, int], mask_ratio: float, rng: np.random.Gener
     return torch.from_numpy(active.reshape(grid))
 
 
-def cell_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every patch (B, N, C), unbiased as published: both (B, N, 1)."""
-    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
-    return mean, (variance + _VARIANCE_EPS).sqrt()
-
-
 def reconstruction_loss(reconstruction: Tensor, images: Tensor, active: Tensor, cell: int = CELL) -> Tensor:
     """Mean squared error over hidden cells, of colours that are normalised in each cell.
 
@@ -102,7 +90,7 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor, active: Tensor, 
         Scalar, float32 or wider; 0 where no cell is hidden.
     """
     patches = patchify(images, cell)
-    mean, deviation = cell_statistics(patches)
+    mean, deviation = patch_statistics(patches)
     predicted = patchify(reconstruction.to(patches.dtype), cell)
     error = (predicted - (patches - mean) / deviation).square().mean(-1)
     hidden = ~active.flatten(1)
@@ -112,32 +100,25 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor, active: Tensor, 
 def fill_in(reconstruction: Tensor, images: Tensor, active: Tensor, cell: int = CELL) -> Tensor:
     """Images (B, 3, H, W) with the reconstruction, brought to the true mean and contrast, in their hidden cells."""
     patches = patchify(images, cell)
-    mean, deviation = cell_statistics(patches)
+    mean, deviation = patch_statistics(patches)
     predicted = patchify(reconstruction.to(patches.dtype), cell) * deviation + mean
     seen = active.flatten(1).unsqueeze(-1)
     return unpatchify(torch.where(seen, patches, predicted), cell, tuple(active.shape[-2:]))
 
 
-class ModellingSamples:
+class ModellingSamples(SourceSamples[ImageSet]):
     """Images, cropped, mirrored and masked."""
 
-    def __init__(self, images: ImageSet, config: MaskedModellingConfig) -> None:
-        self.images, self.config = images, config
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def describe(self, index: int) -> str:
-        """Folder, scene and name of an image."""
-        return self.images.describe(index)
+    def __init__(self, source: ImageSet, config: MaskedModellingConfig) -> None:
+        super().__init__(source)
+        self.config = config
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One image: ``image`` (H, W, 3) uint8, and ``active`` (rows, columns) bool."""
         config = self.config
-        try:
-            crop = random_resized_crop(self.images.image(index), config.image_size, config.scale, rng)
-        except PILLOW_ERRORS as error:  # decoded only now
-            raise InputError(f"{self.describe(index)}: the image cannot be decoded ({error})") from error
+        image = self.source.image(index)
+        with decoding(self.describe, index):
+            crop = random_resized_crop(image, config.image_size, config.scale, rng)
         if config.flip and rng.random() < 0.5:
             crop = ImageOps.mirror(crop)
         return {"image": to_tensor(crop), "active": random_active(config.grid, config.mask_ratio, rng)}
@@ -152,6 +133,7 @@ class MaskedModelling(Method):
     """
 
     name = "spark"
+    source = ImageSet
 
     def __init__(self, config: MaskedModellingConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -161,9 +143,9 @@ class MaskedModelling(Method):
             "spark", encoder=config.encoder, decoder_width=config.decoder_width, generator=generator, **options
         )
 
-    def samples(self, images: ImageSet) -> ModellingSamples:
+    def samples(self, source: ImageSet) -> ModellingSamples:
         """The training items of a set of images."""
-        return ModellingSamples(images, self.config)
+        return ModellingSamples(source, self.config)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """The loss of a batch of drawn items, whose masks come with them; paths are dropped by torch's generator."""
@@ -173,17 +155,13 @@ class MaskedModelling(Method):
         return MethodOutput({"reconstruction": loss}, extras={"reconstruction": reconstruction})
 
     def loss_of_means(self, batch: dict[str, Any]) -> Tensor:
-        """The loss of who fills every hidden cell with its mean colour: 1, but for cells of one colour."""
+        """Loss of the baseline that fills every hidden cell with its mean colour: 1, but for cells of one colour."""
         images, active = normalise(batch["image"]), batch["active"].unsqueeze(1)
         return reconstruction_loss(torch.zeros_like(images), images, active)
 
     def no_weight_decay(self) -> set[str]:
         """The tokens of hidden cells, as published."""
         return {name for name, _ in self.named_parameters() if "mask_tokens" in name}
-
-    def model_card(self) -> dict[str, Any]:
-        """What a checkpoint must say so that ``create_model`` can load the network, or its encoder."""
-        return self.network.card() | {"prefix": "network."}
 
     @torch.no_grad()
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
@@ -204,7 +182,6 @@ __all__ = [
     "MaskedModellingConfig",
     "ModellingSamples",
     "SparseEncoder",
-    "cell_statistics",
     "fill_in",
     "random_active",
     "reconstruction_loss",

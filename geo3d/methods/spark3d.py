@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
+from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput
-from geo3d.methods.points import PointSamples, rotate_and_scale
+from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.models import create_encoder, family_of, model_options
 from geo3d.models.voxel_decoder import MaskedVoxelDecoder
 from geo3d.models.voxel_encoder import VoxelEncoder
@@ -27,11 +28,9 @@ from geo3d.models.voxel_points import VoxelPoints, scene_of_rows
 from geo3d.nn.topology import Topology
 from geo3d.ops.kernel_map import kernel_map
 from geo3d.ops.knn import knn
-from geo3d.ops.voxelize import voxelize
+from geo3d.samples.packing import pack
+from geo3d.samples.points import PointScenes
 from geo3d.viz.points import draw_clouds
-
-if TYPE_CHECKING:
-    from geo3d.samples.points import PointScenes
 
 #: What is predicted of a voxel that is occupied, and where it stands in the decoder's output; column 0 is occupancy.
 ATTRIBUTES = {"offset": slice(1, 4), "color": slice(4, 7), "normal": slice(7, 10)}
@@ -39,29 +38,21 @@ _OUTPUTS = 10
 _SURFACE = 0.125  # of a cell of 8 voxels a side
 _COUNT_EPS = 1e-8  # so that a mean over nothing is 0
 _COLOR_EPS = 1e-4  # added to the variance of a cell's colours: below 1/100 of the range they are one colour
-#: Points of structure from motion: this share on each side does not count as a scene's extent, and what is farther
-#: than so many extents from the median, or one of fewer points in a cube of so many voxels than these, is stray.
-_TAIL, _REACH, _CUBE, _COMPANY = 0.1, 1.5, 8, 4
+# Points of structure from motion: a scene's extent is measured without this share of them at either end. Stray are
+# those farther from the median than so many extents, and those in a cube of so many voxels a side with too few points.
+_TAIL, _REACH, _CUBE, _FEWEST_IN_CUBE = 0.1, 1.5, 8, 4
 
 
 @dataclass(frozen=True)
-class SparK3DConfig:
-    """How an encoder over voxels is pre-trained to fill in what is masked."""
+class SparK3DConfig(VoxelCropConfig):
+    """How an encoder over voxels is pre-trained to fill in what is masked; crops are of whole cells."""
 
     model: str = "sparse_resnet_tiny"
     """Encoder, one of `geo3d.list_models("sparse_resnet*")` or `geo3d.list_models("swin3d*")`."""
-    signals: Literal["XYZ", "XYZ_RGB", "XYZ_NORM", "XYZ_RGB_NORM"] = "XYZ_RGB_NORM"
-    """What the encoder sees of points beside their place: colours, normals, or both."""
     first_stride: int = 2
     """Voxels that the first step down of a swin3d joins along a side; sparse_resnet always joins 2."""
-    voxel_size: float = 0.05
-    """Edge of a voxel, metres."""
-    max_voxels: int = 8_000
-    """Voxels of a training crop: whole cells, the nearest ones to a random one."""
     mask_ratio: float = 0.6
     """Share of the occupied cells that is masked."""
-    scale: tuple[float, float] = (0.8, 1.2)
-    """Scenes are scaled by a random factor between these."""
     extent: float = 64.0
     """Scenes of unknown scale are scaled to this many voxels along their longest side; stray points are left out."""
     decoder_width: int = 128
@@ -82,23 +73,11 @@ class SparK3DConfig:
     """Weight of that of the normal."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("voxel_size", 0, math.inf),
-            ("extent", 0, math.inf),
-            ("mask_ratio", 0, 1),
-        ):
-            if not low < getattr(self, name) < high:
-                raise InputError(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
-        for name in ("max_voxels", "decoder_width", "first_stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.occupied_weight < math.inf:
-            raise InputError(f"occupied_weight must be positive, got {self.occupied_weight}")
-        for name in ("decoder_context", "occupancy_weight", "offset_weight", "color_weight", "normal_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"scale must be two positive factors, the smaller one first, got {self.scale}")
+        super().__post_init__()
+        check_between(self, 0, 1, "mask_ratio")
+        check_positive(self, "extent", "occupied_weight")
+        check_at_least(self, 1, "decoder_width", "first_stride")
+        check_at_least(self, 0, "decoder_context", "occupancy_weight", "offset_weight", "color_weight", "normal_weight")
 
 
 def draw_kept(cells: int, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -138,17 +117,17 @@ def crop_cells(cells: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 class MaskedCellSamples(PointSamples):
-    """Scenes turned and scaled, cut into voxels with a random point each, cropped to whole cells, with a mask.
+    """Scenes rotated and scaled, cut into voxels with a random point each, cropped to whole cells, with a mask.
 
     Args:
-        scenes: where points come from.
+        source: where points come from.
         config: of the method.
         cell: edge of a cell, voxels.
         reads: fields of points that the encoder cannot do without.
     """
 
-    def __init__(self, scenes: PointScenes, config: SparK3DConfig, cell: int, reads: tuple[str, ...]) -> None:
-        super().__init__(scenes, reads)
+    def __init__(self, source: PointScenes, config: SparK3DConfig, cell: int, reads: tuple[str, ...]) -> None:
+        super().__init__(source, reads)
         self.config, self.cell = config, cell
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -158,15 +137,14 @@ class MaskedCellSamples(PointSamples):
         """
         cloud, config = self.cloud(index), self.config
         xyz, normals = rotate_and_scale(cloud, rng.uniform(0, 2 * math.pi), rng.uniform(*config.scale))
-        if self.scenes.metric(index):
+        if self.source.metric(index):
             sound, scaled = torch.arange(len(xyz)), xyz / config.voxel_size
         else:
             scaled = xyz * (config.extent / _extent(xyz))
             sound = without_strays(scaled, config.extent)
             scaled = scaled[sound]
         scaled = (scaled - scaled.amin(0) + torch.from_numpy(rng.uniform(0, self.cell, 3))).float()
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        _, _, found = voxelize(scaled, torch.tensor([0, len(scaled)]), 1.0, None, "random", generator)
+        found = random_point_a_voxel(scaled, rng)
         cells = scaled[found].floor().long() // self.cell
         chosen = crop_cells(cells, config.max_voxels, rng)
         found, cells = found[chosen], cells[chosen]
@@ -181,24 +159,24 @@ class MaskedCellSamples(PointSamples):
 
 
 def without_strays(xyz: Tensor, extent: float) -> Tensor:
-    """Rows, ascending, of the points that belong to a scene of structure from motion, which matches some wrongly.
+    """Rows, ascending, of the points that belong to a scene; structure from motion puts a few far from it.
 
     Args:
         xyz: (N, 3) in voxel units.
         extent: longest side of the scene, voxels.
 
     Returns:
-        Points near the median that have others about them; where none has, all that are near it.
+        Points near the median that have neighbours; where none has any, all points near the median.
     """
     near = ((xyz - xyz.median(0).values).abs().amax(1) <= _REACH * extent).nonzero()[:, 0]
     cubes = (xyz[near] / _CUBE).floor().long()
     _, cube, count = cubes.unique(dim=0, return_inverse=True, return_counts=True)
-    settled = near[count[cube] >= _COMPANY]
+    settled = near[count[cube] >= _FEWEST_IN_CUBE]
     return settled if len(settled) else near
 
 
 def _extent(xyz: Tensor) -> float:
-    """Longest side of a scene as the spread of all but the tails of its points tells, were it even; 1 for a point."""
+    """Longest side of a scene, estimated from the spread of its points without the tails; 1 for a single point."""
     ascending, cut = xyz.sort(0).values, int(_TAIL * len(xyz))
     return float((ascending[-1 - cut] - ascending[cut]).max()) / (1 - 2 * _TAIL) or 1.0
 
@@ -246,6 +224,8 @@ class SparK3D(Method):
     """
 
     name = "spark3d"
+    source = PointScenes
+    handed_out = "encoder"
 
     def __init__(self, config: SparK3DConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -268,15 +248,13 @@ class SparK3D(Method):
         """Edge of a cell, voxels: the encoder's total stride, so that no coarse voxel is of two cells."""
         return self.encoder.strides[-1]
 
-    def samples(self, scenes: PointScenes) -> MaskedCellSamples:
+    def samples(self, source: PointScenes) -> MaskedCellSamples:
         """The training items of a set of scenes."""
-        return MaskedCellSamples(scenes, self.config, self.cell, self.encoder.reads)
+        return MaskedCellSamples(source, self.config, self.cell, self.encoder.reads)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack crops one after the other, with ``offsets`` (B + 1,)."""
-        sizes = torch.tensor([0, *(len(sample["xyz"]) for sample in samples)])
-        packed = {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
-        return packed | {"offsets": sizes.cumsum(0)}
+        return pack(samples)
 
     def predict(self, visible: VoxelPoints, masked: Topology) -> tuple[Topology, Tensor]:
         """What is in masked cells, from the points of the others alone.
@@ -348,19 +326,15 @@ class SparK3D(Method):
             known = target.isfinite().all(1)
             error = (predicted[:, columns] - torch.where(known.unsqueeze(1), target, 0)).square().sum(1)
             losses[name] = getattr(self.config, f"{name}_weight") * masked.mean(error, known)
-        guess = logit > 0
-        union = (guess | masked.occupied).sum()
-        iou = (guess & masked.occupied).sum() / union.clamp_min(1)
+        filled = logit > 0
+        union = (filled | masked.occupied).sum()
+        iou = (filled & masked.occupied).sum() / union.clamp_min(1)
         extras = {"sites": sites.coords, "predicted": predicted, "occupied": masked.occupied}
         return MethodOutput(losses, {"occupancy_iou": iou}, extras)
 
     def no_weight_decay(self) -> set[str]:
         """The tokens."""
         return {name for name, _ in self.named_parameters() if name.endswith("token")}
-
-    def model_card(self) -> dict[str, Any]:
-        """What a checkpoint must say so that ``create_model`` can load the encoder."""
-        return self.encoder.card() | {"prefix": "encoder."}
 
     def clouds(self, batch: dict[str, Any], output: MethodOutput, scene: int = 0) -> dict[str, PointCloud]:
         """A scene ``masked``, ``filled`` in and in the ``original``, in voxel units, coloured.
@@ -413,7 +387,7 @@ def _rows_of(cloud: PointCloud, coords: Tensor) -> PointCloud:
 
 
 def copied_occupancy(method: SparK3D, batch: dict[str, Any], sites: Topology) -> Tensor:
-    """The guess of who has learnt nothing: a masked cell looks as the kept cell of its scene that is nearest to it.
+    """Baseline without learning: a masked cell is predicted to look like the nearest kept cell of its scene.
 
     Args:
         method: says what is masked.

@@ -1,8 +1,11 @@
-"""Images as rows of square patches, and back."""
+"""Images as rows of square patches, and back; and what their patches are normalised by."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+_VARIANCE_EPS = 1e-6
 
 
 def patchify(image: Tensor, patch_size: int) -> Tensor:
@@ -25,3 +28,9 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     rows, columns = grid
     cut = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch_size, columns * patch_size)
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every patch (B, N, C), unbiased as CroCo and SparK publish it: both (B, N, 1)."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=1)
+    return mean, (variance + _VARIANCE_EPS).sqrt()

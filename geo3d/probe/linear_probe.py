@@ -119,13 +119,13 @@ def _scenes(config: LinearProbe, log: Log) -> tuple[LabelledScenes, LabelledScen
         if both:
             raise InputError(f"{min(both)} is among the scenes to learn from and among those to measure on")
         return scenes, others
-    rows, held = split_scenes(len(scenes), config.held_out, config.seed)
+    rows, held = split_scenes(scenes.group_count, config.held_out, config.seed)
     if len(held) == 0:
         raise InputError(
             f"{len(scenes)} scenes are too few to hold any out, which takes {SCENES_TO_SPARE}; "
             "give others to measure on as --test-data"
         )
-    return scenes.subset(rows), scenes.subset(held)
+    return scenes.of_groups(rows), scenes.of_groups(held)
 
 
 def _table(scores: dict[str, ProbeScore]) -> str:

@@ -82,9 +82,9 @@ class CroCoTask:
         self._all = self.method.samples(pairs)
         self._measured = self.method.samples(held if held is not None else train)
         self.measured_pairs = min(_MEASURED, len(self._measured))
-        self._several_scenes = pairs.scene_count > 1
+        self._several_scenes = pairs.group_count > 1
         log(
-            f"{len(train)} pairs of {train.scene_count} scenes to train on; the report is on pairs of "
+            f"{len(train)} pairs of {train.group_count} scenes to train on; the report is on pairs of "
             f"{self.measured_scenes} scenes"
         )
 
@@ -102,7 +102,7 @@ class CroCoTask:
         sample = draw_readable(self._measured, item, rng)
         if not self._several_scenes:
             return sample
-        elsewhere = np.flatnonzero(self._all.pairs.table.scene != sample["scene"])
+        elsewhere = np.flatnonzero(self._all.source.items.group != sample["scene"])
         return sample | {"other": draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
 
     def measure(self) -> dict[str, float]:
@@ -136,8 +136,8 @@ class CroCoTask:
 
 def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPairs | None]:
     """Pairs to train on, and those of held-out scenes; None where there are too few scenes to spare any."""
-    train, held = split_scenes(pairs.scene_count, share, seed)
-    return (pairs.of_scenes(train), pairs.of_scenes(held)) if len(held) else (pairs, None)
+    train, held = split_scenes(pairs.group_count, share, seed)
+    return (pairs.of_groups(train), pairs.of_groups(held)) if len(held) else (pairs, None)
 
 
 RECIPE = Recipe(

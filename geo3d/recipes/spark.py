@@ -13,7 +13,7 @@ from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
 from geo3d.random import Stream, stream_generator
 from geo3d.recipes.recipe import Log, Recipe, Run, draw_readable, log_broken
-from geo3d.samples.images import ImageSet, PhotoFolder
+from geo3d.samples.images import ImageSet
 from geo3d.train.config import TrainConfig
 
 #: What is measured before and after: this many images, this many at a time.
@@ -74,7 +74,7 @@ class SparKTask:
 
     def __init__(self, run: SparKRun, folder: Path, log: Log) -> None:
         images = ImageSet.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        log_broken([dataset for dataset in images.datasets if not isinstance(dataset, PhotoFolder)], log)
+        log_broken(images.datasets, log)
         self.seed = run.train.seed
         self.method = MaskedModelling(run.method, torch.Generator().manual_seed(self.seed))
         rows, held = split_scenes(images.group_count, run.held_out, self.seed)

@@ -73,11 +73,11 @@ class SparK3DTask:
         log_broken(scenes.datasets, log)
         self.folder = folder
         self.method = SparK3D(run.method, torch.Generator().manual_seed(run.train.seed))
-        rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
-        self.samples = self.method.samples(scenes.subset(rows))
+        rows, held = split_scenes(scenes.group_count, run.held_out, run.train.seed)
+        self.samples = self.method.samples(scenes.of_groups(rows))
         self.measured_scenes = "held-out" if len(held) else "training"
         larger = replace(run.method, max_voxels=_LARGER * run.method.max_voxels)
-        measured = scenes.subset(held if len(held) else rows)
+        measured = scenes.of_groups(held if len(held) else rows)
         samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
         self._crops = first_readable(
             range(len(samples)),

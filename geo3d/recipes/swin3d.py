@@ -70,8 +70,8 @@ class Swin3DTask:
         log_broken(scenes.datasets, log)
         self.folder = folder
         self.method = Segmentation(run.method, scenes.classes, torch.Generator().manual_seed(run.train.seed))
-        rows, held = split_scenes(len(scenes), run.held_out, run.train.seed)
-        self.samples = self.method.samples(scenes.subset(rows))
+        rows, held = split_scenes(scenes.group_count, run.held_out, run.train.seed)
+        self.samples = self.method.samples(scenes.of_groups(rows))
         self.measured_scenes = "held-out" if len(held) else "training"
         every = self.method.samples(scenes)
 
@@ -80,7 +80,7 @@ class Swin3DTask:
             return scene
 
         readable = first_readable(held if len(held) else rows, row_of, _MEASURED, run.strict, log)
-        self._measured = self.method.samples(scenes.subset(readable))
+        self._measured = self.method.samples(scenes.of_groups(readable))
         log(
             f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
             f"{len(scenes.classes)} classes"

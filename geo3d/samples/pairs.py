@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -17,61 +17,88 @@ from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
 from geo3d.geometry import ViewPair
+from geo3d.samples.source import Items, SampleSource, folders
 
-_OPEN_SCENES = 64  # a scene of some thousand frames takes under a megabyte
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
-class PairTable:
-    """View pairs by number: a million take 21 MB.
+class PairTable(Items):
+    """View pairs by number, each scene a group: a million take 21 MB.
 
     Args:
-        scenes: dataset number and name of each scene that has pairs.
-        scene: (P,) int32 row of ``scenes``.
         first, second: (P,) int32 view indices in the scene.
         overlap: (P,) float32 in [0, 1]; NaN where unknown.
         angle: (P,) float32 radians; NaN where unknown.
         evidence: (P,) int8 position in ``covisibility.EVIDENCE``.
     """
 
-    scenes: list[tuple[int, str]]
-    scene: np.ndarray
     first: np.ndarray
     second: np.ndarray
     overlap: np.ndarray
     angle: np.ndarray
     evidence: np.ndarray
 
-    @classmethod
-    def join(cls, mined: Sequence[MinedScene]) -> PairTable:
-        """The pairs of some mined scenes, in order."""
-        rows = [np.full(len(m.pairs), row, dtype=np.int32) for row, m in enumerate(mined)]
-        evidence = [np.full(len(m.pairs), EVIDENCE.index(m.pairs.evidence), dtype=np.int8) for m in mined]
-        columns = (
-            np.concatenate([getattr(m.pairs, name) for m in mined]) for name in ("first", "second", "overlap", "angle")
-        )
-        return cls([(m.dataset, m.name) for m in mined], np.concatenate(rows), *columns, np.concatenate(evidence))
 
-
-class ViewPairs:
-    """All view pairs of some datasets, as one long list.
-
-    Small and picklable: it holds numbers and names, and each process opens scenes by itself when it needs them.
+class ViewPairs(SampleSource[Scene]):
+    """View pairs: those that the scenes list, or that were mined.
 
     Args:
-        datasets: where the scenes are.
-        table: the pairs.
+        datasets, scenes: as :class:`SampleSource` takes them.
+        items: the pairs.
         both_orders: list every pair a second time with its views swapped, after all the others.
+
+    Raises:
+        InputError: no pair.
     """
 
-    def __init__(self, datasets: Sequence[SceneDataset], table: PairTable, both_orders: bool = False) -> None:
-        self.datasets, self.table, self.both_orders = tuple(datasets), table, both_orders
-        self._open: OrderedDict[int, Scene] = OrderedDict()
+    kind = "view pairs"
+    holds = "view pairs, or posed views to find them among"
+    needs = ("views",)
+    one_of = ("pairs", "poses")
+
+    items: PairTable
+
+    def __init__(
+        self,
+        datasets: Sequence[SceneDataset],
+        scenes: Sequence[tuple[int, str]],
+        items: PairTable,
+        both_orders: bool = False,
+    ) -> None:
+        super().__init__(datasets, scenes, items)
+        self.both_orders = both_orders
+
+    @classmethod
+    def of_datasets(
+        cls,
+        datasets: Sequence[SceneDataset],
+        options: PairOptions | None = None,
+        workers: int = 1,
+        both_orders: bool = False,
+    ) -> Self:
+        """Mine the pairs now and keep them in memory; broken scenes go to their dataset's quarantine.
+
+        Args:
+            datasets: where the scenes are.
+            options: which pairs are wanted; all defaults when not given.
+            workers: scenes looked at side by side.
+            both_orders: as in the class.
+
+        Raises:
+            InputError: no pair in any scene; says why.
+        """
+        mined = list(mine_scenes(datasets, options or PairOptions(), workers))
+        found = [m for m in mined if m.pairs is not None and len(m.pairs)]
+        if not found:
+            raise no_pairs(datasets, [m.note for m in mined if m.pairs is not None])
+        return cls._of_mined(datasets, found, both_orders)
 
     @classmethod
     def from_index(
         cls, index: PairIndex | str | Path, datasets: Sequence[SceneDataset] | None = None, both_orders: bool = False
-    ) -> ViewPairs:
+    ) -> Self:
         """The pairs of an index file.
 
         Opens every scene once, to turn names into numbers; scenes that are broken go to their dataset's quarantine and
@@ -110,29 +137,13 @@ class ViewPairs:
                 numbers[pairs] = _view_numbers(index, pairs, codes[pairs], position, name)
         if not readable.any():
             raise InputError(f"{index.source}: every scene is broken, the first: {broken_scenes[0]}")
-        kept = readable[index.scene]
         scene = (np.cumsum(readable) - 1).astype(np.int32)[index.scene]
-        columns = (scene, first, second, index.overlap, index.angle, index.evidence)
         scenes = [scene for scene, use in zip(index.scenes, readable) if use]
-        return cls(datasets, PairTable(scenes, *(column[kept] for column in columns)), both_orders)
+        pairs = PairTable(scene, scene, first, second, index.overlap, index.angle, index.evidence)
+        return cls(datasets, scenes, pairs.kept(readable[index.scene]), both_orders)
 
     @classmethod
-    def mine(
-        cls, datasets: Sequence[SceneDataset], options: PairOptions, workers: int = 1, both_orders: bool = False
-    ) -> ViewPairs:
-        """Mine the pairs now and keep them in memory; broken scenes go to their dataset's quarantine.
-
-        Raises:
-            InputError: no pair in any scene; says why.
-        """
-        mined = list(mine_scenes(datasets, options, workers))
-        found = [m for m in mined if m.pairs is not None and len(m.pairs)]
-        if not found:
-            raise no_pairs(datasets, [m.note for m in mined if m.pairs is not None])
-        return cls(datasets, PairTable.join(found), both_orders)
-
-    @classmethod
-    def from_listed(cls, datasets: Sequence[SceneDataset], both_orders: bool = False) -> ViewPairs:
+    def from_listed(cls, datasets: Sequence[SceneDataset], both_orders: bool = False) -> Self:
         """The pairs that the datasets list themselves; broken scenes go to their dataset's quarantine.
 
         Raises:
@@ -149,59 +160,35 @@ class ViewPairs:
                 if len(pairs):
                     found.append(MinedScene(number, scene.name, pairs=pairs))
         if not found:
-            raise InputError(f"no scene of {_roots(datasets)} lists view pairs; mine them: `tools/prepare.py pairs`")
-        return cls(datasets, PairTable.join(found), both_orders)
+            raise InputError(f"no scene of {folders(datasets)} lists view pairs; mine them: `tools/prepare.py pairs`")
+        return cls._of_mined(datasets, found, both_orders)
+
+    @classmethod
+    def _of_mined(cls, datasets: Sequence[SceneDataset], mined: Sequence[MinedScene], both_orders: bool) -> Self:
+        """The pairs of mined scenes, in order; of each there must be some."""
+        scene = np.concatenate([np.full(len(m.pairs), row, dtype=np.int32) for row, m in enumerate(mined)])
+        evidence = [np.full(len(m.pairs), EVIDENCE.index(m.pairs.evidence), dtype=np.int8) for m in mined]
+        columns = (
+            np.concatenate([getattr(m.pairs, name) for m in mined]) for name in ("first", "second", "overlap", "angle")
+        )
+        table = PairTable(scene, scene, *columns, np.concatenate(evidence))
+        return cls(datasets, [(m.dataset, m.name) for m in mined], table, both_orders)
 
     def __len__(self) -> int:
-        return len(self.table.scene) * (2 if self.both_orders else 1)
+        return len(self.items) * (2 if self.both_orders else 1)
 
-    @property
-    def scene_count(self) -> int:
-        """Number of scenes that have pairs."""
-        return len(np.unique(self.table.scene))
+    def row(self, index: int) -> int:
+        return super().row(index) % len(self.items)
 
-    def of_scenes(self, numbers: Sequence[int] | np.ndarray) -> ViewPairs:
-        """The pairs of some scenes alone.
+    def views(self, index: int) -> tuple[int, int]:
+        """First and second view of a pair, counted as its scene does."""
+        row = self.row(index)
+        first, second = int(self.items.first[row]), int(self.items.second[row])
+        return (first, second) if index == row else (second, first)
 
-        Args:
-            numbers: scenes, counted as by :meth:`scene_id`; their numbers stay the same.
-        """
-        kept = np.isin(self.table.scene, numbers)
-        columns = {f.name: getattr(self.table, f.name)[kept] for f in fields(self.table) if f.name != "scenes"}
-        return ViewPairs(self.datasets, replace(self.table, **columns), self.both_orders)
-
-    def _locate(self, index: int) -> tuple[int, int, int]:
-        """Row of the table, and the first and second view of item ``index``."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        swapped, row = divmod(index, len(self.table.scene))
-        first, second = int(self.table.first[row]), int(self.table.second[row])
-        return (row, second, first) if swapped else (row, first, second)
-
-    def _scene(self, row: int) -> Scene:
-        """The scene of a row of the table; those used last stay open."""
-        key = int(self.table.scene[row])
-        if key not in self._open:
-            number, name = self.table.scenes[key]
-            self._open[key] = self.datasets[number].open(name)
-            if len(self._open) > _OPEN_SCENES:
-                self._open.popitem(last=False)
-        self._open.move_to_end(key)
-        return self._open[key]
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def scene_id(self, index: int) -> int:
-        """A number that two pairs share exactly when they are of one scene: 0 to ``scene_count - 1`` in a whole set."""
-        return int(self.table.scene[self._locate(index)[0]])
-
-    def describe(self, index: int) -> str:
-        """Folder, scene and views of a pair."""
-        row, first, second = self._locate(index)
-        number, name = self.table.scenes[self.table.scene[row]]
-        names = self._scene(row).view_names
-        return f"{self.datasets[number].root}: scene {name}: {names[first]} | {names[second]}"
+    def name_in_scene(self, index: int) -> str:
+        names = self.opened(index).view_names
+        return " | ".join(names[view] for view in self.views(index))
 
     def images(self, index: int) -> tuple[Image.Image, Image.Image]:
         """Both images of a pair, not yet decoded where the scene's reader is lazy.
@@ -209,21 +196,17 @@ class ViewPairs:
         Raises:
             BrokenScene: a file of the scene cannot be read.
         """
-        row, first, second = self._locate(index)
-        scene = self._scene(row)
+        scene = self.opened(index)
+        first, second = self.views(index)
         return scene.image(first), scene.image(second)
 
     def pair(self, index: int) -> ViewPair:
         """A pair with all that its scene knows of both views, overlap and angle (radians) where they were measured."""
-        row, first, second = self._locate(index)
-        scene = self._scene(row)
-        overlap, angle = (float(column[row]) for column in (self.table.overlap, self.table.angle))
+        row, scene = self.row(index), self.opened(index)
+        first, second = self.views(index)
+        overlap, angle = float(self.items.overlap[row]), float(self.items.angle[row])
         known = {"overlap": overlap, "angle": angle} if np.isfinite(overlap) else {}
         return ViewPair(scene.view(first), scene.view(second), **known)
-
-
-def _roots(datasets: Sequence[SceneDataset]) -> str:
-    return ", ".join(str(dataset.root) for dataset in datasets)
 
 
 def _matched_datasets(index: PairIndex, datasets: Sequence[SceneDataset] | None) -> list[SceneDataset]:
@@ -238,7 +221,7 @@ def _matched_datasets(index: PairIndex, datasets: Sequence[SceneDataset] | None)
         return list(datasets)
     lacking = ", ".join(str(d.root) for d, found in zip(index.datasets, matched) if found is None)
     raise InputError(
-        f"{index.source}: has pairs of {lacking}, which is not among {_roots(datasets)}; give the same folders in the "
+        f"{index.source}: has pairs of {lacking}, which is not among {folders(datasets)}; give the same folders in the "
         "same order, or mine a new index"
     )
 

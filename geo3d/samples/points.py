@@ -2,78 +2,37 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
+from geo3d.datasets.scene import Scene, SceneDataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-_KEPT_CLOUDS = 64  # a scan of 80,000 vertices takes 4 MB
+from geo3d.samples.source import Items, SampleSource, folders
 
 
-class PointScenes:
-    """All scenes of some datasets that hold points or a mesh, as one list.
+class LoadedPoints(NamedTuple):
+    """What is kept of a scene: a scan of 80,000 vertices takes 4 MB."""
 
-    Small and picklable; each process reads clouds by itself when it needs them and keeps the latest.
+    cloud: PointCloud
+    metric: bool
 
-    Args:
-        datasets: where the scenes are.
-        scenes: dataset number and name of each scene.
 
-    Raises:
-        InputError: no scene.
-    """
+class PointScenes(SampleSource[LoadedPoints]):
+    """Scenes that hold points or a mesh."""
 
-    #: Parts that a scene must hold beside points or a mesh, and what they are called in messages.
-    needs: ClassVar[tuple[str, ...]] = ()
-    holds: ClassVar[str] = "points or a mesh"
+    kind = "points"
+    holds = "points or a mesh"
+    one_of = ("points", "mesh")
 
-    def __init__(self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]]) -> None:
-        self.datasets, self.scenes = tuple(datasets), tuple(scenes)
-        if not self.scenes:
-            roots = ", ".join(str(dataset.root) for dataset in self.datasets)
-            raise InputError(f"{roots}: no scene holds {self.holds}; see docs/datasets.md")
-        self._kept: OrderedDict[int, tuple[PointCloud, bool]] = OrderedDict()
-
-    @classmethod
-    def find(cls, roots: Sequence[str | Path]) -> Self:
-        """The scenes under some folders; broken ones go to their dataset's quarantine.
-
-        Raises:
-            InputError: a folder is no dataset, or there is no scene of that kind.
-        """
-        datasets = [open_dataset(root) for root in roots]
-        found = [
-            (number, scene.name)
-            for number, dataset in enumerate(datasets)
-            for scene in dataset.readable(*cls.needs)
-            if scene.parts & {"points", "mesh"}
-        ]
-        return cls(datasets, found)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": OrderedDict()}
-
-    def describe(self, index: int) -> str:
-        """Dataset and name of a scene."""
-        number, name = self.scenes[index]
-        return f"{self.datasets[number].root}: {name}"
-
-    def subset(self, rows: Sequence[int]) -> Self:
-        """Some of the scenes."""
-        return type(self)(self.datasets, [self.scenes[row] for row in rows])
+    def load(self, scene: Scene) -> LoadedPoints:
+        cloud = scene_points(scene)
+        if len(cloud) == 0:
+            raise InputError(f"scene {scene.name} ({scene.root}) holds no point")
+        return LoadedPoints(cloud, scene.metric)
 
     def cloud(self, index: int) -> PointCloud:
         """Points of a scene, with colours, normals and labels where the scene has them.
@@ -81,59 +40,51 @@ class PointScenes:
         Raises:
             InputError: the scene is broken, holds no point, or has labels that are not of its classes.
         """
-        return self._keep(index)[0]
+        return self.opened(index).cloud
 
     def metric(self, index: int) -> bool:
         """Whether a scene's lengths are metres; they are of arbitrary scale otherwise."""
-        return self._keep(index)[1]
-
-    def _keep(self, index: int) -> tuple[PointCloud, bool]:
-        if index not in self._kept:
-            number, name = self.scenes[index]
-            scene = self.datasets[number].open(name)
-            self._kept[index] = self._read(scene), scene.metric
-            if len(self._kept) > _KEPT_CLOUDS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return self._kept[index]
-
-    def _read(self, scene: Scene) -> PointCloud:
-        cloud = scene_points(scene)
-        if len(cloud) == 0:
-            raise InputError(f"scene {scene.name} ({scene.root}) holds no point")
-        return cloud
+        return self.opened(index).metric
 
 
 class LabelledScenes(PointScenes):
-    """All scenes of some datasets that hold labelled points or a labelled mesh, as one list.
+    """Scenes that hold labelled points or a labelled mesh, all labelled with the same classes.
 
     Args:
-        datasets, scenes: as :class:`PointScenes` takes them.
+        datasets, scenes, items: as :class:`SampleSource` takes them.
 
     Raises:
-        InputError: no scene, or datasets that are labelled with different classes.
+        InputError: no scene; or datasets that do not name their classes, or are labelled with different ones.
     """
 
-    needs = ("labels",)
+    kind = "labelled points"
     holds = "labelled points or a labelled mesh"
+    needs = ("labels",)
 
-    def __init__(self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]]) -> None:
-        super().__init__(datasets, scenes)
-        kinds = sorted({self.datasets[number].kind for number, _ in self.scenes})
-        named = {self.datasets[number].classes for number, _ in self.scenes}
+    def __init__(
+        self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]], items: Items | None = None
+    ) -> None:
+        super().__init__(datasets, scenes, items)
+        used = [self.datasets[number] for number in sorted({number for number, _ in self.scenes})]
+        for dataset in used:
+            if not dataset.classes:
+                raise InputError(
+                    f"{dataset.root}: its scenes are labelled, but {type(dataset).__name__} does not name the classes; "
+                    "set its attribute classes, as docs/datasets.md says"
+                )
+        named = {tuple(dataset.classes) for dataset in used}
         if len(named) > 1:
-            raise InputError(
-                f"datasets of kinds {', '.join(kinds)} have different classes; train on one kind at a time"
-            )
+            raise InputError(f"{folders(used)}: labelled with different classes; give datasets of the same classes")
         #: Names of the classes, in the order of the labels.
         self.classes: tuple[str, ...] = named.pop()
 
-    def _read(self, scene: Scene) -> PointCloud:
+    def load(self, scene: Scene) -> LoadedPoints:
         scene.require("labels")
-        cloud = super()._read(scene)
-        if not -1 <= int(cloud.semantic.min()) <= int(cloud.semantic.max()) < len(self.classes):
+        loaded = super().load(scene)
+        labels = loaded.cloud.semantic
+        if not -1 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise InputError(f"scene {scene.name} ({scene.root}) has labels outside -1 to {len(self.classes) - 1}")
-        return cloud
+        return loaded
 
 
 def scene_points(scene: Scene) -> PointCloud:

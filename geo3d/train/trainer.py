@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
 from geo3d.errors import InputError
-from geo3d.methods.method import Method, SampleSet
+from geo3d.methods.method import DrawsPictures, Method, SampleSet
 from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
 from geo3d.train.config import TrainConfig
 from geo3d.train.engine import Engine
@@ -318,7 +318,7 @@ class Trainer:
 
     def _draw_picture(self) -> None:
         """What the network makes of the first batch of epoch 0, drawn anew each time; every process must call it."""
-        if type(self.method).picture is Method.picture:
+        if not isinstance(self.method, DrawsPictures):
             return
         key = BatchKey(0, 0, 0, self.config.batch_size)
         batch = self._batches[key]

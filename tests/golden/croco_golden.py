@@ -10,8 +10,8 @@ from golden_cases import GoldenCase
 
 from geo3d import create_model
 from geo3d.methods.croco import completion_loss
-from geo3d.methods.images import IMAGE_MEAN, IMAGE_STD
 from geo3d.models.croco import visible_from_mask
+from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD
 from geo3d.nn.patches import patchify
 from geo3d.ops import rope_2d
 

@@ -11,8 +11,8 @@ from golden_cases import GoldenCase
 from torch import Tensor
 
 from geo3d import create_model
-from geo3d.methods.images import IMAGE_MEAN, IMAGE_STD
 from geo3d.methods.spark import fill_in, reconstruction_loss
+from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD
 
 # In float64 the stored values' rounding to float32 is what remains: 1.2e-7 of the largest was measured at most. Losses
 # and gradient norms are stored in float64. In float32 the published code itself deviates by what `tolerance` says:

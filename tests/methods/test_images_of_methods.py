@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from geo3d.methods.images import IMAGE_MEAN, IMAGE_STD, color_jitter, denormalise, normalise, random_crop, to_tensor
+from geo3d.methods.images import color_jitter, random_crop, to_tensor
+from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD, denormalise, normalise
 
 
 def _ramp(width: int, height: int) -> Image.Image:

@@ -348,15 +348,15 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         method(batch | {"kept": batch["kept"][1:]})
 
 
-def test_who_has_learnt_nothing_copies_the_nearest_cell() -> None:
+def test_the_baseline_copies_the_nearest_cell() -> None:
     method = make_method()
     # Kept: a row along x in cell 0, and one along y in cell 3; masked: cell 1 and cell 2.
     row = [(x, 0, 0) for x in range(8)]
     other = [(24, y, 0) for y in range(8)]
     batch = from_voxels(method, [*row, (9, 5, 5), (17, 5, 5), *other], kept=[True, False, False, True])
     _, cells, _ = method.split(batch)
-    guess = copied_occupancy(method, batch, cells.refine(8))
-    sites = cells.refine(8).coords[guess].tolist()
+    copied = copied_occupancy(method, batch, cells.refine(8))
+    sites = cells.refine(8).coords[copied].tolist()
     assert sites == [[0, 8 + x, 0, 0] for x in range(8)] + [[0, 16, y, 0] for y in range(8)]
 
 
@@ -390,10 +390,10 @@ def test_filled_is_what_is_kept_and_what_is_predicted() -> None:
     kept = len(clouds["masked"])
     assert 0 < kept < len(clouds["original"])
     assert torch.equal(clouds["filled"].xyz[:kept], clouds["masked"].xyz)
-    guessed = (output.extras["predicted"][:, 0] > 0) & (output.extras["sites"][:, 0] == 1)
-    assert len(clouds["filled"]) == kept + guessed.sum()
+    occupied = (output.extras["predicted"][:, 0] > 0) & (output.extras["sites"][:, 0] == 1)
+    assert len(clouds["filled"]) == kept + occupied.sum()
     added = clouds["filled"].xyz[kept:]
-    assert torch.equal(added.floor().int(), output.extras["sites"][guessed, 1:])
+    assert torch.equal(added.floor().int(), output.extras["sites"][occupied, 1:])
     picture = method.picture(batch, output)
     assert picture.dtype == np.uint8
     assert picture.shape[1] == 3 * 520
@@ -420,7 +420,7 @@ def test_configs_that_make_no_sense_are_refused(changes: dict, message: str) -> 
 
 
 def test_models_that_read_no_voxels_are_refused() -> None:
-    with pytest.raises(InputError, match="must be a sparse_resnet or swin3d"):
+    with pytest.raises(InputError, match="must read voxels"):
         make_method(model="croco_tiny")
     with pytest.raises(InputError, match="two stages or more"):
         MaskedVoxelDecoder((1,), (8,), 16, 0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,12 @@ def test_views_of_every_dataset(kind: str, tmp_path: Path) -> None:
     scenes = list(open_dataset(tmp_path / "data"))
     assert len(images) == sum(len(scene.view_names) for scene in scenes)
     assert images.group_count == len(scenes)
-    images = pickle.loads(pickle.dumps(images))
     index = 0
     for group, scene in enumerate(scenes):
         for view, name in enumerate(scene.view_names):
             assert np.array_equal(np.asarray(images.image(index)), np.asarray(scene.image(view)))
             assert images.describe(index).endswith(f"scene {scene.name}: {name}")
-            assert images.group[index] == group
+            assert images.group(index) == group
             index += 1
 
 
@@ -63,8 +61,8 @@ def test_single_images_and_several_roots(tmp_path: Path) -> None:
     images = ImageSet.find([tmp_path / "one", tmp_path / "scans"])
     scenes = open_dataset(tmp_path / "scans")
     assert images.group_count == 1 + len(scenes)
-    assert images.group[0] == 0
-    assert images.group[1] == 1
+    assert images.group(0) == 0
+    assert images.group(1) == 1
 
 
 def test_folders_without_images_are_named(tmp_path: Path) -> None:

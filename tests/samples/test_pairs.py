@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from analytic_scenes import AnalyticDataset, BoxScene, orbit
+from dataset_builders import build_scannet
 from PIL import Image
 
 from geo3d.datasets import scene as scene_module
@@ -72,19 +73,19 @@ def listing(pairs: ViewPairs) -> list[str]:
 
 
 def test_an_index_gives_what_mining_in_memory_gives(roots: list[Path], index: Path) -> None:
-    mined = ViewPairs.mine([open_dataset(root) for root in roots], PairOptions(**OPTIONS))
+    mined = ViewPairs.of_datasets([open_dataset(root) for root in roots], PairOptions(**OPTIONS))
     read = ViewPairs.from_index(index)
     assert listing(read) == listing(mined)
     assert len(mined) >= 10
-    assert mined.scene_count == 3
-    np.testing.assert_allclose(read.table.overlap, mined.table.overlap, atol=6e-5)  # four decimals in the file
-    np.testing.assert_allclose(np.degrees(read.table.angle), np.degrees(mined.table.angle), atol=6e-3)
+    assert mined.group_count == 3
+    np.testing.assert_allclose(read.items.overlap, mined.items.overlap, atol=6e-5)  # four decimals in the file
+    np.testing.assert_allclose(np.degrees(read.items.angle), np.degrees(mined.items.angle), atol=6e-3)
 
 
 def test_images_and_views_are_those_of_the_scene(roots: list[Path], index: Path) -> None:
     pairs = ViewPairs.from_index(index)
     k = next(k for k in range(len(pairs)) if "two" in pairs.describe(k))
-    first, second = (int(c[k]) for c in (pairs.table.first, pairs.table.second))
+    first, second = (int(c[k]) for c in (pairs.items.first, pairs.items.second))
     assert pairs.describe(k) == f"{roots[1]}: scene room: {first:04d} | {second:04d}"
     scene = open_dataset(roots[1])[0]
     images = pairs.images(k)
@@ -95,7 +96,7 @@ def test_images_and_views_are_those_of_the_scene(roots: list[Path], index: Path)
     assert isinstance(pair, ViewPair)
     assert (pair.first.name, pair.second.name) == (f"{first:04d}", f"{second:04d}")
     assert pair.first.depth is not None
-    assert pair.overlap == pytest.approx(pairs.table.overlap[k])
+    assert pair.overlap == pytest.approx(pairs.items.overlap[k])
     assert 0 < pair.angle < math.radians(60)
 
 
@@ -108,25 +109,28 @@ def test_both_orders(index: Path) -> None:
         assert there == once.describe(k)
         head, _, views = there.rpartition(": ")
         assert back == f"{head}: {' | '.join(reversed(views.split(' | ')))}"
-        assert twice.scene_id(k) == twice.scene_id(k + count)
+        assert twice.group(k) == twice.group(k + count)
     np.testing.assert_array_equal(np.array(twice.images(0)[0]), np.array(twice.images(count)[1]))
 
 
 def test_out_of_range(index: Path) -> None:
     pairs = ViewPairs.from_index(index)
     for k in (-1, len(pairs)):
-        with pytest.raises(IndexError, match=f"pair {k} of {len(pairs)}"):
+        with pytest.raises(IndexError, match=f"view pairs: item {k} of {len(pairs)}"):
             pairs.images(k)
 
 
 def test_scenes_can_be_split_off(index: Path) -> None:
     pairs = ViewPairs.from_index(index)
-    ids = [pairs.scene_id(k) for k in range(len(pairs))]
+    ids = [pairs.group(k) for k in range(len(pairs))]
     assert sorted(set(ids)) == [0, 1, 2]
-    part = pairs.of_scenes([0, 2])
-    assert part.scene_count == 2
-    assert listing(part) == [pairs.describe(k) for k, scene in enumerate(ids) if scene != 1]
-    assert {part.scene_id(k) for k in range(len(part))} == {0, 2}
+    for both_orders in (False, True):
+        part = ViewPairs.from_index(index, both_orders=both_orders).of_groups([0, 2])
+        assert part.group_count == 2
+        assert listing(part)[: ids.count(0) + ids.count(2)] == [
+            pairs.describe(k) for k, scene in enumerate(ids) if scene != 1
+        ]
+        assert {part.group(k) for k in range(len(part))} == {0, 2}
 
 
 def test_datasets_in_another_order_or_place(roots: list[Path], index: Path, tmp_path: Path) -> None:
@@ -161,8 +165,8 @@ def test_a_scene_that_broke_since_is_quarantined(roots: list[Path], index: Path)
     (roots[0] / "hall.analytic").write_text("broken")
     pairs = ViewPairs.from_index(index)
     assert listing(pairs) == [line for line in whole if "hall" not in line]
-    assert pairs.scene_count == 2
-    assert {pairs.scene_id(k) for k in range(len(pairs))} == {0, 1}
+    assert pairs.group_count == 2
+    assert {pairs.group(k) for k in range(len(pairs))} == {0, 1}
     assert len(pairs.datasets[0].quarantine) == 1
     for root in roots:
         for path in root.iterdir():
@@ -171,37 +175,15 @@ def test_a_scene_that_broke_since_is_quarantined(roots: list[Path], index: Path)
         ViewPairs.from_index(index)
 
 
-def test_pickles_small_and_without_open_scenes(index: Path) -> None:
-    pairs = ViewPairs.from_index(index)
-    expected = np.array(pairs.images(0)[0])
-    blob = pickle.dumps(pairs)
-    assert b"BoxScene" not in blob
-    again = pickle.loads(blob)
-    assert listing(again) == listing(pairs)
-    np.testing.assert_array_equal(np.array(again.images(0)[0]), expected)
-
-
 def test_a_million_pairs_stay_numbers() -> None:
     count = 1_000_000
     zeros = np.zeros(count, dtype=np.int32)
     scores = np.zeros(count, dtype=np.float32)
-    table = PairTable([(0, "room")], zeros, zeros, zeros + 1, scores, scores, np.zeros(count, dtype=np.int8))
-    pairs = ViewPairs([], table, both_orders=True)
+    table = PairTable(zeros, zeros, zeros, zeros + 1, scores, scores, np.zeros(count, dtype=np.int8))
+    pairs = ViewPairs([], [(0, "room")], table, both_orders=True)
     assert len(pairs) == 2 * count
     assert len(pickle.dumps(pairs)) < 22 * count
-
-
-def test_few_scenes_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geo3d.samples.pairs._OPEN_SCENES", 2)
-    dataset = open_dataset(AnalyticDataset.write(tmp_path / "many", {f"s{i}": 3 for i in range(5)}))
-    pairs = ViewPairs.mine([dataset], PairOptions(**OPTIONS))
-    opened = []
-    genuine = dataset.open
-    monkeypatch.setattr(dataset, "open", lambda name: (opened.append(name), genuine(name))[1])
-    first_of = {pairs.scene_id(k): k for k in range(len(pairs))}
-    for scene in (0, 1, 0, 2, 0, 1):
-        pairs.images(first_of[scene])
-    assert opened == ["s0", "s1", "s2", "s1"]  # the least lately used is closed first
+    assert len(pickle.dumps(pairs.of_groups([0]))) < 22 * count
 
 
 def test_listed_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -216,7 +198,7 @@ def test_listed_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [str(entry) for entry in dataset.quarantine.entries] == ["scene broken: pairs.txt: line 3 is cut"]
     pair = pairs.pair(1)
     assert (pair.overlap, pair.angle) == (None, None)
-    mined = ViewPairs.mine([open_dataset(tmp_path)], PairOptions())
+    mined = ViewPairs.of_datasets([open_dataset(tmp_path)], PairOptions())
     assert listing(mined) == listing(pairs)
     summary = mine_pairs(PairsConfig(data=(tmp_path,), output=tmp_path / "out.tsv"))
     assert summary.by_evidence == {"listed": 3}
@@ -224,9 +206,17 @@ def test_listed_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
     assert listing(ViewPairs.from_index(summary.index)) == listing(pairs)
 
 
+def test_scenes_without_views_do_not_stop_the_search(tmp_path: Path) -> None:
+    build_scannet(tmp_path)
+    (tmp_path / "scans" / "scene0000_00" / "scene0000_00.sens").unlink()
+    pairs = ViewPairs.find([tmp_path], options=PairOptions(min_overlap=0.01, max_angle=120))
+    assert [name for _, name in pairs.scenes] == ["scene0000_01", "scene0001_00"]
+    assert len(pairs.datasets[0].quarantine) == 0
+
+
 def test_nothing_to_pair_is_said(tmp_path: Path) -> None:
     dataset = open_dataset(AnalyticDataset.write(tmp_path / "set", {"a": 3, "b": "empty"}))
     with pytest.raises(InputError, match="lists view pairs"):
         ViewPairs.from_listed([dataset])
     with pytest.raises(InputError, match=r"scene a: no pair of its 3 views.*scene b: has neither"):
-        ViewPairs.mine([dataset], PairOptions(min_angle=80, max_angle=90))
+        ViewPairs.of_datasets([dataset], PairOptions(min_angle=80, max_angle=90))

@@ -101,6 +101,21 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert losses == pytest.approx({record["step"]: record["loss"] for record in numbers(tmp_path)}, rel=1e-6)
 
 
+def test_a_method_without_pictures_is_spared_the_passes_to_draw(tmp_path: Path, monkeypatch) -> None:
+    passes, forward = [], ToyMethod.forward
+
+    def counted(self: ToyMethod, batch: dict, generator: torch.Generator | None = None):
+        passes.append(self.training)
+        return forward(self, batch, generator)
+
+    monkeypatch.setattr(ToyMethod, "forward", counted)
+    train_toy(tmp_path / "plain", picture_every=1)
+    assert passes == [True] * 12
+    assert not (tmp_path / "plain" / "pictures").exists()
+    train_toy(tmp_path / "drawn", DrawingToyMethod, picture_every=1)
+    assert (passes.count(True), passes.count(False)) == (24, 13)
+
+
 def test_pictures_and_saves_disturb_nothing(tmp_path: Path) -> None:
     train_toy(tmp_path / "plain")
     train_toy(tmp_path / "drawn", DrawingToyMethod, picture_every=1, save_every_steps=5)

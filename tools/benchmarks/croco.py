@@ -16,8 +16,8 @@ from benchmarks.race import Variant, race
 
 from geo3d.errors import InputError
 from geo3d.methods.croco import completion_loss
-from geo3d.methods.images import normalise
 from geo3d.models import create_model
+from geo3d.nn.colors import normalise
 from geo3d.nn.patches import patchify
 
 #: All variants see the same weights and images; bfloat16 moves the loss by some 1e-4 of itself.
