@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,16 +49,25 @@ def _read_ply(path: Path, scene: str) -> PointColumns:
     return replace(named_columns(ply.vertex), faces=ply.faces)
 
 
-def _open_numpy(path: Path, scene: str):
-    read_bytes(path, scene)
+# What NumPy and zipfile raise on damaged files, absurd sizes included.
+_NUMPY_ERRORS = (ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError)
+_NUMPY_ERRORS += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+
+
+def _open_numpy(path: Path, scene: str, kind: type) -> Any:
+    """The array, or the archive of arrays, of a file that must be of that ``kind``."""
+    data = read_bytes(path, scene)
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenScene(scene, path, f"not a whole file of numpy: {' '.join(str(error).split())}") from error
+        content = np.load(io.BytesIO(data), allow_pickle=False)
+    except _NUMPY_ERRORS as error:
+        raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
+    if not isinstance(content, kind):
+        raise BrokenScene(scene, path, f"holds {type(content).__name__}, which does not go with its ending")
+    return content
 
 
 def _read_npy(path: Path, scene: str, columns: str | None = None) -> PointColumns:
-    table = _open_numpy(path, scene)
+    table = _open_numpy(path, scene, np.ndarray)
     if table.dtype.names and table.ndim == 1 and columns is None:
         return named_columns({name: table[name] for name in table.dtype.names})
     if table.ndim != 2 or table.dtype.kind not in "fiu":
@@ -69,15 +81,15 @@ def _read_npy(path: Path, scene: str, columns: str | None = None) -> PointColumn
 
 
 def _npy_names(path: Path, scene: str) -> Iterable[str]:
-    return _open_numpy(path, scene).dtype.names or ()
+    return _open_numpy(path, scene, np.ndarray).dtype.names or ()
 
 
 def _read_npz(path: Path, scene: str) -> PointColumns:
-    with _open_numpy(path, scene) as file:
+    with _open_numpy(path, scene, np.lib.npyio.NpzFile) as file:
         try:
             arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BrokenScene(scene, path, f"not a whole file of numpy: {error}") from error
+        except _NUMPY_ERRORS as error:
+            raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
     # Files of PointCloud.to_numpy say how the points are packed, and what was taken off them.
     offsets, origin = arrays.pop("offsets", None), arrays.pop("origin", None)
     if offsets is not None and len(offsets) != 2:
@@ -87,7 +99,7 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
 
 
 def _npz_names(path: Path, scene: str) -> Iterable[str]:
-    with _open_numpy(path, scene) as file:
+    with _open_numpy(path, scene, np.lib.npyio.NpzFile) as file:
         return file.files
 
 

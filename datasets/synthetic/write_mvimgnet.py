@@ -23,7 +23,7 @@ _PINHOLE = 1  # COLMAP's number of the camera model
 
 @dataclass(frozen=True)
 class SparseModel:
-    """Surface points and who sees them.
+    """Surface points and the views that see them.
 
     Args:
         xyz: (P, 3) metres in the room.

@@ -45,7 +45,7 @@ def check(path: Path, triangles: list[tuple[int, int, int]]) -> None:
     assert ply.faces.dtype == np.int64
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_formats(tmp_path, form, ending):
     order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}[form]
@@ -79,6 +79,13 @@ def test_polygons_become_triangle_fans(tmp_path, form, polygons, triangles):
     body = ascii_body(polygons) if form == "ascii" else binary("<", polygons)
     (tmp_path / "mesh.ply").write_bytes(header(form, len(polygons)) + body)
     check(tmp_path / "mesh.ply", triangles)
+
+
+def test_a_header_with_old_line_ends_before_a_byte_like_a_new_one(tmp_path):
+    first = struct.pack("<I", 0x3C23D70A)  # about 0.01, whose first byte is that of a new line
+    head = "ply\rformat binary_little_endian 1.0\relement vertex 1\rproperty float x\rend_header\r"
+    (tmp_path / "a.ply").write_bytes(head.encode() + first)
+    assert read_ply(tmp_path / "a.ply", "a").vertex["x"].tolist() == [np.float32(0.01)]
 
 
 def test_vertices_alone(tmp_path):

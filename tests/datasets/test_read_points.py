@@ -295,7 +295,11 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         read_points(tmp_path / "b.ply")
     np.save(tmp_path / "a.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="not a whole file of numpy"):
+    with pytest.raises(InputError, match="not a whole file of NumPy"):
+        read_points(tmp_path / "a.npy")
+    np.savez(tmp_path / "b.npz", xyz=XYZ)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "b.npz").read_bytes())
+    with pytest.raises(InputError, match="holds NpzFile, which does not go with its ending"):
         read_points(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", np.zeros((2, 5, 3)))
     with pytest.raises(InputError, match=r"\(N, 3\) of numbers is expected, this is \(2, 5, 3\)"):

@@ -120,6 +120,31 @@ def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tm
             picture.verify()
 
 
+def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path, capsys) -> None:
+    mesh = read_ply(scans / "scene0003_00" / "scene0003_00_vh_clean_2.ply", "scan")
+    shift = np.array([500000.0, 5400000.0, 301.0])
+    far = {axis: mesh.vertex[axis].astype(np.float64) + shift[i] for i, axis in enumerate("xyz")}
+    write_ply(tmp_path / "far.ply", mesh.vertex | far, mesh.faces)
+    write_ply(tmp_path / "near.ply", mesh.vertex, mesh.faces)
+    for name in ("near", "far"):
+        _run(
+            segment,
+            [
+                "--checkpoint",
+                str(finished),
+                "--scene",
+                str(tmp_path / f"{name}.ply"),
+                "--out",
+                str(tmp_path / f"{name}_labels.ply"),
+            ],
+        )
+        assert "mean IoU" not in capsys.readouterr().out
+    found = read_ply(tmp_path / "far_labels.ply", "scan")
+    assert np.abs(found.stacked("x", "y", "z") - np.stack(list(far.values()), 1)).max() < 1e-6
+    agreeing = found.vertex["label"] == read_ply(tmp_path / "near_labels.ply", "scan").vertex["label"]
+    assert agreeing.mean() > 0.9, "voxels begin at the least coordinates, which differ by rounding"
+
+
 def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) -> None:
     scan = data_folder / "scannet" / "scans" / "scene0000_00"
     _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "scan.ply")])
