@@ -35,7 +35,8 @@ def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.n
     """Scenes to train on, and those held out: none where there are too few to spare any.
 
     Args:
-        scenes: how many there are; of fewer than :data:`SCENES_TO_SPARE` none is spared.
+        scenes: how many there are, or other groups of samples that are held out together, such as photographs; of
+            fewer than :data:`SCENES_TO_SPARE` none is spared.
         share: of them to hold out, 0 to 1.
         seed: of the run.
 
