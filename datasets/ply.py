@@ -229,3 +229,6 @@ def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:
     if triangles.size and not (triangles.min() >= 0 and triangles.max() < count):
         raise BrokenScene(scene, path, f"a face names a vertex outside 0 to {count - 1}")
     return Ply(vertex, triangles)
+
+
+__all__ = ["Ply", "read_ply", "write_ply"]

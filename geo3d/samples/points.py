@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from geo3d.datasets.scene import Scene, SceneDataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
@@ -96,9 +93,7 @@ def scene_points(scene: Scene) -> PointCloud:
     """
     if "points" in scene.parts:
         return scene.points()
-    mesh = scene.mesh()
-    columns = (mesh.vertices, mesh.colors, mesh.normals, mesh.semantic, mesh.instance)
-    return PointCloud(*(None if c is None else torch.from_numpy(np.ascontiguousarray(c)) for c in columns))
+    return scene.mesh().to_points(scene.origin)
 
 
 def labelled_points(scene: Scene) -> PointCloud:
