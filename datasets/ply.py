@@ -9,6 +9,7 @@ import numpy as np
 
 from geo3d.datasets.files import read_bytes
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.viz.ply import write_ply
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
