@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,8 @@ from geo3d.methods.images import color_jitter, denormalise, normalise, random_cr
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.models import create_model
 from geo3d.nn.patches import patchify, unpatchify
+from geo3d.samples.pairs import ViewPairs
 from geo3d.viz.sheet import captioned_sheet
-
-if TYPE_CHECKING:
-    from geo3d.samples.pairs import ViewPairs
 
 _VARIANCE_EPS = 1e-6
 _PICTURE_ROWS = 6
@@ -119,6 +117,7 @@ class CrossViewCompletion(Method):
     """
 
     name = "croco"
+    source = ViewPairs
 
     def __init__(self, config: CrossViewCompletionConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()

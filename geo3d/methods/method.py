@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SampleSet(Protocol):
@@ -59,6 +62,8 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    #: Where its items come from: scenes of any dataset, as items of one kind.
+    source: ClassVar[type]
 
     @abstractmethod
     def samples(self, scenes: Sequence[Any]) -> SampleSet:
@@ -91,12 +96,46 @@ class Method(nn.Module, ABC):
         The card of the network, and as ``prefix`` where its names begin among the method's own.
         """
 
+    def model_names(self) -> tuple[str, ...]:
+        """Names under which ``create_model`` reads files of the network's authors, in the order to try them in."""
+        return (self.model_card()["family"],)
+
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """What the network made of a batch, as an image (H, W, 3) uint8 for people to look at.
 
         A method may do without: of one that does not override this the trainer asks for none, nor for the pass to draw.
         """
         raise NotImplementedError(f"{self.name} draws no pictures")
+
+    def frozen_modules(self) -> tuple[str, ...]:
+        """Names of parts that are never trained, such as a teacher; the method builds them with the weights they keep.
+
+        They stay in evaluation mode and out of gradients, optimizer, moving average and checkpoints.
+        """
+        return ()
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a parameter or buffer of this name belongs to one of :meth:`frozen_modules`."""
+        return any(name.startswith(f"{module}.") for module in self.frozen_modules())
+
+    def freeze(self) -> None:
+        """Take :meth:`frozen_modules` out of training.
+
+        Raises:
+            ValueError: there is no module of a name.
+        """
+        modules = dict(self.named_modules())
+        if unknown := sorted(set(self.frozen_modules()) - modules.keys()):
+            raise ValueError(f"{type(self).__name__}.frozen_modules() names no module: {unknown}")
+        for name in self.frozen_modules():
+            modules[name].requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen_modules():
+            self.get_submodule(name).eval()
+        return self
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from geo3d.metrics import IGNORED
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.ops.voxelize import voxelize
+from geo3d.samples.points import LabelledScenes
 from geo3d.viz.points import draw_labels
-
-if TYPE_CHECKING:
-    from geo3d.samples.points import LabelledScenes
 
 _BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
@@ -121,6 +119,7 @@ class Segmentation(Method):
     """
 
     name = "swin3d"
+    source = LabelledScenes
 
     def __init__(
         self, config: SegmentationConfig, classes: tuple[str, ...], generator: torch.Generator | None = None

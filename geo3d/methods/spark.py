@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from geo3d.models import create_model
 from geo3d.models.spark import CELL
 from geo3d.nn.masked_conversion import SparseEncoder, to_sparse
 from geo3d.nn.patches import patchify, unpatchify
+from geo3d.samples.images import ImageSet
 from geo3d.viz.sheet import captioned_sheet
-
-if TYPE_CHECKING:
-    from geo3d.samples.images import ImageSet
 
 _VARIANCE_EPS = 1e-6
 _COUNT_EPS = 1e-8
@@ -152,6 +150,7 @@ class MaskedModelling(Method):
     """
 
     name = "spark"
+    source = ImageSet
 
     def __init__(self, config: MaskedModellingConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -184,6 +183,10 @@ class MaskedModelling(Method):
     def model_card(self) -> dict[str, Any]:
         """What a checkpoint must say so that ``create_model`` can load the network, or its encoder."""
         return self.network.card() | {"prefix": "network."}
+
+    def model_names(self) -> tuple[str, ...]:
+        """The whole network's, and that of the encoder, which was released alone."""
+        return ("spark", self.config.encoder)
 
     @torch.no_grad()
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,10 +29,8 @@ from geo3d.nn.topology import Topology
 from geo3d.ops.kernel_map import kernel_map
 from geo3d.ops.knn import knn
 from geo3d.ops.voxelize import voxelize
+from geo3d.samples.points import PointScenes
 from geo3d.viz.points import draw_clouds
-
-if TYPE_CHECKING:
-    from geo3d.samples.points import PointScenes
 
 #: What is predicted of a voxel that is occupied, and where it stands in the decoder's output; column 0 is occupancy.
 ATTRIBUTES = {"offset": slice(1, 4), "color": slice(4, 7), "normal": slice(7, 10)}
@@ -247,6 +245,7 @@ class SparK3D(Method):
     """
 
     name = "spark3d"
+    source = PointScenes
 
     def __init__(self, config: SparK3DConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -170,6 +170,9 @@ class ViewPairs:
         columns = {f.name: getattr(self.table, f.name)[kept] for f in fields(self.table) if f.name != "scenes"}
         return ViewPairs(self.datasets, replace(self.table, **columns), self.both_orders)
 
+    group_count = scene_count
+    of_groups = of_scenes
+
     def _locate(self, index: int) -> tuple[int, int, int]:
         """Row of the table, and the first and second view of item ``index``."""
         if not 0 <= index < len(self):

@@ -78,6 +78,15 @@ class PointScenes:
         """Some of the scenes."""
         return type(self)(self.datasets, [self.scenes[row] for row in rows])
 
+    @property
+    def group_count(self) -> int:
+        """Number of scenes, which are held out one by one."""
+        return len(self)
+
+    def of_groups(self, numbers: Sequence[int]) -> Self:
+        """Some of the scenes."""
+        return self.subset(numbers)
+
     def cloud(self, index: int) -> PointCloud:
         """Points of a scene, with colours, normals and labels where the scene has them.
 

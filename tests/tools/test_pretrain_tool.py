@@ -20,7 +20,8 @@ from PIL import Image
 from geo3d import InputError, create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
-from geo3d.recipes.croco import RECIPE, CroCoRun
+from geo3d.recipes.croco import CroCoRecipe as RECIPE
+from geo3d.recipes.croco import CroCoRun
 from geo3d.recipes.pretrain import numbered_folder
 
 TOOLS = Path(__file__).parents[2] / "tools"

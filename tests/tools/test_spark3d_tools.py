@@ -18,7 +18,8 @@ from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
 from geo3d.geometry import PointCloud
-from geo3d.recipes.spark3d import RECIPE, SparK3DRun
+from geo3d.recipes.spark3d import SparK3DRecipe as RECIPE
+from geo3d.recipes.spark3d import SparK3DRun
 
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.1", "--method.max-voxels", "300"]

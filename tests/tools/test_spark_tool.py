@@ -15,7 +15,8 @@ from PIL import Image
 from geo3d import create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
-from geo3d.recipes.spark import RECIPE, SparKRun
+from geo3d.recipes.spark import SparKRecipe as RECIPE
+from geo3d.recipes.spark import SparKRun
 
 QUICK = ["--train.steps", "4", "--train.batch-size", "3", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.decoder-width", "32", "--method.image-size", "64", "96"]

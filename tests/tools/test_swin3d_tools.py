@@ -18,7 +18,8 @@ from geo3d import create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
-from geo3d.recipes.swin3d import RECIPE, Swin3DRun
+from geo3d.recipes.swin3d import Swin3DRecipe as RECIPE
+from geo3d.recipes.swin3d import Swin3DRun
 from geo3d.viz.ply import write_ply
 
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
