@@ -60,7 +60,7 @@ class CroCoRecipe(Recipe):
     run = CroCoRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-v1": _paper_v1}
     method_class = CrossViewCompletion
-    items = "pairs"
+    items, loss_name = "pairs", "masked loss"
     stream = Stream.MEASURE_CROCO
 
     @classmethod
@@ -114,4 +114,4 @@ class CroCoRecipe(Recipe):
             if "loss_other_scene" in after
             else "gain from the second view: was not measured, since that takes pairs of two scenes"
         )
-        return f"masked {super().text(before, after)} ({change:+.1f} %)\n{gain}"
+        return f"{super().text(before, after)} ({change:+.1f} %)\n{gain}"

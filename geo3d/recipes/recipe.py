@@ -106,6 +106,8 @@ class Recipe(ABC):
     #: What samples are called, and what they are held out by.
     items: ClassVar[str] = "scenes"
     groups: ClassVar[str] = "scenes"
+    #: What the report calls the loss.
+    loss_name: ClassVar[str] = "loss"
     #: Entry of ``report.json`` that says whether they were held out.
     measured_key: ClassVar[str] = "scenes"
     #: Figure by which the best checkpoint is told where ``Run.measure_every`` is given, and whether it is to rise.
@@ -262,8 +264,8 @@ class Recipe(ABC):
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Lines for people; pictures of the trained network are drawn into the run's folder beside them."""
         return (
-            f"loss on {self.measured_count} {self.measured_on} {self.items}: {before['loss']:.4f} {self.beginning}, "
-            f"{after['loss']:.4f} trained"
+            f"{self.loss_name} on {self.measured_count} {self.measured_on} {self.items}: "
+            f"{before['loss']:.4f} {self.beginning}, {after['loss']:.4f} trained"
         )
 
 

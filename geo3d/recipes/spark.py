@@ -63,6 +63,7 @@ class SparKRecipe(Recipe):
     presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-convnext": _paper_convnext}
     method_class = MaskedModelling
     items, groups, measured_key = "images", "scenes or photographs", "images"
+    loss_name = "loss over hidden cells"
     stream = Stream.MEASURE_SPARK
 
     def figures(self) -> dict[str, float]:
@@ -81,6 +82,6 @@ class SparKRecipe(Recipe):
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Loss before and after, beside that of the baseline."""
         return (
-            f"hidden cells: {super().text(before, after)}; the baseline that fills each cell with its mean colour: "
+            f"{super().text(before, after)}; the baseline that fills each cell with its mean colour: "
             f"{after['loss_of_means']:.4f}"
         )
