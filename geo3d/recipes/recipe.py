@@ -214,7 +214,8 @@ class Recipe(ABC):
     def measure(self) -> dict[str, float]:
         """Figures of the network as it is now, on data and masks that are the same at every call."""
         with self.method.measuring():
-            return self.figures()
+            figures = self.figures()
+        return {name: value if isinstance(value, int) else float(value) for name, value in figures.items()}
 
     def figures(self) -> dict[str, float]:
         """What is measured, in evaluation mode and without gradients: the mean loss, and of how many samples."""

@@ -37,7 +37,7 @@ class Measuring:
 
     def figure(self, value: float | None) -> Figure:
         """The figure by which the best is told, of a value; None: nothing was measured."""
-        return Figure(MEASURED + self.best, float("nan") if value is None else value, self.higher_is_better)
+        return Figure(MEASURED + self.best, float("nan") if value is None else float(value), self.higher_is_better)
 
 
 @contextmanager
