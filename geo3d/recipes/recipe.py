@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class Run:
         self.train.check()
 
 
-class Recipe(ABC):
+class Recipe:
     """How a method is pre-trained by name; an instance is the method with its data, ready for one run.
 
     A recipe names its parts as class attributes, and overrides what differs: by default the method is built from
@@ -220,8 +219,9 @@ class Recipe(ABC):
     def figures(self) -> dict[str, float]:
         """What is measured, in evaluation mode and without gradients: the mean loss, and of how many samples."""
         losses: list[float] = []
+        generator = torch.Generator().manual_seed(self.seed)
         for batch, count in self.batches():
-            losses += [self.method(batch).loss.item()] * count
+            losses += [self.method(batch, generator).loss.item()] * count
         return {"loss": float(np.mean(losses)), self.items: self.measured_count}
 
     def batches(self, least: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geo3d.recipes import Run, get_recipe
+from geo3d.recipes import Run, get_recipe, pretrain
 from geo3d.train import TrainConfig
 
 #: Recipe -> changes to the method of its preset ``tiny``.
@@ -35,3 +36,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
     clock = {"time", "seconds", "wait_seconds", "samples_per_second"}
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def main() -> None:
+    """Run as ``small_runs.py NAME DATA OUT INIT``: a sample a process, measured after each step."""
+    name, data, out, init = sys.argv[1], *map(Path, sys.argv[2:])
+    run = small_run(name, data=(data,), out=out, init=init, measure_every=1)
+    run.train.batch_size = 1
+    pretrain(name, run)
+
+
+if __name__ == "__main__":
+    main()

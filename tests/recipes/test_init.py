@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_runs
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import small_run
+from small_runs import records, small_run
 from torch import Tensor, nn
 
 from geo3d import InputError, create_model, save_model
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
+from geo3d.config import load_config
 from geo3d.models.spark import SparK
 from geo3d.recipes import get_recipe, pretrain
 from geo3d.recipes.init import find_initial_weights
@@ -70,6 +75,7 @@ def test_a_run_begins_with_all_of_another(spark3d_run: Path, rooms: Path, tmp_pa
     with safe_open(result.checkpoint / "model.safetensors", "pt") as file:
         stored = json.loads(file.metadata()["run_config"])
     assert stored["init"] == str(spark3d_run)
+    assert load_config(type(run), tmp_path / "next" / "config.yaml").init == spark3d_run
     assert stored["initial_weights"] == report["initial_weights"]
 
 
@@ -90,6 +96,25 @@ def test_a_run_that_goes_on_does_not_read_the_file_again(spark3d_run: Path, room
         for name in ("cut", "straight")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_two_processes_begin_alike_and_measure(spark3d_run: Path, rooms: Path, tmp_path: Path) -> None:
+    program = [small_runs.__file__, "spark3d", str(rooms), str(tmp_path / "two"), str(spark3d_run)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [*launcher, *program], capture_output=True, text=True, timeout=180, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"starting from {spark3d_run}") == 1  # only the first process talks
+    run = small_run("spark3d", data=(rooms,), init=spark3d_run, out=tmp_path / "one", measure_every=1)
+    pretrain("spark3d", run, print)
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert one["before"] == two["before"]
+    assert one["initial_weights"] == two["initial_weights"]
+    for name in ("one", "two"):
+        assert [r["step"] for r in records(tmp_path / name) if "measured/bits" in r] == [1, 2]
+    assert two["after"]["bits"] == pytest.approx(one["after"]["bits"], rel=1e-4)
 
 
 def test_another_family_is_refused_by_name(spark3d_run: Path, tmp_path: Path) -> None:
