@@ -54,12 +54,13 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
         log = _silent
 
     def start() -> tuple[Path, bool]:
-        folder = make_folder(run.out or numbered_folder(RUNS, name))
+        folder = run.out or numbered_folder(RUNS, name)
         fresh = not any((folder / "checkpoints").glob("step_*"))
         if not fresh:
             _check_same_data(run, folder)
         elif run.init is not None:
             find_initial_weights(run.init, run.init_part, planned)  # a file that does not fit is told before the work
+        make_folder(folder)
         recipe.prepare(run, folder, log, fresh)
         if fresh:
             save_config(replace(run, out=None), folder / _CONFIG)

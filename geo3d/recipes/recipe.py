@@ -214,6 +214,8 @@ class Recipe:
         """Figures of the network as it is now, on data and masks that are the same at every call."""
         with self.method.measuring():
             figures = self.figures()
+        if self.best not in figures:
+            raise ValueError(f"{type(self).__name__}.best names {self.best!r}, but figures() gives {sorted(figures)}")
         return {name: value if isinstance(value, int) else float(value) for name, value in figures.items()}
 
     def figures(self) -> dict[str, float]:

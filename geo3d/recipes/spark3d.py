@@ -60,11 +60,10 @@ class SparK3DRecipe(Recipe):
     """Filling in with training scenes, and held-out scenes to measure it on."""
 
     summary = "SparK over voxels: fill in masked cells of scenes without labels"
+    stream, best = Stream.MEASURE_SPARK3D, "bits"
     run = SparK3DRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper}
     method_class = SparK3D
-    stream = Stream.MEASURE_SPARK3D
-    best = "bits"
 
     def prepare_measuring(self, source: PointScenes, measured: PointScenes) -> None:
         """Draw a crop of each of the first scenes that can be read."""
