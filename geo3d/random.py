@@ -21,6 +21,7 @@ class Stream(IntEnum):
     PROBE_VALIDATION = 105
     PROBE_VOXELS = 106
     SURFACE_SAMPLES = 120
+    MEASURE = 107
 
 
 @unique

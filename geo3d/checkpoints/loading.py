@@ -165,8 +165,8 @@ def _parsed_card(text: str, path: Path) -> dict[str, Any]:
         card = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: its description of the model is damaged ({error})") from error
-    if not isinstance(card, dict) or not (card == {} or {"family", "config"} <= card.keys()):
-        raise InputError(f"{path}: its description of the model lacks family or config: {text[:200]}")
+    if not isinstance(card, dict) or not (card == {} or isinstance(card.get("family"), str)):
+        raise InputError(f"{path}: its description of the model names no family: {text[:200]}")
     return card
 
 
@@ -271,6 +271,8 @@ def _bare(name: str, prefixes: tuple[str, ...]) -> str:
 def own_state(file: WeightFile, path: str | Path) -> Stored:
     """What a file that geo3d wrote holds; of a trained method, its network alone."""
     prefix = file.card.get("prefix", "")
+    if not isinstance(file.card.get("config"), Mapping):
+        raise InputError(f"{path}: its description of the model has no config, of which it could be built again")
     if not isinstance(file.content, Mapping) or not all(isinstance(v, Tensor) for v in file.content.values()):
         raise InputError(f"{path}: expected names with tensors beside the description of the model")
     state = {name.removeprefix(prefix): value for name, value in file.content.items() if name.startswith(prefix)}

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from geo3d.samples.source import SampleSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Source = TypeVar("Source", bound=SampleSource)
 
@@ -126,6 +129,40 @@ class Method(nn.Module, ABC):
         The card of the network, and as ``prefix`` how its names begin among the method's own.
         """
         return getattr(self, self.handed_out).card() | {"prefix": f"{self.handed_out}."}
+
+    def model_names(self) -> tuple[str, ...]:
+        """Names under which ``create_model`` reads files of the network's authors, in the order to try them in."""
+        return (self.model_card()["family"],)
+
+    def frozen_modules(self) -> tuple[str, ...]:
+        """Names of parts that are never trained, such as a teacher; the method builds them with the weights they keep.
+
+        They stay in evaluation mode and out of gradients, optimizer, moving average and checkpoints.
+        """
+        return ()
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a parameter or buffer of this name belongs to one of :meth:`frozen_modules`."""
+        return any(name.startswith(f"{module}.") for module in self.frozen_modules())
+
+    def freeze(self) -> None:
+        """Take :meth:`frozen_modules` out of training.
+
+        Raises:
+            ValueError: there is no module of a name.
+        """
+        modules = dict(self.named_modules())
+        if unknown := sorted(set(self.frozen_modules()) - modules.keys()):
+            raise ValueError(f"{type(self).__name__}.frozen_modules() names no module: {unknown}")
+        for name in self.frozen_modules():
+            modules[name].requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen_modules():
+            self.get_submodule(name).eval()
+        return self
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

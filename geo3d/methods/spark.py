@@ -159,6 +159,10 @@ class MaskedModelling(Method):
         images, active = normalise(batch["image"]), batch["active"].unsqueeze(1)
         return reconstruction_loss(torch.zeros_like(images), images, active)
 
+    def model_names(self) -> tuple[str, ...]:
+        """The whole network's, and that of the encoder, which was released alone."""
+        return ("spark", self.config.encoder)
+
     def no_weight_decay(self) -> set[str]:
         """The tokens of hidden cells, as published."""
         return {name for name, _ in self.named_parameters() if "mask_tokens" in name}

@@ -1,26 +1,23 @@
-"""CroCo's recipe: view pairs of any scenes, and what the second view turned out to be worth."""
+"""CroCo's recipe: view pairs of any scenes, and the gain from the second view."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
-from geo3d.datasets.rooms import make_rooms, split_scenes
+from geo3d.datasets.rooms import make_rooms
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
-from geo3d.progress import progress_line
-from geo3d.random import Stream, stream_generator
-from geo3d.recipes.recipe import Log, Recipe, Run, draw_readable, log_broken
+from geo3d.progress import Log, progress_line
+from geo3d.random import Stream
+from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, Run, draw_readable
 from geo3d.samples.pairs import ViewPairs
 from geo3d.train.config import TrainConfig
 
 _PAIRS = "pairs.tsv"
-#: What is measured before and after: this many pairs, this many at a time.
-_MEASURED, _MEASURED_BATCH = 256, 64
 
 
 @dataclass(kw_only=True)
@@ -56,94 +53,65 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-def _prepare(run: CroCoRun, folder: Path, log: Log, fresh: bool) -> None:
-    """Make synthetic rooms where no data is given, and mine pairs where no index is."""
-    with torch.device("meta"):
-        CrossViewCompletion(run.method)  # settings that do not fit each other are told before the work below
-    if run.pairs is not None:
-        return
-    roots = run.data or (make_rooms(run.rooms, run.train.seed, log),)
-    if fresh:
-        config = PairsConfig(data=roots, output=folder / _PAIRS, strict=run.strict)
-        log(str(mine_pairs(config, progress_line("scene"))))
-
-
-class CroCoTask:
+class CroCoRecipe(Recipe):
     """CroCo's method with training pairs, and held-out pairs to measure it on."""
 
-    def __init__(self, run: CroCoRun, folder: Path, log: Log) -> None:
-        self.method = CrossViewCompletion(run.method, torch.Generator().manual_seed(run.train.seed))
-        self.seed = run.train.seed
-        pairs = ViewPairs.from_index(run.pairs or folder / _PAIRS)
-        log_broken(pairs.datasets, log)
-        train, held = _split(pairs, run.held_out, self.seed)
-        self.measured_scenes = "held-out" if held is not None else "training"
-        self.samples = self.method.samples(train)
-        self._all = self.method.samples(pairs)
-        self._measured = self.method.samples(held if held is not None else train)
-        self.measured_pairs = min(_MEASURED, len(self._measured))
-        self._several_scenes = pairs.group_count > 1
-        log(
-            f"{len(train)} pairs of {train.group_count} scenes to train on; the report is on pairs of "
-            f"{self.measured_scenes} scenes"
-        )
+    summary = "CroCo: complete a masked view from another view of the same scene"
+    run = CroCoRun
+    presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-v1": _paper_v1}
+    method_class = CrossViewCompletion
+    items, loss_name = "pairs", "masked loss"
+    stream = Stream.MEASURE_CROCO
 
-    def _batches(self):
-        """Batches of measured pairs; ``other`` is the second view of a pair of another scene, where there is one."""
-        rng = stream_generator(self.seed, Stream.MEASURE_CROCO)
-        count = max(_MEASURED_BATCH, self.measured_pairs)
-        items = np.resize(rng.permutation(len(self._measured))[: self.measured_pairs], count)
-        for start in range(0, count, _MEASURED_BATCH):
-            numbers = range(start, min(start + _MEASURED_BATCH, count))
-            yield self.method.collate([self._measured_item(int(items[n]), n) for n in numbers])
+    @classmethod
+    def prepare(cls, config: CroCoRun, folder: Path, log: Log, fresh: bool) -> None:
+        """Make synthetic rooms where no data is given, and mine pairs where no index is."""
+        if config.pairs is not None:
+            return
+        roots = config.data or (make_rooms(config.rooms, config.train.seed, log),)
+        if fresh:
+            mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict)
+            log(str(mine_pairs(mined, progress_line("scene"))))
 
-    def _measured_item(self, item: int, number: int) -> dict[str, Any]:
-        rng = stream_generator(self.seed, Stream.MEASURE_CROCO, number)
-        sample = draw_readable(self._measured, item, rng)
+    def find_source(self) -> ViewPairs:
+        """The pairs of the index."""
+        return ViewPairs.from_index(self.config.pairs or self.folder / _PAIRS)
+
+    def prepare_measuring(self, source: ViewPairs, measured: ViewPairs) -> None:
+        """Measure held-out pairs, and their first views with second views of any other scene."""
+        super().prepare_measuring(source, measured)
+        self._all = self.method.samples(source)
+        self._several_scenes = source.group_count > 1
+
+    def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A pair; ``other`` is the second view of a pair of another scene, where there is one."""
+        sample = super().draw_measured(item, rng)
         if not self._several_scenes:
             return sample
         elsewhere = np.flatnonzero(self._all.source.items.group != sample["scene"])
         return sample | {"other": draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
 
-    def measure(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Masked loss with the true second view, and with a view of another scene in its place."""
-        method = self.method
-        device = next(method.parameters()).device
         losses: dict[str, list[float]] = {}
-        with method.measuring():
-            for batch in self._batches():
-                batch = {key: value.to(device) for key, value in batch.items()}
-                losses.setdefault("loss", []).append(method(batch).loss.item())
-                if "other" in batch:
-                    wrong = batch | {"second": batch["other"]}
-                    losses.setdefault("loss_other_scene", []).append(method(wrong).loss.item())
-        return {name: float(np.mean(values)) for name, values in losses.items()} | {"pairs": self.measured_pairs}
+        for batch, _ in self.batches(least=MEASURED_BATCH):
+            losses.setdefault("loss", []).append(self.method(batch).loss.item())
+            if "other" in batch:
+                wrong = batch | {"second": batch["other"]}
+                losses.setdefault("loss_other_scene", []).append(self.method(wrong).loss.item())
+        return {name: float(np.mean(values)) for name, values in losses.items()} | {"pairs": self.measured_count}
 
-    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
-        """Loss before and after, and what the second view is worth."""
-        change = 100 * (after["loss"] / before["loss"] - 1)
-        lines = [
-            f"masked loss on {after['pairs']} pairs of {self.measured_scenes} scenes: {before['loss']:.4f} untrained, "
-            f"{after['loss']:.4f} trained ({change:+.1f} %)",
-            f"second view: {after['loss']:.4f} with the true one, {after['loss_other_scene']:.4f} with a view of "
-            "another scene in its place"
+    def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+        """By how much the loss has changed."""
+        return {"change_percent": 100 * (after["loss"] / before["loss"] - 1)}
+
+    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
+        """Loss before and after, and the gain from the second view."""
+        change = self.comparison(before, after)["change_percent"]
+        gain = (
+            f"gain from the second view: {after['loss']:.4f} with the true one, {after['loss_other_scene']:.4f} with a "
+            "view of another scene in its place"
             if "loss_other_scene" in after
-            else "what the second view is worth was not measured: that takes pairs of two scenes",
-        ]
-        figures = {"scenes": self.measured_scenes, "before": before, "after": after, "change_percent": change}
-        return figures, "\n".join(lines)
-
-
-def _split(pairs: ViewPairs, share: float, seed: int) -> tuple[ViewPairs, ViewPairs | None]:
-    """Pairs to train on, and those of held-out scenes; None where there are too few scenes to spare any."""
-    train, held = split_scenes(pairs.group_count, share, seed)
-    return (pairs.of_groups(train), pairs.of_groups(held)) if len(held) else (pairs, None)
-
-
-RECIPE = Recipe(
-    summary="CroCo: complete a masked view from another view of the same scene",
-    run=CroCoRun,
-    presets={"tiny": _tiny, "paper": _paper, "paper-v1": _paper_v1},
-    prepare=_prepare,
-    task=CroCoTask,
-)
+            else "gain from the second view: was not measured, since that takes pairs of two scenes"
+        )
+        return f"{super().text(before, after)} ({change:+.1f} %)\n{gain}"

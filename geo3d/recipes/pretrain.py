@@ -6,28 +6,34 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geo3d.config import load_config, save_config, to_plain
 from geo3d.datasets.files import make_folder
 from geo3d.errors import InputError
 from geo3d.progress import Log
-from geo3d.recipes.recipe import Run
+from geo3d.recipes.init import find_initial_weights
+from geo3d.recipes.recipe import Recipe, Run
 from geo3d.recipes.registry import get_recipe
 from geo3d.train.checkpoint import write_text
 from geo3d.train.launch import first_process, launch
+from geo3d.train.measuring import Measuring
 from geo3d.train.result import RunResult
 from geo3d.train.trainer import Trainer
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 RUNS = Path("runs")
-_CONFIG = "config.yaml"
+_CONFIG, _BEGINNING = "config.yaml", "beginning.json"
 
 
 def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str, Any] | None]:
     """Pre-train a method as a config says and write everything into its run folder.
 
-    The folder holds ``config.yaml`` (replays the run), ``checkpoints``, ``metrics.jsonl``, ``loss.png``, ``pictures``
-    and, at the end, ``report.json``; methods add what they made of the data.
+    The folder holds ``config.yaml`` (replays the run), ``beginning.json`` (figures before training, and what was taken
+    of ``Run.init``), ``checkpoints``, ``metrics.jsonl``, ``loss.png``, ``pictures`` and, at the end, ``report.json``;
+    methods add what they made of the data.
 
     Args:
         name: one of :func:`geo3d.recipes.list_recipes`.
@@ -40,39 +46,80 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
     Raises:
         InputError: data, config or checkpoints are not usable; says what to do.
     """
-    run.check()
-    run, recipe = run.resolved(), get_recipe(name)
+    recipe = get_recipe(name)
+    planned = recipe.check(run)
+    run = run.resolved()
     fabric = launch(run.train)
     if not fabric.is_global_zero:
         log = _silent
 
-    def start() -> Path:
-        folder = make_folder(run.out or numbered_folder(RUNS, name))
+    def start() -> tuple[Path, bool]:
+        folder = run.out or numbered_folder(RUNS, name)
         fresh = not any((folder / "checkpoints").glob("step_*"))
         if not fresh:
             _check_same_data(run, folder)
+        elif run.init is not None:
+            find_initial_weights(run.init, run.init_part, planned)  # a file that does not fit is told before the work
+        make_folder(folder)
         recipe.prepare(run, folder, log, fresh)
         if fresh:
             save_config(replace(run, out=None), folder / _CONFIG)
-        return folder
+        return folder, fresh
 
-    folder = first_process(fabric, start)
-    task = recipe.task(run, folder, log)
-    task.method.to(fabric.device)
-    before = task.measure()
+    folder, fresh = first_process(fabric, start)
+    task = recipe(run, folder, log)
+    beginning = _begin(task, fresh, fabric)
     train = replace(run.train, strict=True) if run.strict else run.train
-    trainer = Trainer(task.method, task.samples, train, folder, to_plain(run), fabric)
+    measuring = None
+    if run.measure_every is not None:
+        measuring = Measuring(task.measure, run.measure_every, recipe.best, recipe.higher_is_better)
+    trainer = Trainer(task.method, task.samples, train, folder, to_plain(run) | beginning.init, fabric, measuring)
     result = trainer.fit()
     if fabric.is_global_zero:
         save_config(replace(run, out=None), folder / _CONFIG)  # a run that is continued may be given other bounds
     if result.stopped_by == "signal":
         return result, None
-    figures, text = task.report(before, task.measure())
+    figures, text = task.report(beginning.before, result.measured or task.measure())
+    figures |= beginning.init
     if fabric.is_global_zero:
         write_text(folder / "report.json", json.dumps(figures, indent=2) + "\n")
         pictures = sorted((folder / "pictures").glob("step_*.png"))
-        log(f"{text}\ncheckpoint: {result.checkpoint}\nloss curve: {folder / 'loss.png'}\npicture: {pictures[-1]}")
+        picture = f"\npicture: {pictures[-1]}" if pictures else ""
+        log(f"{text}\ncheckpoint: {result.checkpoint}\nloss curve: {folder / 'loss.png'}{picture}")
     return result, figures
+
+
+class _Beginning(NamedTuple):
+    """How a run began: figures before training, and ``{"initial_weights": ...}`` where it took weights of a file."""
+
+    before: dict[str, float]
+    init: dict[str, Any]
+
+
+def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
+    """Give the method of a new run its initial weights, and measure it; of a run that is continued, look it up.
+
+    Every process must call it.
+    """
+    run, path = task.config, task.folder / _BEGINNING
+    if not fresh:
+        stored = first_process(fabric, lambda: json.loads(path.read_text()) if path.is_file() else None)
+        if stored is not None:
+            task.method.to(fabric.device)
+            return _Beginning(**stored)
+        if run.init is not None:
+            raise InputError(f"{path} is missing, which says how the run began; put it back, or begin another run")
+    init: dict[str, Any] = {}
+    if run.init is not None:
+        weights = find_initial_weights(run.init, run.init_part, task.method)
+        weights.load_into(task.method)
+        task.log(str(weights))
+        init = {"initial_weights": weights.summary()}
+    task.method.to(fabric.device)
+    beginning = _Beginning(task.measure(), init)
+    if fabric.is_global_zero:
+        write_text(path, json.dumps(beginning._asdict(), indent=2) + "\n")
+    return beginning
 
 
 def numbered_folder(parent: Path, stem: str) -> Path:
@@ -89,13 +136,13 @@ def _check_same_data(run: Run, folder: Path) -> None:
     if not (folder / _CONFIG).is_file():
         return
     stored = to_plain(load_config(type(run), folder / _CONFIG))
-    names = [name for name in stored if name not in ("out", "train", "strict", "method")]
+    names = [name for name in stored if name not in ("out", "train", "strict", "method", "measure_every")]
     now = to_plain(run)
     changes = [f"{name} ({stored[name]} -> {now[name]})" for name in names if stored[name] != now[name]]
     if changes:
         raise InputError(
-            f"{folder} holds a run on other data: {', '.join(changes)}; set them back to continue it, "
-            "or choose another run folder"
+            f"{folder} holds a run on other data or with another beginning: {', '.join(changes)}; set them back to "
+            "continue it, or choose another run folder"
         )
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 
+from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Log
+from geo3d.random import Stream, stream_generator
 from geo3d.train.config import TrainConfig
 
 Result = TypeVar("Result")
 
 #: Items that are tried in place of one that cannot be read.
 _TRIES = 100
+#: What is measured: this many small items, this many at a time; or this many scenes.
+_MEASURED, MEASURED_BATCH, MEASURED_SCENES = 256, 64, 16
 
 
 @dataclass(kw_only=True)
@@ -40,6 +45,17 @@ class Run:
     strict: bool = False
     """Stop at the first broken scene or sample instead of leaving it out and naming it in the run folder."""
 
+    init: Path | None = None
+    """Weights to start from: a run or checkpoint folder, a file of geo3d, or one of the network's authors. The rest is
+    drawn anew; the log and report.json say what was taken. A run that is continued does not read it again."""
+
+    init_part: Literal["whole", "encoder"] = "whole"
+    """What to take of `init`: all that fits, or the encoder's weights alone."""
+
+    measure_every: int | None = None
+    """Optimizer steps between measurements on held-out data, for metrics.jsonl and the curve; the best checkpoint is
+    then the best measured one. None: only before and after training."""
+
     train: TrainConfig = field(default_factory=TrainConfig)
     """The loop."""
 
@@ -58,52 +74,202 @@ class Run:
             raise InputError(f"held_out must lie in [0, 1), got {self.held_out}")
         if self.rooms < 1:
             raise InputError(f"rooms must be at least 1, got {self.rooms}")
+        if self.measure_every is not None and self.measure_every < 1:
+            raise InputError(f"measure_every must be at least 1, or None, got {self.measure_every}")
         self.train.check()
 
 
-class Task(Protocol):
-    """A method with its data, ready to be trained."""
+class Recipe:
+    """How a method is pre-trained by name; an instance is the method with its data, ready for one run.
+
+    A recipe names its parts as class attributes, and overrides what differs: by default the method is built from
+    ``Run.method``, its samples are found under ``Run.data``, and its loss on held-out samples is measured.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        log: takes lines for people.
+
+    Raises:
+        InputError: no data that the method reads; or ``held_out`` leaves none to train on.
+    """
+
+    #: One line of help.
+    summary: ClassVar[str]
+    #: Config class.
+    run: ClassVar[type[Run]] = Run
+    #: Name -> factory of a config; the first is the default.
+    presets: ClassVar[dict[str, Callable[[], Any]]]
+    #: Built as ``method_class(run.method, generator=generator)`` unless :meth:`build_method` is overridden.
+    method_class: ClassVar[type[Method]]
+    #: What samples are called, and what they are held out by.
+    items: ClassVar[str] = "scenes"
+    groups: ClassVar[str] = "scenes"
+    #: What the report calls the loss.
+    loss_name: ClassVar[str] = "loss"
+    #: Entry of ``report.json`` that says whether they were held out.
+    measured_key: ClassVar[str] = "scenes"
+    #: Figure by which the best checkpoint is told where ``Run.measure_every`` is given, and whether it is to rise.
+    best: ClassVar[str] = "loss"
+    higher_is_better: ClassVar[bool] = False
+    #: Whence measured samples are drawn.
+    stream: ClassVar[Stream] = Stream.MEASURE
 
     method: Method
     samples: SampleSet
 
-    def measure(self) -> dict[str, float]:
-        """Figures of the network as it is now, on data and masks that are the same at every call."""
-        ...
+    # Before there is data
 
-    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
-        """What was learnt: figures for ``report.json``, and lines for people."""
-        ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a method offers on the command line.
-
-    Args:
-        summary: one line of help.
-        run: config class.
-        presets: name -> factory of a config; the first is the default.
-        prepare: makes what the run needs on disk, in the first process alone; told whether the run folder is fresh, or
-            what a run that is continued has made already is to be kept.
-        task: builds the method and its samples from what is on disk, in every process.
-    """
-
-    summary: str
-    run: type[Run]
-    presets: dict[str, Callable[[], Any]]
-    prepare: Callable[[Any, Path, Log, bool], None]
-    task: Callable[[Any, Path, Log], Task]
-
-    def preset(self, name: str) -> Any:
+    @classmethod
+    def preset(cls, name: str) -> Any:
         """The config of a preset.
 
         Raises:
             InputError: there is none of that name.
         """
-        if name not in self.presets:
-            raise InputError(f"unknown preset {name!r}; known: {', '.join(self.presets)}")
-        return self.presets[name]()
+        if name not in cls.presets:
+            raise InputError(f"unknown preset {name!r}; known: {', '.join(cls.presets)}")
+        return cls.presets[name]()
+
+    @classmethod
+    def check(cls, config: Any) -> Method:
+        """Tell what is wrong with a config before any data is made: returns the method that it gives, without memory.
+
+        Raises:
+            InputError: a value makes no sense, or settings do not fit each other.
+        """
+        if not isinstance(config, cls.run):
+            raise InputError(f"this recipe is configured by {cls.run.__name__}, got {type(config).__name__}")
+        config.check()
+        with torch.device("meta"):
+            return cls.build_method(config, None, None)
+
+    @classmethod
+    def build_method(cls, config: Any, source: Any | None, generator: torch.Generator | None) -> Method:
+        """The method of a config, newly built.
+
+        Args:
+            config: of the run.
+            source: what its samples come from; None where settings are checked before there is any.
+            generator: draws the initial weights.
+        """
+        return cls.method_class(config.method, generator=generator)
+
+    @classmethod
+    def prepare(cls, config: Any, folder: Path, log: Log, fresh: bool) -> None:
+        """Make what the run needs on disk, in the first process alone: synthetic rooms where no data is given.
+
+        ``fresh`` says whether the run begins; what a run that is continued has made already is to be kept.
+        """
+        if not config.data:
+            make_rooms(config.rooms, config.train.seed, log)
+
+    # With data, in every process
+
+    def __init__(self, config: Any, folder: Path, log: Log) -> None:
+        self.config, self.folder, self.log = config, folder, log
+        self.seed: int = config.train.seed
+        #: What the report calls the network before training.
+        self.beginning = "untrained" if config.init is None else "at the start"
+        source = self.find_source()
+        log_broken(source.datasets, log)
+        self.method = self.build_method(config, source, torch.Generator().manual_seed(self.seed))
+        numbers, held = split_scenes(source.group_count, config.held_out, self.seed)
+        train = source.of_groups(numbers) if len(held) else source
+        self.samples = self.method.samples(train)
+        #: Whether held-out samples are measured, or those of training where there are too few to hold any out.
+        self.measured_on = "held-out" if len(held) else "training"
+        self.prepare_measuring(source, source.of_groups(held) if len(held) else train)
+        of_groups = f" of {train.group_count} {self.groups}" if self.items != self.groups else ""
+        log(
+            f"{len(train)} {self.items}{of_groups} to train on; the report is on {self.measured_count} "
+            f"{self.measured_on} {self.items}{self.describe()}"
+        )
+
+    def find_source(self) -> Any:
+        """Where samples come from: what the method reads under the folders of data."""
+        return self.method_class.source.find(self.config.data or (rooms_folder(self.config.rooms, self.seed),))
+
+    def describe(self) -> str:
+        """What else the log says of the data, after the numbers of samples."""
+        return ""
+
+    # What is measured, before, while and after training
+
+    def prepare_measuring(self, source: Any, measured: Any) -> None:
+        """Choose what is measured.
+
+        Args:
+            source: all samples.
+            measured: those that are held out, or those of training where there are too few to hold any out.
+        """
+        self.measured = self.method.samples(measured)
+
+    @property
+    def measured_count(self) -> int:
+        """How many samples are measured."""
+        return min(_MEASURED, len(self.measured))
+
+    def measure(self) -> dict[str, float]:
+        """Figures of the network as it is now, on data and masks that are the same at every call."""
+        with self.method.measuring():
+            figures = self.figures()
+        if self.best not in figures:
+            raise ValueError(f"{type(self).__name__}.best names {self.best!r}, but figures() gives {sorted(figures)}")
+        return {name: value if isinstance(value, int) else float(value) for name, value in figures.items()}
+
+    def figures(self) -> dict[str, float]:
+        """What is measured, in evaluation mode and without gradients: the mean loss, and of how many samples."""
+        losses: list[float] = []
+        generator = torch.Generator().manual_seed(self.seed)
+        for batch, count in self.batches():
+            losses += [self.method(batch, generator).loss.item()] * count
+        return {"loss": float(np.mean(losses)), self.items: self.measured_count}
+
+    def batches(self, least: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """Batches of measured samples on the method's device, each with its number of them.
+
+        Args:
+            least: samples to draw at least; where there are fewer they are drawn several times.
+        """
+        order = stream_generator(self.seed, self.stream).permutation(len(self.measured))[: self.measured_count]
+        items = np.resize(order, max(least, len(order)))
+        for start in range(0, len(items), MEASURED_BATCH):
+            numbers = range(start, min(start + MEASURED_BATCH, len(items)))
+            drawn = [self.draw_measured(int(items[n]), stream_generator(self.seed, self.stream, n)) for n in numbers]
+            yield self.on_device(self.method.collate(drawn)), len(drawn)
+
+    def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A measured sample."""
+        return draw_readable(self.measured, item, rng)
+
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch where the method is."""
+        device = next(self.method.parameters()).device
+        return {name: value.to(device) for name, value in batch.items()}
+
+    # What is reported
+
+    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
+        """What was learnt: figures for ``report.json``, and lines for people.
+
+        Args:
+            before: what :meth:`measure` gave of the untrained network.
+            after: of the trained one.
+        """
+        figures = {self.measured_key: self.measured_on, "before": before, "after": after}
+        return figures | self.comparison(before, after), self.text(before, after)
+
+    def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+        """Further figures of the report, made of those before and after."""
+        return {}
+
+    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
+        """Lines for people; pictures of the trained network are drawn into the run's folder beside them."""
+        return (
+            f"{self.loss_name} on {self.measured_count} {self.measured_on} {self.items}: "
+            f"{before['loss']:.4f} {self.beginning}, {after['loss']:.4f} trained"
+        )
 
 
 def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -123,8 +289,9 @@ def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> di
 def log_broken(datasets: Iterable[Any], log: Log) -> None:
     """Name the broken scenes that datasets left out."""
     for dataset in datasets:
-        if dataset.quarantine.entries:
-            log(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")
+        quarantine = getattr(dataset, "quarantine", None)  # folders of photographs have none
+        if quarantine is not None and quarantine.entries:
+            log(f"{len(quarantine)} broken scenes left out:\n{quarantine.report()}")
 
 
 def first_readable(

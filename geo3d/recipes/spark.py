@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
-from geo3d.random import Stream, stream_generator
-from geo3d.recipes.recipe import Log, Recipe, Run, draw_readable, log_broken
-from geo3d.samples.images import ImageSet
+from geo3d.random import Stream
+from geo3d.recipes.recipe import Recipe, Run
 from geo3d.train.config import TrainConfig
-
-#: What is measured before and after: this many images, this many at a time.
-_MEASURED, _MEASURED_BATCH = 256, 64
 
 
 @dataclass(kw_only=True)
@@ -61,67 +55,33 @@ def _paper_convnext() -> SparKRun:
     return _paper("convnext_small", 0.999)
 
 
-def _prepare(run: SparKRun, folder: Path, log: Log, fresh: bool) -> None:
-    """Make synthetic rooms where no data is given."""
-    with torch.device("meta"):
-        MaskedModelling(run.method)  # settings that do not fit each other are told before the work below
-    if not run.data:
-        make_rooms(run.rooms, run.train.seed, log)
-
-
-class SparKTask:
+class SparKRecipe(Recipe):
     """SparK's method with training images, and held-out images to measure it on."""
 
-    def __init__(self, run: SparKRun, folder: Path, log: Log) -> None:
-        images = ImageSet.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        log_broken(images.datasets, log)
-        self.seed = run.train.seed
-        self.method = MaskedModelling(run.method, torch.Generator().manual_seed(self.seed))
-        rows, held = split_scenes(images.group_count, run.held_out, self.seed)
-        train = images.of_groups(rows) if len(held) else images
-        self.samples = self.method.samples(train)
-        self.measured_images = "held-out" if len(held) else "training"
-        self._measured = self.method.samples(images.of_groups(held) if len(held) else train)
-        self.count = min(_MEASURED, len(self._measured))
-        log(
-            f"{len(train)} images of {train.group_count} scenes or photographs to train on; the report is on "
-            f"{self.count} {self.measured_images} images"
-        )
+    summary = "SparK: fill in hidden cells of images, with a convolutional network"
+    run = SparKRun
+    presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-convnext": _paper_convnext}
+    method_class = MaskedModelling
+    items, groups, measured_key = "images", "scenes or photographs", "images"
+    loss_name = "loss over hidden cells"
+    stream = Stream.MEASURE_SPARK
 
-    def measure(self) -> dict[str, float]:
-        """Loss over hidden cells; who predicts each cell's mean has a loss of 1 but for cells of one colour."""
-        method = self.method
-        device = next(method.parameters()).device
-        order = stream_generator(self.seed, Stream.MEASURE_SPARK).permutation(len(self._measured))[: self.count]
+    def figures(self) -> dict[str, float]:
+        """Loss over hidden cells; that of each cell's mean colour is 1 but for cells of one colour."""
         losses: list[float] = []
         means: list[float] = []
-        with method.measuring():
-            for start in range(0, self.count, _MEASURED_BATCH):
-                numbers = range(start, min(start + _MEASURED_BATCH, self.count))
-                drawn = [self._draw(int(order[n]), n) for n in numbers]
-                batch = {key: value.to(device) for key, value in method.collate(drawn).items()}
-                losses += [method(batch).loss.item()] * len(drawn)
-                means += [method.loss_of_means(batch).item()] * len(drawn)
-        return {"loss": float(np.mean(losses)), "loss_of_means": float(np.mean(means)), "images": self.count}
+        for batch, count in self.batches():
+            losses += [self.method(batch).loss.item()] * count
+            means += [self.method.loss_of_means(batch).item()] * count
+        return {"loss": float(np.mean(losses)), "loss_of_means": float(np.mean(means)), "images": self.measured_count}
 
-    def _draw(self, item: int, number: int) -> dict[str, Any]:
-        return draw_readable(self._measured, item, stream_generator(self.seed, Stream.MEASURE_SPARK, number))
+    def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+        """How far the loss lies below that of the baseline."""
+        return {"percent_below_means": -100 * (after["loss"] / after["loss_of_means"] - 1)}
 
-    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
-        """Loss before and after, beside that of who predicts each cell's mean."""
-        text = (
-            f"loss over hidden cells of {self.count} {self.measured_images} images: {before['loss']:.4f} untrained, "
-            f"{after['loss']:.4f} trained; {after['loss_of_means']:.4f} is who fills each cell with its mean colour"
+    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
+        """Loss before and after, beside that of the baseline."""
+        return (
+            f"{super().text(before, after)}; the baseline that fills each cell with its mean colour: "
+            f"{after['loss_of_means']:.4f}"
         )
-        change = 100 * (after["loss"] / after["loss_of_means"] - 1)
-        figures = {"images": self.measured_images, "before": before, "after": after, "percent_below_means": -change}
-        return figures, text
-
-
-RECIPE = Recipe(
-    summary="SparK: fill in hidden cells of images, with a convolutional network",
-    run=SparKRun,
-    presets={"tiny": _tiny, "paper": _paper, "paper-convnext": _paper_convnext},
-    prepare=_prepare,
-    task=SparKTask,
-)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import Segmentation, SegmentationConfig
 from geo3d.metrics import confusion_matrix, segmentation_scores
-from geo3d.recipes.recipe import Log, Recipe, Run, first_readable, log_broken
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_labels, write_labelled_points
-
-#: What is measured before and after: this many scenes, whole.
-_MEASURED = 16
 
 
 @dataclass(kw_only=True)
@@ -56,52 +51,52 @@ def _paper() -> Swin3DRun:
     return Swin3DRun(method=method, train=train)
 
 
-def _prepare(run: Swin3DRun, folder: Path, log: Log, fresh: bool) -> None:
-    """Make synthetic rooms where no data is given."""
-    if not run.data:
-        make_rooms(run.rooms, run.train.seed, log)
-
-
-class Swin3DTask:
+class Swin3DRecipe(Recipe):
     """Segmentation with training scenes, and held-out scenes to measure it on."""
 
-    def __init__(self, run: Swin3DRun, folder: Path, log: Log) -> None:
-        scenes = LabelledScenes.find(run.data or (rooms_folder(run.rooms, run.train.seed),))
-        log_broken(scenes.datasets, log)
-        self.folder = folder
-        self.method = Segmentation(run.method, scenes.classes, torch.Generator().manual_seed(run.train.seed))
-        rows, held = split_scenes(scenes.group_count, run.held_out, run.train.seed)
-        self.samples = self.method.samples(scenes.of_groups(rows))
-        self.measured_scenes = "held-out" if len(held) else "training"
-        every = self.method.samples(scenes)
+    summary = "Swin3D: name the class of every voxel of labelled scenes"
+    run = Swin3DRun
+    presets: ClassVar = {"tiny": _tiny, "paper": _paper}
+    method_class = Segmentation
+    best, higher_is_better = "miou", True
+
+    @classmethod
+    def build_method(
+        cls, config: Swin3DRun, source: LabelledScenes | None, generator: torch.Generator | None
+    ) -> Segmentation:
+        """The method with the classes of the data; with a single one where there is no data yet."""
+        return Segmentation(config.method, ("any",) if source is None else source.classes, generator)
+
+    def prepare_measuring(self, source: LabelledScenes, measured: LabelledScenes) -> None:
+        """Take the first scenes that can be read."""
+        every = self.method.samples(measured)
 
         def row_of(scene: int) -> int:
             every.cloud(scene)  # can be read
             return scene
 
-        readable = first_readable(held if len(held) else rows, row_of, _MEASURED, run.strict, log)
-        self._measured = self.method.samples(scenes.of_groups(readable))
-        log(
-            f"{len(rows)} scenes to train on; the report is on {len(self._measured)} {self.measured_scenes} scenes, "
-            f"{len(scenes.classes)} classes"
-        )
+        rows = first_readable(range(len(every)), row_of, MEASURED_SCENES, self.config.strict, self.log)
+        super().prepare_measuring(source, measured.of_groups(rows))
+
+    def describe(self) -> str:
+        """The number of classes."""
+        return f", {len(self.method.classes)} classes"
 
     def _predict(self, index: int) -> tuple[PointCloud, Tensor]:
         """A measured scene's points, and the class named for each."""
-        cloud = self._measured.cloud(index)
+        cloud = self.measured.cloud(index)
         return cloud, self.method.network.predict(cloud).argmax(1)
 
-    def measure(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Mean intersection over union and accuracy over all points of the measured scenes."""
         classes = len(self.method.classes)
         confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        with self.method.measuring():
-            for index in range(len(self._measured)):
-                cloud, predicted = self._predict(index)
-                confusion += confusion_matrix(cloud.semantic, predicted, classes)
+        for index in range(len(self.measured)):
+            cloud, predicted = self._predict(index)
+            confusion += confusion_matrix(cloud.semantic, predicted, classes)
         return segmentation_scores(confusion) | {"points": int(confusion.sum())}
 
-    def report(self, before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], str]:
+    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Scores before and after; the first measured scene is drawn as ``segmentation.png`` and ``.ply``."""
         with self.method.measuring():
             cloud, predicted = self._predict(0)
@@ -110,19 +105,9 @@ class Swin3DTask:
         panels = {"labels": cloud.semantic.numpy(), "predicted": labels}
         Image.fromarray(draw_labels(xyz, normals, panels, self.method.classes)).save(self.folder / "segmentation.png")
         write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes))
-        text = (
-            f"mean IoU on {len(self._measured)} {self.measured_scenes} scenes: {100 * before['miou']:.1f} % untrained, "
-            f"{100 * after['miou']:.1f} % trained; accuracy {100 * before['accuracy']:.1f} % and "
+        return (
+            f"mean IoU on {self.measured_count} {self.measured_on} scenes: {100 * before['miou']:.1f} % "
+            f"{self.beginning}, {100 * after['miou']:.1f} % trained; accuracy {100 * before['accuracy']:.1f} % and "
             f"{100 * after['accuracy']:.1f} % (always the most frequent class: {100 * after['majority']:.1f} %)\n"
             f"a scene by its labels and by the network's: {self.folder / 'segmentation.png'}"
         )
-        return {"scenes": self.measured_scenes, "before": before, "after": after}, text
-
-
-RECIPE = Recipe(
-    summary="Swin3D: name the class of every voxel of labelled scenes",
-    run=Swin3DRun,
-    presets={"tiny": _tiny, "paper": _paper},
-    prepare=_prepare,
-    task=Swin3DTask,
-)

@@ -5,8 +5,8 @@ checkpoints/
     model.safetensors   the method's weights under their plain names
     ema.safetensors     their moving average, where one is kept
     state.pt            optimizer, counters, config; loads with weights_only=True
-    manifest.json       step, loss, versions; size and SHA-256 of each file
-  best                  name of the folder of lowest smoothed training loss
+    manifest.json       step, loss, measured figure, versions; size and SHA-256 of each file
+  best                  name of the folder of best measured figure, or else of lowest smoothed training loss
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,36 @@ _NAME = re.compile(r"step_(\d{8,})")
 _UNFINISHED = ".unfinished-"
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure by which checkpoints are compared.
+
+    Args:
+        name: of the figure.
+        value: what it is.
+        higher_is_better: whether it is to rise.
+    """
+
+    name: str
+    value: float
+    higher_is_better: bool = False
+
+    def at_least_as_good_as(self, other: Figure | None) -> bool:
+        """Whether it is; a finite one is better than none, and than a figure of another name."""
+        if not math.isfinite(self.value):
+            return False
+        if other is None or other.name != self.name or not math.isfinite(other.value):
+            return True
+        return self.value >= other.value if self.higher_is_better else self.value <= other.value
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
         folder: where they lie; made when the first is saved.
         keep_last: newest ones that are kept.
-        keep_best: whether the one of lowest loss is kept as well.
+        keep_best: whether the best one is kept as well.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: bool = True) -> None:
@@ -53,7 +77,7 @@ class CheckpointStore:
         return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
     def best(self) -> Path | None:
-        """Folder of the checkpoint of lowest loss, if any is marked."""
+        """Folder of the best checkpoint, if any is marked."""
         marker = self.folder / "best"
         path = self.folder / marker.read_text().strip() if marker.is_file() else None
         return path if path is not None and path.is_dir() else None
@@ -66,6 +90,7 @@ class CheckpointStore:
         model: dict[str, Tensor],
         ema: dict[str, Tensor] | None = None,
         metadata: dict[str, str] | None = None,
+        figure: Figure | None = None,
     ) -> Path:
         """Write a checkpoint, mark it if it is the best, and delete those that are no longer kept.
 
@@ -76,10 +101,13 @@ class CheckpointStore:
             model: weights, on the CPU.
             ema: averaged weights, on the CPU.
             metadata: written into the heads of the safetensors files.
+            figure: by which the best is told, the smoothed loss when not given; one that is not a number is worse than
+                any that is.
 
         Returns:
             Its folder.
         """
+        figure = figure or Figure("loss", loss)
         final = self.folder / f"step_{step:08d}"
         unfinished = self.folder / (_UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -91,6 +119,7 @@ class CheckpointStore:
         manifest = {
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
+            "figure": asdict(figure) if math.isfinite(figure.value) else None,
             "geo3d": geo3d.__version__,
             "torch": torch.__version__,
             "files": {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())},
@@ -101,7 +130,7 @@ class CheckpointStore:
         self._remove(final)  # a damaged one of the same step, from before a restart
         unfinished.rename(final)
         _to_disk(self.folder)
-        self._mark_best(final, loss)
+        self._mark_best(final, figure)
         self._prune()
         return final
 
@@ -138,9 +167,9 @@ class CheckpointStore:
             for path in self.folder.glob(_UNFINISHED + "*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _mark_best(self, path: Path, loss: float) -> None:
+    def _mark_best(self, path: Path, figure: Figure) -> None:
         best = self.best()
-        if best is None or damage(best, sizes_only=True) or math.isnan(loss_of(best)) or loss <= loss_of(best):
+        if best is None or damage(best, sizes_only=True) or figure.at_least_as_good_as(figure_of(best)):
             write_text(self.folder / "best", path.name + "\n")
 
     def _prune(self) -> None:
@@ -169,6 +198,12 @@ def loss_of(path: Path) -> float:
     """Smoothed training loss of a checkpoint folder; nan where no step had been good."""
     loss = _manifest(path)["loss"]
     return float("nan") if loss is None else loss
+
+
+def figure_of(path: Path) -> Figure | None:
+    """The figure by which a checkpoint folder is compared; None where it had none, or none that is finite."""
+    stored = _manifest(path).get("figure")
+    return None if stored is None else Figure(**stored)
 
 
 def damage(path: Path, sizes_only: bool = False) -> str | None:

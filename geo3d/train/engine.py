@@ -39,6 +39,7 @@ class Engine:
 
     def __init__(self, fabric: Fabric, method: Method, config: TrainConfig) -> None:
         self.fabric, self.method, self.config = fabric, method, config
+        method.freeze()
         if config.compile:
             method.compile()
         self.model = fabric.setup_module(method).train()

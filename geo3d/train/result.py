@@ -27,6 +27,7 @@ class RunState:
         overflows: steps skipped since the fp16 loss scale was too high.
         broken: samples that could not be read and were replaced.
         seconds: wall-clock time in training, over all calls.
+        best_measured: best measured figure.
     """
 
     step: int = 0
@@ -38,6 +39,7 @@ class RunState:
     overflows: int = 0
     broken: int = 0
     seconds: float = 0.0
+    best_measured: float | None = None
 
     def count_step(self, outcome: Outcome, loss: float) -> None:
         """Count a step and take its loss into the smoothed loss, unless it is bad."""
@@ -71,7 +73,7 @@ class RunResult:
         epochs: passes over the data done.
         stopped_by: ``finished``, ``signal`` (SIGTERM or SIGINT) or ``time`` (``TrainConfig.minutes``).
         checkpoint: folder of the last checkpoint; ``model.safetensors`` in it holds the weights.
-        best_checkpoint: folder of the one of lowest smoothed loss.
+        best_checkpoint: folder of the one of best measured figure, or of lowest smoothed loss where none is measured.
         first_loss: loss of the first step.
         final_loss: smoothed loss at the end.
         best_loss: smoothed loss of the best checkpoint.
@@ -82,6 +84,8 @@ class RunResult:
         samples_per_second: over this call's steps, all processes together.
         data_wait: share of this call's time spent waiting for data, in [0, 1], its first step (in which the
             workers start) left out.
+        measured: figures measured after the last step, where this call took it and measures.
+        best_measured: best figure that was measured in the run.
     """
 
     steps: int
@@ -98,3 +102,5 @@ class RunResult:
     seconds: float
     samples_per_second: float
     data_wait: float
+    measured: dict[str, float] | None = None
+    best_measured: float | None = None

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from geo3d.methods.method import Method
+
 
 def is_sharded(value: Any) -> bool:
     """Whether ``value`` is a tensor of which each process holds a part."""
@@ -51,19 +53,21 @@ def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements)
 
 
-def whole_model_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by their plain names. Every process must call it."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+def whole_model_state(method: Method) -> dict[str, Tensor]:
+    """Weights and buffers by their plain names, but for those of frozen modules. Every process must call it."""
+    return {name: whole(tensor) for name, tensor in method.state_dict().items() if not method.is_frozen(name)}
 
 
-def load_model_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load what :func:`whole_model_state` returned.
+def load_model_state(method: Method, state: dict[str, Tensor]) -> None:
+    """Load what :func:`whole_model_state` returned; frozen modules stay as they are.
 
     Raises:
         RuntimeError: names or shapes differ, as from ``load_state_dict``.
     """
-    own = module.state_dict()
-    module.load_state_dict({name: sharded_like(v, own[name]) if name in own else v for name, v in state.items()})
+    own = method.state_dict()
+    frozen = {name: tensor for name, tensor in own.items() if method.is_frozen(name)}
+    stored = {name: sharded_like(v, own[name]) if name in own else v for name, v in state.items()}
+    method.load_state_dict(stored | frozen)
 
 
 def whole_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:

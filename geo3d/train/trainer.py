@@ -26,6 +26,7 @@ from geo3d.train.identity import check_same_run, run_identity
 from geo3d.train.launch import first_process, gather, has_fast_bfloat16, launch
 from geo3d.train.loader import Batch, BrokenSample, DrawnBatches, load_batches
 from geo3d.train.logger import Logger
+from geo3d.train.measuring import MEASURED, Measuring, undisturbed
 from geo3d.train.meter import Meter, Timer
 from geo3d.train.order import BatchKey, StepPlan, step_seed
 from geo3d.train.quarantine import SampleQuarantine
@@ -69,6 +70,7 @@ class Trainer:
         run_config: plain values that describe the whole run, stored in the checkpoints; its entry ``method``, where
             there is one, must be the same when a run is continued.
         fabric: processes that :func:`launch` has started; started by :meth:`fit` when not given.
+        measuring: what is measured while training, by which the best checkpoint is told; None: the smoothed loss alone.
 
     Raises:
         InputError: the config makes no sense, or there are no samples.
@@ -82,13 +84,14 @@ class Trainer:
         run_dir: str | Path,
         run_config: dict[str, Any] | None = None,
         fabric: Fabric | None = None,
+        measuring: Measuring | None = None,
     ) -> None:
         config.check()
         if len(samples) == 0:
             raise InputError(f"{method.name}: there are no samples to train on")
         self.method, self.samples, self.config = method, samples, dataclasses.replace(config)
         self.run_dir = Path(run_dir)
-        self._given_fabric = fabric
+        self._given_fabric, self._measuring = fabric, measuring
         self.run_config = json.loads(json.dumps(run_config or {}, default=str))
 
     def fit(self) -> RunResult:
@@ -126,6 +129,7 @@ class Trainer:
         self._state = RunState()
         self._saved: Path | None = None
         self._saved_step = 0
+        self._measured: dict[str, float] | None = None
         self._resume()
         self._resumed_from = self._state.step
         self._greet()
@@ -171,9 +175,10 @@ class Trainer:
             agreed = self._train_step(batches)
             if config.picture_every and state.step % config.picture_every == 0 and state.step < self._total:
                 self._draw_picture()
+            best = self._measure()
             if state.step < self._total and (agreed.signal or agreed.late):
                 return "signal" if agreed.signal else "time"
-            if agreed.save or (config.save_every_steps and state.step % config.save_every_steps == 0):
+            if agreed.save or best or (config.save_every_steps and state.step % config.save_every_steps == 0):
                 self._save()
                 self._save_timer.restart()
         return "finished"
@@ -203,6 +208,22 @@ class Trainer:
         remaining = (self._total - state.step) * self._plan.effective_batch / rate
         self._log.progress(state.step, self._total, self._epochs, state.smooth_loss, rate, remaining)
         return agreed
+
+    def _measure(self) -> bool:
+        """Measure where it is time to; whether the best checkpoint is to be saved. Every process must call it."""
+        state, measuring, self._measured = self._state, self._measuring, None
+        if measuring is None or not measuring.due(state.step, self._total):
+            return False
+        with undisturbed(self.method):
+            self._measured = self._fabric.broadcast(measuring.figures())  # the best is the same for every process
+        figure = measuring.figure(self._measured[measuring.best])
+        best = figure.at_least_as_good_as(measuring.figure(state.best_measured))
+        if best:
+            state.best_measured = figure.value
+        named = {MEASURED + name: value for name, value in self._measured.items()}
+        self._log.record(_finite({"step": state.step, "epoch": self._epochs, **named, "time": time.time()}))
+        self._log.log(f"step {state.step}: {figure.name} {figure.value:.4f}{', the best so far' if best else ''}")
+        return best and self.config.keep_best
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         with self._meter.waiting():
@@ -275,7 +296,7 @@ class Trainer:
             "seconds": state.seconds + self._meter.seconds,
             "time": time.time(),
         }
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        return _finite(record)
 
     # Checkpoints
 
@@ -290,8 +311,11 @@ class Trainer:
             head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
             head["run_config"] = json.dumps(self.run_config)
             head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
-            self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head)
-            draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name)
+            figure = (
+                self._measuring.figure((self._measured or {}).get(self._measuring.best)) if self._measuring else None
+            )
+            self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head, figure)
+            draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name, figure and figure.name)
         self._saved, self._saved_step = self._fabric.broadcast(self._saved), self._state.step
 
     def _resume(self) -> None:
@@ -358,7 +382,14 @@ class Trainer:
             seconds=meter.seconds,
             samples_per_second=meter.overall_rate,
             data_wait=meter.wait_share,
+            measured=self._measured,
+            best_measured=state.best_measured,
         )
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without numbers that JSON does not have."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 @contextmanager

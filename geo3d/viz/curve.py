@@ -18,30 +18,40 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def draw_loss_curve(metrics: Path, picture: Path, title: str = "") -> None:
-    """Draw the losses of ``metrics`` (a metrics.jsonl) and the learning rate over steps into ``picture`` (a PNG)."""
+def draw_loss_curve(metrics: Path, picture: Path, title: str = "", measured: str | None = None) -> None:
+    """Draw the losses of ``metrics`` (a metrics.jsonl) and the learning rate over steps into ``picture`` (a PNG).
+
+    ``measured`` is the key of a figure that some records hold, drawn below.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = read_metrics(metrics)
+    every = read_metrics(metrics)
+    records, points = ([r for r in every if key in r] for key in ("loss", measured))
     if not records:
         return
     steps = np.array([record["step"] for record in records])
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    heights = [2, 1] if points else [1]
+    axes, *below = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     axes.plot(steps, _column(records, "loss"), color="tab:blue", alpha=0.3, linewidth=1, label="loss")
     axes.plot(steps, _column(records, "loss_smooth"), color="tab:blue", label="loss, smoothed")
     parts = [key for key in records[-1] if key.startswith("loss/")]
     for key in parts if len(parts) > 1 else []:
         axes.plot(steps, _column(records, key), alpha=0.6, linewidth=1, label=key.removeprefix("loss/"))
-    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.set(ylabel="loss", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     rates = axes.twinx()
     rates.plot(steps, _column(records, "lr"), color="grey", linewidth=1, linestyle=":")
     rates.set_ylabel("learning rate (dotted)", color="grey")
     rates.set_ylim(bottom=0)
+    for lower in below:
+        lower.plot([p["step"] for p in points], _column(points, measured), color="tab:orange", marker=".")
+        lower.set(ylabel=measured)
+        lower.grid(alpha=0.3)
+    figure.axes[len(below)].set_xlabel("step")
     unfinished = picture.with_name(".unfinished-" + picture.name)
     figure.savefig(unfinished, dpi=100)
     unfinished.replace(picture)

@@ -20,7 +20,7 @@ from PIL import Image
 from geo3d import InputError, create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
-from geo3d.recipes.croco import RECIPE, CroCoRun
+from geo3d.recipes.croco import CroCoRecipe, CroCoRun
 from geo3d.recipes.pretrain import numbered_folder
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -249,7 +249,7 @@ def test_help_explains_every_option(capsys) -> None:
             elif name != "--train.strict":  # `--strict` sets it
                 yield name
 
-    listed = list(options(RECIPE.run))
+    listed = list(options(CroCoRecipe.run))
     assert len(listed) > 30
     for name in listed:
         start = text.index(f"{name} ") if f"{name} " in text else text.index(f"{name},")
@@ -257,8 +257,8 @@ def test_help_explains_every_option(capsys) -> None:
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
-    for name in RECIPE.presets:
-        config = RECIPE.preset(name)
+    for name in CroCoRecipe.presets:
+        config = CroCoRecipe.preset(name)
         config.check()
         save_config(config, tmp_path / "config.yaml")
         assert load_config(CroCoRun, tmp_path / "config.yaml") == config

@@ -18,7 +18,7 @@ from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
 from geo3d.geometry import PointCloud
-from geo3d.recipes.spark3d import RECIPE, SparK3DRun
+from geo3d.recipes.spark3d import SparK3DRecipe, SparK3DRun
 
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.1", "--method.max-voxels", "300"]
@@ -157,9 +157,9 @@ def test_wrong_settings_are_one_line(scans: Path, tmp_path: Path, args: list[str
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("preset", RECIPE.presets)
+@pytest.mark.parametrize("preset", SparK3DRecipe.presets)
 def test_presets_survive_their_files(preset: str, tmp_path: Path) -> None:
-    run = RECIPE.preset(preset)
+    run = SparK3DRecipe.preset(preset)
     run.check()
     save_config(run, tmp_path / "config.yaml")
     assert load_config(SparK3DRun, tmp_path / "config.yaml") == run

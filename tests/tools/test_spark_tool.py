@@ -15,7 +15,7 @@ from PIL import Image
 from geo3d import create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
-from geo3d.recipes.spark import RECIPE, SparKRun
+from geo3d.recipes.spark import SparKRecipe, SparKRun
 
 QUICK = ["--train.steps", "4", "--train.batch-size", "3", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.decoder-width", "32", "--method.image-size", "64", "96"]
@@ -94,19 +94,19 @@ def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path,
     assert message in error
 
 
-@pytest.mark.parametrize("preset", RECIPE.presets)
+@pytest.mark.parametrize("preset", SparKRecipe.presets)
 def test_presets_survive_their_file(preset: str, tmp_path: Path) -> None:
-    config = RECIPE.preset(preset)
+    config = SparKRecipe.preset(preset)
     config.check()
     save_config(config, tmp_path / "config.yaml")
     assert load_config(SparKRun, tmp_path / "config.yaml") == config
 
 
 def test_the_published_recipe() -> None:
-    run = RECIPE.preset("paper")
+    run = SparKRecipe.preset("paper")
     train = run.train
     assert train.peak_lr(4096) == pytest.approx(3.2e-3)
     assert train.min_lr == pytest.approx(3.2e-6)
     assert (train.optimizer, train.betas, train.clip_norm) == ("lamb", (0.9, 0.95), 5.0)
-    assert RECIPE.preset("paper-convnext").train.betas == (0.9, 0.999)
+    assert SparKRecipe.preset("paper-convnext").train.betas == (0.9, 0.999)
     assert (run.method.mask_ratio, run.method.decoder_width) == (0.6, 768)

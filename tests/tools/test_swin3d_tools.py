@@ -18,7 +18,7 @@ from geo3d import create_model
 from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
-from geo3d.recipes.swin3d import RECIPE, Swin3DRun
+from geo3d.recipes.swin3d import Swin3DRecipe, Swin3DRun
 from geo3d.viz.ply import write_ply
 
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
@@ -178,8 +178,8 @@ def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, 
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
-    for name in RECIPE.presets:
-        config = RECIPE.preset(name)
+    for name in Swin3DRecipe.presets:
+        config = Swin3DRecipe.preset(name)
         config.check()
         save_config(config, tmp_path / "config.yaml")
         assert load_config(Swin3DRun, tmp_path / "config.yaml") == config

@@ -17,21 +17,10 @@ import toy
 from safetensors.torch import load_file
 from toy import ToyMethod, ToySamples, numbers, train_toy
 
-from geo3d.errors import InputError, MissingExtra
-from geo3d.train import logger as logger_module
-from geo3d.train import trainer as trainer_module
+from geo3d.errors import InputError
 from geo3d.train.checkpoint import load_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def _lean(monkeypatch) -> None:
-    """Without TensorBoard and curves, which cost more than these runs."""
-
-    def missing(module: str, extra: str, purpose: str) -> None:
-        raise MissingExtra("not wanted here")
-
-    monkeypatch.setattr(logger_module, "require_extra", missing)
-    monkeypatch.setattr(trainer_module, "draw_loss_curve", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def assert_same_run(one: Path, other: Path, steps: int = 12) -> None:

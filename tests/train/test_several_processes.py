@@ -1,4 +1,7 @@
-"""Two processes, by Fabric's launcher or by torchrun, do what one does with the same global batch."""
+"""Two processes, by Fabric's launcher or by torchrun, do what one does with the same global batch.
+
+What is trained has a frozen teacher, and is measured meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,26 @@ from pathlib import Path
 import pytest
 import torch
 import toy
-from toy import ToySamples, numbers, train_toy
+from test_measuring import split
+from toy import TaughtToyMethod, ToyMethod, ToySamples, train_toy
 
-from geo3d.errors import MissingExtra
-from geo3d.train import logger as logger_module
 from geo3d.train.checkpoint import load_checkpoint
 
 # Sample 20 is not a number: the first process meets it in step 4, the second in step 7. Two others cannot be read.
 COMMON = {"schedule_epochs": 2, "ema_decay": 0.8, "clip_norm": 0.5, "strategy": "auto"}
 SAMPLES = {"infinite": (20,), "broken": (4, 30)}
 
-
-@pytest.fixture(autouse=True)
-def _no_tensorboard(monkeypatch) -> None:
-    def missing(module: str, extra: str, purpose: str) -> None:
-        raise MissingExtra("not wanted here")
-
-    monkeypatch.setattr(logger_module, "require_extra", missing)
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def alone(folder: Path, **changes: object) -> None:
-    train_toy(folder, samples=ToySamples(**SAMPLES), toy={"noisy": False}, **{**COMMON, **changes})
+    samples = ToySamples(**SAMPLES)
+    train_toy(folder, TaughtToyMethod, samples, {"noisy": False}, measure_every=5, **{**COMMON, **changes})
 
 
 def command(folder: Path, torchrun: bool, samples: dict, **changes: object) -> tuple[list[str], dict[str, str]]:
     options = {"train": {**COMMON, **changes}, "samples": samples, "toy": {"noisy": False}, "shard_from": 100}
+    options |= {"method": "taught", "measure_every": 5}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if torchrun else []
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     line = [sys.executable, *launcher, toy.__file__, str(folder), json.dumps(options)]
@@ -49,8 +47,12 @@ def assert_near(one: Path, other: Path) -> None:
 
     Measured: losses and norms differ by 1e-7 of their size, weights by 1e-7, moments by 1e-8; bounds are 20 times that.
     """
-    first, second = numbers(one), numbers(other)
+    (first, measured), (second, other_measured) = split(one), split(other)
     assert [record["step"] for record in first] == list(range(1, 13))
+    assert [record["step"] for record in measured] == [5, 10, 12]
+    wanted = [record for record in other_measured if record["step"] in (5, 10, 12)]  # others end a part of a run
+    for a, b in zip(measured, wanted, strict=True):
+        assert a == pytest.approx(b, rel=2e-6)
     assert [record["bad_steps"] for record in first] == [record["bad_steps"] for record in second]
     assert first[-1]["bad_steps"] == 2
     assert [record["broken_samples"] for record in first] == [record["broken_samples"] for record in second]
@@ -63,7 +65,7 @@ def assert_near(one: Path, other: Path) -> None:
         load_checkpoint(folder / "checkpoints" / "step_00000012") for folder in (one, other)
     )
     for tensors, other_tensors in zip(weights, other_weights):  # the weights, their average
-        assert tensors.keys() == other_tensors.keys()
+        assert tensors.keys() == other_tensors.keys() == ToyMethod(noisy=False).state_dict().keys()  # without teacher
         for name in tensors:
             torch.testing.assert_close(tensors[name], other_tensors[name], rtol=0, atol=2e-6)
     for name, moments in state["optimizer"].items():

@@ -22,6 +22,7 @@ from geo3d.train import TrainConfig, Trainer, TrainingDiverged
 from geo3d.train import logger as logger_module
 from geo3d.train.checkpoint import load_checkpoint
 from geo3d.train.order import epoch_order
+from geo3d.viz.curve import draw_loss_curve
 
 
 @pytest.fixture(autouse=True)
@@ -380,3 +381,13 @@ def test_compiled_run_learns_the_same_with_plain_names(tmp_path: Path) -> None:
     compiled = train_toy(tmp_path / "compiled", toy={"noisy": False}, steps=30, compile=True)
     assert compiled.final_loss == pytest.approx(plain.final_loss, rel=1e-3)  # fused kernels round differently
     assert weights(tmp_path / "plain").keys() == weights(tmp_path / "compiled").keys()
+
+
+def test_the_curve_shows_what_was_measured(tmp_path: Path) -> None:
+    train_toy(tmp_path, measure_every=4)
+    assert Image.open(tmp_path / "loss.png").size == (800, 500)
+    with_figure = (tmp_path / "loss.png").read_bytes()
+    draw_loss_curve(tmp_path / "metrics.jsonl", tmp_path / "without.png", "toy")
+    assert (tmp_path / "without.png").read_bytes() != with_figure
+    draw_loss_curve(tmp_path / "metrics.jsonl", tmp_path / "again.png", "toy", "measured/loss")
+    assert (tmp_path / "again.png").read_bytes() == with_figure

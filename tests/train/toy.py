@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.train import RunResult, TrainConfig, Trainer, launch
+from geo3d.train.measuring import Measuring
 
 SIZE = 8
 
@@ -114,11 +115,50 @@ class DrawingToyMethod(ToyMethod):
         return np.repeat(gray[..., None], 3, axis=2)
 
 
+class TaughtToyMethod(ToyMethod):
+    """The same with targets from a teacher that is never trained.
+
+    Args:
+        teacher_seed: of the teacher's weights.
+        toy: as :class:`ToyMethod` takes them.
+    """
+
+    def __init__(self, teacher_seed: int = 7, **toy: Any) -> None:
+        super().__init__(**toy)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(teacher_seed)
+            layers = [nn.Linear(SIZE, SIZE), nn.BatchNorm1d(SIZE), nn.Dropout(0.5)]
+            self.teacher = nn.ModuleDict({"layers": nn.Sequential(*layers)})
+
+    def frozen_modules(self) -> tuple[str, ...]:
+        return ("teacher",)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        output = super().forward(batch, generator)
+        taught = (output.extras["y"] - self.teacher["layers"](batch["x"])).square().mean()
+        return MethodOutput(output.losses | {"taught": taught}, output.metrics, output.extras)
+
+
+METHODS = {"plain": ToyMethod, "taught": TaughtToyMethod}
+
+
+def toy_figures(method: ToyMethod) -> dict[str, float]:
+    """Mean loss of eight items, and how many they are."""
+    assert not method.training
+    assert not torch.is_grad_enabled()
+    samples = ToySamples()
+    batch = method.collate([samples.draw(index, np.random.default_rng(index)) for index in range(8)])
+    return {"loss": method(batch, torch.Generator().manual_seed(0)).loss.item(), "items": 8}
+
+
 def train_toy(
     run_dir: Path,
     method: type[ToyMethod] = ToyMethod,
     samples: ToySamples | None = None,
     toy: dict[str, Any] | None = None,
+    measure_every: int | None = None,
+    figures: Callable[[ToyMethod], dict[str, float]] = toy_figures,
+    higher_is_better: bool = False,
     **changes: Any,
 ) -> RunResult:
     """Train the toy for 12 steps of 8 samples (6 an epoch) with every number logged; ``changes`` go to the config."""
@@ -128,7 +168,11 @@ def train_toy(
     } | changes  # fmt: skip
     torch.manual_seed(1)
     samples = ToySamples() if samples is None else samples
-    return Trainer(method(**(toy or {})), samples, TrainConfig(**config), run_dir).fit()
+    trained = method(**(toy or {}))
+    measuring = None
+    if measure_every is not None:
+        measuring = Measuring(lambda: figures(trained), measure_every, "loss", higher_is_better)
+    return Trainer(trained, samples, TrainConfig(**config), run_dir, measuring=measuring).fit()
 
 
 def numbers(run_dir: Path) -> list[dict[str, Any]]:
@@ -141,13 +185,15 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Run as ``toy.py FOLDER '{"train": {...}, "toy": {...}, "samples": {...}}'``; ends like a tool.
 
-    ``shard_from`` is the size from which FSDP makes a block a shard of its own.
+    ``shard_from`` is the size from which FSDP makes a block a shard of its own, ``method`` one of ``METHODS``.
     """
     options = json.loads(sys.argv[2])
     torch.set_num_threads(1)
     launch.SHARD_FROM = options.get("shard_from", launch.SHARD_FROM)
     samples = ToySamples(**options.get("samples", {}))
-    result = train_toy(Path(sys.argv[1]), samples=samples, toy=options.get("toy"), **options.get("train", {}))
+    method, every = METHODS[options.get("method", "plain")], options.get("measure_every")
+    toy, train = options.get("toy"), options.get("train", {})
+    result = train_toy(Path(sys.argv[1]), method, samples, toy, every, **train)
     print(result.stopped_by, result.steps, flush=True)
     sys.exit(0)
 

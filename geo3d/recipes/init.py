@@ -1,0 +1,174 @@
+"""Starting from the weights of a file: what of it fits a method, what is taken, and what begins anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geo3d.checkpoints.loading import read_weight_file
+from geo3d.errors import InputError
+from geo3d.methods.method import Method
+from geo3d.models import create_model, family_of, list_models
+
+_LISTED = 8
+
+
+@dataclass
+class InitialWeights:
+    """Tensors of a file under the names of a method, of which it takes those that fit.
+
+    Args:
+        path: the file or folder.
+        part: what is taken of it.
+        taken: name in the method -> tensor.
+        fresh: names of the method's other tensors, which stay as they were drawn.
+        misfits: of these, the ones that the file holds in another shape, with both shapes.
+        unused: names in the file that the method has no place for.
+    """
+
+    path: Path
+    part: Literal["whole", "encoder"]
+    taken: dict[str, Tensor]
+    fresh: list[str]
+    misfits: list[str]
+    unused: list[str]
+
+    @torch.no_grad()
+    def load_into(self, method: Method) -> None:
+        """Give the method the tensors that are taken."""
+        own = method.state_dict()
+        for name, tensor in self.taken.items():
+            own[name].copy_(tensor)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for files: counts of tensors, by the parts of the network that they belong to."""
+        return {
+            "file": str(self.path),
+            "part": self.part,
+            "taken": _by_part(self.taken),
+            "fresh": _by_part(self.fresh),
+            "of_another_shape": self.misfits,
+            "unused": _by_part(self.unused),
+        }
+
+    def __str__(self) -> str:
+        total = len(self.taken) + len(self.fresh)
+        lines = [
+            f"starting from {self.path} ({self.part}): {len(self.taken)} of {total} tensors are taken "
+            f"({_counts(self.taken)}); {len(self.fresh)} are fresh ({_counts(self.fresh) or 'none'})"
+        ]
+        if self.misfits:
+            lines.append(f"fresh since they are of another shape in the file: {_listed(self.misfits)}")
+        if self.unused:
+            lines.append(f"{len(self.unused)} tensors of the file are not used ({_counts(self.unused)})")
+        return "\n".join(lines)
+
+
+def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: Method) -> InitialWeights:
+    """What a method can take of a file.
+
+    Files of geo3d's trainer bring all of a method, those of authors its network or its network's encoder, which is
+    found wherever it lies in the network. The method may live on the meta device.
+
+    Args:
+        path: a run or checkpoint folder, a file of geo3d, or one in a layout of the network's authors.
+        part: all that fits, or the encoder's tensors alone.
+        method: whose names and shapes count; its frozen modules are left as they are.
+
+    Raises:
+        InputError: no such file, one that cannot be read or is of another family, or nothing in it fits.
+    """
+    prefix = method.model_card().get("prefix", "")
+    network = method.get_submodule(prefix.removesuffix("."))
+    stored = _read(path, method, network, prefix)
+    own = {name: tensor for name, tensor in method.state_dict().items() if not method.is_frozen(name)}
+    wanted = own if part == "whole" else _of_encoder(own, network, prefix)
+    known = wanted.keys() & stored.keys()
+    taken = {name: stored[name] for name in wanted if name in known and stored[name].shape == own[name].shape}
+    misfits = [
+        f"{name} {tuple(stored[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in wanted
+        if name in known and name not in taken
+    ]
+    if not taken:
+        why = _listed(misfits) or f"its names are such as {_listed(list(stored), 3)}, not {_listed(list(wanted), 3)}"
+        raise InputError(f"init: nothing in {path} fits {method.name} ({part}): {why}")
+    fresh = [name for name in own if name not in taken]
+    return InitialWeights(path, part, taken, fresh, misfits, [name for name in stored if name not in own])
+
+
+def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Those of a method's tensors that are its encoder's."""
+    decoder = tuple(prefix + beginning for beginning in getattr(network, "decoder_prefixes", ()))
+    return {
+        name: v for name, v in own.items() if name.startswith(prefix) and not (decoder and name.startswith(decoder))
+    }
+
+
+def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Tensors of a file by the names that they have, or would have, in the method."""
+    try:
+        file = read_weight_file(path)
+    except InputError as error:
+        raise InputError(f"init: {error}") from error
+    family, held, others = method.model_card().get("family"), file.card.get("family"), {}
+    if file.card:
+        if held != family and held not in _parts(family):
+            raise InputError(
+                f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of {family!r}; "
+                "give a file of that family"
+            )
+        inside = file.card.get("prefix", "")
+        state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
+        others = {name: v for name, v in file.content.items() if not name.startswith(inside)}
+    elif family in {*list_models()}:
+        state = _of_authors(path, method)
+    else:
+        state = file.content
+        if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise InputError(f"init: {path}: expected names with tensors, found {type(state).__name__}")
+    place = prefix + _place(state, network)
+    return {place + name: tensor for name, tensor in state.items()} | others
+
+
+def _parts(family: str | None) -> Iterable[str]:
+    """Families whose networks are parts of one of this family's, such as bare encoders."""
+    return family_of(family).parts if family in list_models() else ()
+
+
+def _of_authors(path: Path, method: Method) -> dict[str, Tensor]:
+    """The tensors of a file in a layout of the network's authors."""
+    reasons = []
+    for name in method.model_names():
+        try:
+            return create_model(name, checkpoint=path).state_dict()
+        except InputError as error:
+            reasons.append(f"as {name}: {error}")
+    raise InputError(f"init: {'; '.join(reasons)}")
+
+
+def _place(state: Mapping[str, Tensor], network: nn.Module) -> str:
+    """Which part of a network, such as its encoder, a state is of; empty for the whole."""
+    names = network.state_dict().keys()
+    places = (f"{name}." if name else "" for name, _ in network.named_modules())
+    return next((place for place in places if any(place + name in names for name in state)), "")
+
+
+def _by_part(names: Iterable[str]) -> dict[str, int]:
+    """Counts of names by their first two parts."""
+    return dict(Counter(".".join(name.split(".")[:2]) for name in names))
+
+
+def _counts(names: Iterable[str]) -> str:
+    return ", ".join(f"{part} {count}" for part, count in _by_part(names).items())
+
+
+def _listed(names: list[str], most: int = _LISTED) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,37 @@
+"""Small rooms that all tests of recipes read, and one thread for these small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.errors import MissingExtra
+from geo3d.train import logger
+
+
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory) -> Path:
+    """Three small rooms with views, depth, points and labels."""
+    folder = tmp_path_factory.mktemp("rooms")
+    write_synthetic(
+        SyntheticConfig(folder, scenes=3, objects=0, views=3, width=64, height=48, mesh_edge=0.2, workers=1)
+    )
+    return folder / "scannet"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch) -> Iterator[None]:
+    """One thread, and no TensorBoard."""
+
+    def missing(module: str, extra: str, purpose: str) -> None:
+        raise MissingExtra("not wanted here")
+
+    monkeypatch.setattr(logger, "require_extra", missing)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,121 @@
+"""What holds for every recipe that is registered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from small_runs import SMALL, records, small_run
+
+from geo3d import InputError, create_model, save_model
+from geo3d.config import load_config, save_config
+from geo3d.recipes import get_recipe, list_recipes, pretrain
+from geo3d.recipes.recipe import Recipe
+
+PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(name).presets]
+#: Recipe -> a model that there is none of, and a setting that does not fit the others.
+WRONG = {
+    "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
+    "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
+    "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
+    "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
+}
+
+
+def test_every_recipe_has_small_settings_here() -> None:
+    assert set(list_recipes()) == SMALL.keys() == WRONG.keys()
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_presets_are_whole_and_survive_their_file(name: str, preset: str, tmp_path: Path) -> None:
+    recipe = get_recipe(name)
+    run = recipe.preset(preset)
+    method = recipe.check(run)
+    assert all(p.is_meta for p in method.parameters())
+    assert type(method) is recipe.method_class
+    save_config(run, tmp_path / "config.yaml")
+    assert load_config(recipe.run, tmp_path / "config.yaml") == run
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_run_measures_and_goes_on_where_it_stopped(name: str, rooms: Path, tmp_path: Path) -> None:
+    recipe, lines = get_recipe(name), []
+    run = small_run(name, data=(rooms,), measure_every=2)
+    longer = replace(run.train, steps=4)
+    result, report = pretrain(name, replace(run, train=longer, out=tmp_path / "whole"), lines.append)
+    pretrain(name, replace(run, out=tmp_path / "cut"), lines.append)
+    resumed, again = pretrain(name, replace(run, train=longer, out=tmp_path / "cut"), lines.append)
+    assert resumed.resumed_from == 2
+
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+    weights = [load_file(r.checkpoint / "model.safetensors") for r in (result, resumed)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+    assert report == again == json.loads((tmp_path / "cut" / "report.json").read_text())
+    assert report[recipe.measured_key] == "training"  # three rooms are too few to hold one out
+    assert report["before"].keys() == report["after"].keys()
+    assert report["before"][recipe.best] != report["after"][recipe.best]
+    measured = [r for r in records(tmp_path / "whole") if f"measured/{recipe.best}" in r]
+    assert [record["step"] for record in measured] == [2, 4]
+    assert {f"measured/{key}": value for key, value in report["after"].items()}.items() <= measured[-1].items()
+    best = (max if recipe.higher_is_better else min)(measured, key=lambda r: r[f"measured/{recipe.best}"])
+    assert result.best_measured == best[f"measured/{recipe.best}"]
+    assert result.best_checkpoint.name == f"step_{best['step']:08d}"
+    for picture in ("loss.png", "pictures/step_00000000.png", "pictures/step_00000004.png"):
+        Image.open(tmp_path / "whole" / picture).verify()
+    assert "untrained" in lines[-1]
+
+
+@pytest.fixture
+def no_rooms(monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        pytest.fail("data is made before the settings are looked at")
+
+    monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
+    monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+
+
+@pytest.mark.usefixtures("no_rooms")
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_method_that_does_not_fit_is_told_before_data_is_made(name: str, number: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        pretrain(name, small_run(name, WRONG[name][number], out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.usefixtures("no_rooms")
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_model(create_model("swin3d_tiny" if name == "croco" else "croco_tiny"), other)
+    changes = [
+        ({"measure_every": 0}, "measure_every must be at least 1"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"data": (tmp_path / "absent",)}, "absent is not a folder"),
+        ({"init": tmp_path / "absent.pth"}, r"init: .*absent.pth"),
+        ({"init": other}, r"init: .*other.safetensors.*of the family"),
+        ({"train": replace(small_run(name).train, warmup_steps=9, schedule="cosine")}, "warm-up takes 9 steps"),
+        ({"train": replace(small_run(name).train, batch_size=0)}, "train.batch_size is 0"),
+    ]
+    for change, message in changes:
+        with pytest.raises(InputError, match=message):
+            pretrain(name, small_run(name, **change, out=tmp_path / "run"))
+
+
+def test_a_config_of_another_recipe_is_refused() -> None:
+    with pytest.raises(InputError, match="is configured by CroCoRun, got SparKRun"):
+        pretrain("croco", small_run("spark"))
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_recipe_holds_only_what_is_its_own(name: str) -> None:
+    assert issubclass(get_recipe(name), Recipe)
+    assert "__init__" not in vars(get_recipe(name))
+    assert "report" not in vars(get_recipe(name))

@@ -1,0 +1,233 @@
+"""Runs that start from the weights of a file: what is taken, what is fresh, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small_runs
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_runs import records, small_run
+from torch import Tensor, nn
+
+from geo3d import InputError, create_model, save_model
+from geo3d.checkpoints.loading import MODEL_CARD_KEY
+from geo3d.config import load_config
+from geo3d.models.spark import SparK
+from geo3d.recipes import get_recipe, pretrain
+from geo3d.recipes.init import find_initial_weights
+
+#: Beginnings of the names of SparK that are not its encoder's.
+SPARK_DECODER = ("densify_norms.", "densify_projs.", "mask_tokens.", "dense_decoder.")
+
+
+@pytest.fixture(autouse=True)
+def _spark_names_its_decoder(monkeypatch) -> None:
+    monkeypatch.setattr(SparK, "decoder_prefixes", SPARK_DECODER, raising=False)
+
+
+def method_of(name: str, seed: int = 0, **method) -> nn.Module:
+    """A method with fresh weights, as a run has it."""
+
+    class Source:
+        classes = tuple("abcde")
+
+    return get_recipe(name).build_method(small_run(name, method), Source, torch.Generator().manual_seed(seed))
+
+
+def state(method: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+@pytest.fixture
+def spark3d_run(rooms: Path, tmp_path: Path) -> Path:
+    pretrain("spark3d", small_run("spark3d", data=(rooms,), out=tmp_path / "spark3d"), print)
+    return tmp_path / "spark3d"
+
+
+def test_a_run_begins_with_all_of_another(spark3d_run: Path, rooms: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run = small_run("spark3d", data=(rooms,), init=spark3d_run, out=tmp_path / "next")
+    run.train.seed, run.train.lr = 1, 1e-12  # so small that float32 weights stay
+    result, report = pretrain("spark3d", run, lines.append)
+    before = load_file(spark3d_run / "checkpoints" / "step_00000002" / "model.safetensors")
+    after = load_file(result.checkpoint / "model.safetensors")
+    parameters = dict(method_of("spark3d").named_parameters())
+    assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-9) for name in parameters)
+
+    taken = report["initial_weights"]["taken"]
+    assert sum(taken.values()) == len(before)
+    assert report["initial_weights"]["fresh"] == {}
+    assert set(taken) == {".".join(name.split(".")[:2]) for name in before}
+    text = "\n".join(lines)
+    assert f"starting from {spark3d_run} (whole): {len(before)} of {len(before)} tensors are taken" in text
+    assert "0 are fresh (none)" in text
+    assert "at the start" in text  # not "untrained"
+    assert report["before"] != json.loads((spark3d_run / "report.json").read_text())["before"]
+    with safe_open(result.checkpoint / "model.safetensors", "pt") as file:
+        stored = json.loads(file.metadata()["run_config"])
+    assert stored["init"] == str(spark3d_run)
+    assert load_config(type(run), tmp_path / "next" / "config.yaml").init == spark3d_run
+    assert stored["initial_weights"] == report["initial_weights"]
+
+
+def test_a_run_that_goes_on_does_not_read_the_file_again(spark3d_run: Path, rooms: Path, tmp_path: Path) -> None:
+    run = small_run("spark3d", data=(rooms,), init=spark3d_run, out=tmp_path / "cut")
+    longer = replace(run.train, steps=4)
+    _, straight = pretrain("spark3d", replace(run, out=tmp_path / "straight", train=longer), print)
+    pretrain("spark3d", run, print)
+    other = replace(run, init=None, train=longer)
+    with pytest.raises(InputError, match=r"another beginning: init \(.*spark3d -> None\)"):
+        pretrain("spark3d", other, print)
+    shutil.rmtree(spark3d_run)
+    resumed, report = pretrain("spark3d", replace(run, train=longer), print)
+    assert resumed.resumed_from == 2
+    assert report == straight
+    weights = [
+        load_file(tmp_path / name / "checkpoints" / "step_00000004" / "model.safetensors")
+        for name in ("cut", "straight")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_two_processes_begin_alike_and_measure(spark3d_run: Path, rooms: Path, tmp_path: Path) -> None:
+    program = [small_runs.__file__, "spark3d", str(rooms), str(tmp_path / "two"), str(spark3d_run)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [*launcher, *program], capture_output=True, text=True, timeout=180, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"starting from {spark3d_run}") == 1  # only the first process talks
+    run = small_run("spark3d", data=(rooms,), init=spark3d_run, out=tmp_path / "one", measure_every=1)
+    pretrain("spark3d", run, print)
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert one["before"] == two["before"]
+    assert one["initial_weights"] == two["initial_weights"]
+    for name in ("one", "two"):
+        assert [r["step"] for r in records(tmp_path / name) if "measured/bits" in r] == [1, 2]
+    assert two["after"]["bits"] == pytest.approx(one["after"]["bits"], rel=1e-4)
+
+
+def test_another_family_is_refused_by_name(spark3d_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="family 'sparse_resnet', but swin3d trains one of 'swin3d'"):
+        find_initial_weights(spark3d_run, "encoder", method_of("swin3d"))
+
+
+def test_an_encoder_goes_from_one_method_to_another(tmp_path: Path) -> None:
+    """Swin3D filled in cells without a decoder; it is then trained to segment."""
+    filling = method_of("spark3d", model="swin3d_tiny", first_stride=3)
+    save_as_run(filling, tmp_path / "model.safetensors")
+    method = method_of("swin3d", seed=1)
+    before = state(method)
+    weights = find_initial_weights(tmp_path / "model.safetensors", "whole", method)
+    weights.load_into(method)
+    encoder = {f"network.{name}": tensor for name, tensor in filling.encoder.state_dict().items()}
+    assert weights.taken.keys() == encoder.keys()
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, encoder[name] if name in encoder else before[name]), name
+    assert weights.summary()["fresh"].keys() == {"network.upsamples", "network.classifier"}
+    assert "decoder" in next(iter(weights.summary()["unused"]))
+
+
+def save_as_run(method: nn.Module, path: Path) -> None:
+    """A file as the trainer writes it."""
+    save_file(method.state_dict(), path, {MODEL_CARD_KEY: json.dumps(method.model_card())})
+
+
+def test_croco_takes_a_whole_network_or_a_file_of_its_authors(tmp_path: Path) -> None:
+    source = method_of("croco", seed=5)
+    save_as_run(source, tmp_path / "run.safetensors")
+    save_model(source.network, tmp_path / "network.safetensors")
+    config = source.network.config
+    arguments = {
+        "img_size": list(config.image_size), "patch_size": config.patch_size, "enc_embed_dim": config.encoder_dim,
+        "enc_depth": config.encoder_depth, "enc_num_heads": config.encoder_heads, "dec_embed_dim": config.decoder_dim,
+        "dec_depth": config.decoder_depth, "dec_num_heads": config.decoder_heads, "pos_embed": "RoPE100",
+    }  # fmt: skip
+    torch.save({"model": source.network.state_dict(), "croco_kwargs": arguments}, tmp_path / "authors.pth")
+    for name in ("run.safetensors", "network.safetensors", "authors.pth"):
+        method = method_of("croco")
+        weights = find_initial_weights(tmp_path / name, "whole", method)
+        weights.load_into(method)
+        assert (weights.fresh, weights.unused, weights.misfits) == ([], [], [])
+        assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in method.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["run", "encoder of geo3d", "encoder of the authors"])
+def test_spark_takes_an_encoder_and_draws_the_decoder(form: str, tmp_path: Path) -> None:
+    source, method = method_of("spark", seed=5), method_of("spark")
+    bare = create_model("resnet_tiny", generator=torch.Generator().manual_seed(5))
+    path = tmp_path / ("file.pth" if "authors" in form else "file.safetensors")
+    if form == "run":
+        save_as_run(source, path)
+    elif form == "encoder of geo3d":
+        save_model(bare, path)
+    else:
+        torch.save(bare.state_dict(), path)
+    wanted = source.state_dict() if form == "run" else {
+        f"network.sparse_encoder.sp_cnn.{name}": tensor for name, tensor in bare.state_dict().items()
+    }  # fmt: skip
+    fresh = state(method)
+    weights = find_initial_weights(path, "encoder", method)
+    weights.load_into(method)
+    for name, tensor in method.state_dict().items():
+        of_encoder = name.startswith("network.sparse_encoder.")
+        assert of_encoder == (name in weights.taken)
+        assert torch.equal(tensor, wanted[name] if of_encoder else fresh[name]), name
+    assert set(weights.summary()["taken"]) == {"network.sparse_encoder"}
+    assert set(weights.summary()["fresh"]) == {f"network.{name.rstrip('.')}" for name in SPARK_DECODER} & {
+        ".".join(name.split(".")[:2]) for name in fresh
+    }
+
+
+def test_tensors_of_another_shape_are_fresh_and_named(tmp_path: Path) -> None:
+    source, method = method_of("spark", seed=5, decoder_width=64), method_of("spark")
+    save_as_run(source, tmp_path / "run.safetensors")
+    fresh = state(method)
+    weights = find_initial_weights(tmp_path / "run.safetensors", "whole", method)
+    name = "network.densify_projs.0.weight"
+    assert f"{name} (64, 512, 1, 1) in the file, (32, 512, 1, 1) in the network" in weights.misfits
+    weights.load_into(method)
+    misfits = {line.split()[0] for line in weights.misfits}
+    assert misfits
+    assert misfits <= set(weights.fresh)
+    assert all(torch.equal(method.state_dict()[key], fresh[key]) for key in misfits)
+    assert "fresh since they are of another shape in the file: network." in str(weights)
+
+
+def test_frozen_modules_are_left_as_they_are(tmp_path: Path, monkeypatch) -> None:
+    source, method = method_of("spark3d", seed=5), method_of("spark3d")
+    save_as_run(source, tmp_path / "run.safetensors")
+    monkeypatch.setattr(type(method), "frozen_modules", lambda _: ("decoder",))
+    weights = find_initial_weights(tmp_path / "run.safetensors", "whole", method)
+    assert set(weights.summary()["taken"]) == {n for n in weights.summary()["taken"] if n.startswith("encoder.")}
+    assert not any(name.startswith("decoder.") for name in [*weights.taken, *weights.fresh])
+
+
+def test_the_method_may_have_no_memory_yet(tmp_path: Path) -> None:
+    save_as_run(method_of("croco", seed=5), tmp_path / "run.safetensors")
+    planned = get_recipe("croco").check(small_run("croco"))
+    assert find_initial_weights(tmp_path / "run.safetensors", "whole", planned).fresh == []
+
+
+def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+    method = method_of("croco")
+    card = {MODEL_CARD_KEY: json.dumps(method.model_card())}
+    save_file({"network.wheel": torch.zeros(2)}, tmp_path / "names.safetensors", card)
+    save_file({"network.mask_token": torch.zeros(2)}, tmp_path / "shapes.safetensors", card)
+    with pytest.raises(InputError, match=r"nothing in .*fits croco \(whole\): its names are such as network.wheel"):
+        find_initial_weights(tmp_path / "names.safetensors", "whole", method)
+    with pytest.raises(InputError, match=r"network.mask_token \(2,\) in the file, \(1, 1, 128\) in the n"):
+        find_initial_weights(tmp_path / "shapes.safetensors", "whole", method)
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(InputError, match=r"init: .*text.pth: "):
+        find_initial_weights(tmp_path / "text.pth", "whole", method)
