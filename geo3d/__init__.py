@@ -28,7 +28,21 @@ _FACE = {
     "list_datasets": "geo3d.datasets",
 }
 
-_ROOMS = ("checkpoints", "datasets", "geometry", "methods", "models", "nn", "ops", "train")
+_ROOMS = (
+    "checkpoints",
+    "cli",
+    "datasets",
+    "geometry",
+    "methods",
+    "models",
+    "nn",
+    "ops",
+    "probe",
+    "recipes",
+    "samples",
+    "train",
+    "viz",
+)
 
 __all__ = [
     "Camera",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -34,3 +36,14 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise MissingExtra(f"{purpose} needs {module}: pip install 'geo3d[{extra}]'") from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of some known names, as the end of an error's line; empty where none is near.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
