@@ -1,4 +1,4 @@
-"""`geo3d pretrain` from a checkout: `python tools/pretrain.py` runs CroCo on synthetic rooms; `--help` lists the rest."""
+"""`geo3d pretrain` from a checkout: `python tools/pretrain.py` runs CroCo on synthetic rooms."""
 
 from geo3d.cli import command_line, pretrain
 

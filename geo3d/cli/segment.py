@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from geo3d.cli import command_line
 from geo3d.datasets.ply import read_ply
 from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
 from geo3d.datasets.scene import open_dataset
@@ -24,13 +26,18 @@ class SegmentScene:
     """Name the class of every point of a scene."""
 
     checkpoint: Path
-    """Run folder of `pretrain.py swin3d`, one of its checkpoints, or the authors' file."""
+    """Run folder of `geo3d pretrain swin3d`, one of its checkpoints, or the authors' file."""
     scene: Path
     """Folder of one scene, such as a ScanNet scan, or a PLY file of points or a mesh; metres, z up."""
     out: Path = Path("segmentation.ply")
     """PLY file to write; the picture goes beside it."""
     voxel_size: float | None = None
     """Edge of a voxel, metres; None: as in training."""
+
+
+def main(args: list[str], program: str) -> None:
+    """Read the command line, segment one scene, print what was found."""
+    print(segment_scene(command_line.parse(SegmentScene, args, program)))
 
 
 def read_cloud(path: Path) -> PointCloud:
@@ -62,7 +69,8 @@ def segment_scene(config: SegmentScene) -> str:
     """Run the network and write PLY and picture.
 
     Returns:
-        Lines that say what was found, scored where the scene is labelled with as many classes.
+        Lines that say what was found, scored where the scene is labelled with as many classes as the network tells
+        apart.
 
     Raises:
         InputError: checkpoint or scene cannot be read, or the scene lacks what the network reads.
@@ -71,15 +79,16 @@ def segment_scene(config: SegmentScene) -> str:
     cloud = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
     count = model.config.num_classes
-    scannet = count == len(SCANNET20_CLASSES)
-    classes = SCANNET20_CLASSES if scannet else [f"class {number}" for number in range(count)]
+    known = _classes_of(config.scene)
+    comparable = known is not None and len(known) == count
+    classes = known if comparable else _names(count)
 
     labels = predicted.numpy()
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_labelled_points(config.out, cloud.xyz.numpy(), labels, count)
     panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
     lines = [_shares(labels, classes)]
-    if cloud.semantic is not None and scannet:
+    if cloud.semantic is not None and comparable:
         panels["labels"] = cloud.semantic.numpy()
         scores = segmentation_scores(confusion_matrix(cloud.semantic, predicted, count))
         lines.append(
@@ -92,7 +101,17 @@ def segment_scene(config: SegmentScene) -> str:
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
 
 
-def _shares(labels: np.ndarray, classes) -> str:
+def _classes_of(scene: Path) -> Sequence[str] | None:
+    """The classes that labels of a scene's folder count in; None where they are not known, as those of a file."""
+    return getattr(open_dataset(scene), "classes", SCANNET20_CLASSES) if scene.is_dir() else None
+
+
+def _names(count: int) -> Sequence[str]:
+    """What as many classes are called: ScanNet's names, which the authors' networks use, or numbers."""
+    return SCANNET20_CLASSES if count == len(SCANNET20_CLASSES) else [f"class {number}" for number in range(count)]
+
+
+def _shares(labels: np.ndarray, classes: Sequence[str]) -> str:
     """How much of a scene each class is, the largest first."""
     counts = np.bincount(labels, minlength=len(classes))
     order = [c for c in np.argsort(-counts, kind="stable") if counts[c]]

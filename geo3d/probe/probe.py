@@ -1,4 +1,4 @@
-"""Probe: what a checkpoint's frozen features tell, beside fresh weights of the same network and what both are handed."""
+"""Probe: what frozen features of a checkpoint tell, beside those of fresh weights and what both networks are handed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Probe:
     task: Callable[[Any, Log], ProbeTask]
 
     def run(self, config: ProbeConfig, log: Log = print) -> dict[str, Score]:
-        """Compare the checkpoint with fresh weights and inputs; log a table, and write the figures where they are to go.
+        """Compare the checkpoint with fresh weights and inputs; log a table, and write the figures to ``config.out``.
 
         Returns:
             The name of each representation, and its figures.

@@ -55,7 +55,7 @@ class ProbeScore(Score):
 
 
 def network_features(network: VoxelEncoder, device: torch.device | str = "cpu") -> Representation:
-    """A network's features of voxels of all stages, side by side; the network is moved to the device and stays as it is."""
+    """A network's features of all stages, side by side; the network is moved to the device and stays as it is."""
     network = network.to(device).eval()
 
     @torch.no_grad()
