@@ -39,7 +39,8 @@ def parse_two(
     """The same of two configs, whose options stand side by side; the help is introduced by the second's docstring."""
     bare = tyro.conf.arg(name="")
     both = tuple[Annotated[first, bare], Annotated[second, bare]]
-    return _ask_tyro(program, both, args=list(args), default=default, description=inspect.getdoc(second))
+    start = {} if default is None else {"default": default}
+    return _ask_tyro(program, both, args=list(args), description=inspect.getdoc(second), **start)
 
 
 def parse_part(kind: type[Config], args: Sequence[str], program: str) -> Config:
