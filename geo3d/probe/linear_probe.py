@@ -11,14 +11,14 @@ from geo3d.checkpoints.loading import read_weight_file
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
-from geo3d.probe.probe import Probe, ProbeConfig, ProbeTask, Representation
+from geo3d.probe.probe import Probe, ProbeConfig, Representation
 from geo3d.probe.voxels import ProbeScore, VoxelProbe, input_features, network_features
 from geo3d.progress import Log
 from geo3d.samples.points import LabelledScenes
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe(ProbeConfig):
+class LinearProbeConfig(ProbeConfig):
     """Read the class of every voxel off frozen features by a linear map, and compare."""
 
     data: tuple[Path, ...] = ()
@@ -50,10 +50,13 @@ class LinearProbe(ProbeConfig):
             raise InputError(f"voxel_size must be positive, got {self.voxel_size}")
 
 
-class LinearProbeTask(ProbeTask):
+class LinearProbe(Probe):
     """A checkpoint's features of voxels, and labelled scenes to learn from and to measure on."""
 
-    def __init__(self, config: LinearProbe, log: Log) -> None:
+    summary = "the class of every voxel, read off frozen features by a linear map"
+    settings = LinearProbeConfig
+
+    def __init__(self, config: LinearProbeConfig, log: Log) -> None:
         super().__init__(config, log)
         self.network = load_voxel_encoder(config.checkpoint, config.model)
         self.voxel_size = config.voxel_size or self.network.config.voxel_size
@@ -98,7 +101,7 @@ def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> nn.Module:
     return model
 
 
-def _scenes(config: LinearProbe, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
+def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
     """Scenes to learn from, and those to measure on."""
     scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),))
     if config.test_data:
@@ -116,10 +119,4 @@ def _scenes(config: LinearProbe, log: Log) -> tuple[LabelledScenes, LabelledScen
     return scenes.subset(rows), scenes.subset(held)
 
 
-PROBE = Probe(
-    summary="the class of every voxel, read off frozen features by a linear map",
-    config=LinearProbe,
-    task=LinearProbeTask,
-)
-
-__all__ = ["PROBE", "LinearProbe", "LinearProbeTask", "load_voxel_encoder"]
+__all__ = ["LinearProbe", "LinearProbeConfig", "load_voxel_encoder"]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from geo3d.datasets.files import make_folder
 from geo3d.errors import InputError
 from geo3d.models import create_model
 from geo3d.progress import Log
 
-#: Features (N, C) of what a probe looks at, on the CPU.
+#: Takes what a probe looks at, such as the points of a scene; gives features (N, C), on the CPU.
 Representation = Callable[[Any], Tensor]
 
 
@@ -62,26 +60,40 @@ class Score(ABC):
         """Column's title -> what stands in the row of the table."""
 
 
-class ProbeTask(ABC):
-    """Base of what a probe does: a network, its features, and figures of any features.
+class Probe(ABC):
+    """What is measured of a checkpoint by name; an instance is the network with the data it is measured on.
+
+    A probe names its config as a class attribute and says what is done; what is compared is the same for all.
 
     Args:
-        config: the probe's config.
+        config: the probe's.
         log: takes lines for people.
 
     Raises:
         InputError: checkpoint or data cannot be used; says what to do.
     """
 
-    #: The checkpoint's, as ``create_model`` makes it; set by subclasses.
+    #: One line of help.
+    summary: ClassVar[str]
+    #: Config class.
+    settings: ClassVar[type[ProbeConfig]]
+
+    #: The checkpoint's; set by subclasses.
     network: nn.Module
 
     def __init__(self, config: Any, log: Log) -> None:
         self.config, self.log = config, log
 
+    def representations(self) -> dict[str, Representation]:
+        """What is compared: features of the checkpoint, those of fresh weights, and what both networks are handed."""
+        found = {"checkpoint": self.network_features(self.network)}
+        for seed in range(self.config.seed, self.config.seed + self.config.fresh):
+            found[f"fresh weights, seed {seed}"] = self.network_features(fresh_network(self.network, seed))
+        return found | {"input features": self.input_features()}
+
     @abstractmethod
     def network_features(self, network: nn.Module) -> Representation:
-        """The features that are compared, of the checkpoint's network or of one with fresh weights."""
+        """Features of a network, the checkpoint's or one with fresh weights."""
 
     @abstractmethod
     def input_features(self) -> Representation:
@@ -89,44 +101,11 @@ class ProbeTask(ABC):
 
     @abstractmethod
     def measure(self, representations: dict[str, Representation]) -> dict[str, Score]:
-        """Figures of each representation, with the same data and budget."""
+        """Figures of each representation, on the same data and with the same budget."""
 
     @abstractmethod
     def note(self, scores: dict[str, Score]) -> str:
-        """The line under the table: what the figures are over."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a probe offers by name.
-
-    Args:
-        summary: one line of help.
-        config: config class.
-        task: makes what is done of a config and of what takes lines for people.
-    """
-
-    summary: str
-    config: type[ProbeConfig]
-    task: Callable[[Any, Log], ProbeTask]
-
-    def run(self, config: ProbeConfig, log: Log = print) -> dict[str, Score]:
-        """Compare the checkpoint with fresh weights and inputs; log a table, and write the figures to ``config.out``.
-
-        Returns:
-            The name of each representation, and its figures.
-
-        Raises:
-            InputError: checkpoint or data cannot be used; says what to do.
-        """
-        if config.out is not None:
-            make_folder(config.out.parent)
-        task = self.task(config, log)
-        scores = task.measure(_representations(task, config))
-        if config.out is not None:
-            config.out.write_text(json.dumps({name: s.as_dict() for name, s in scores.items()}, indent=2) + "\n")
-        log(f"{table({name: score.cells() for name, score in scores.items()})}\n{task.note(scores)}")
-        return scores
+        """The line under the table: what the figures are of."""
 
 
 def fresh_network(network: nn.Module, seed: int) -> nn.Module:
@@ -147,13 +126,4 @@ def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _representations(task: ProbeTask, config: ProbeConfig) -> dict[str, Representation]:
-    """What is compared, by the names that the table gives it."""
-    found = {"checkpoint": task.network_features(task.network)}
-    for seed in range(config.seed, config.seed + config.fresh):
-        found[f"fresh weights, seed {seed}"] = task.network_features(fresh_network(task.network, seed))
-    found["input features"] = task.input_features()
-    return found
-
-
-__all__ = ["Probe", "ProbeConfig", "ProbeTask", "Representation", "Score", "fresh_network", "table"]
+__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "fresh_network", "table"]
