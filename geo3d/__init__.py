@@ -20,10 +20,14 @@ _FACE = {
     "SparseVoxels": "geo3d.geometry",
     "View": "geo3d.geometry",
     "ViewPair": "geo3d.geometry",
+    "Encoder": "geo3d.models",
     "InputError": "geo3d.errors",
+    "NonCommercialWeights": "geo3d.errors",
     "create_model": "geo3d.models",
     "save_model": "geo3d.checkpoints",
     "list_models": "geo3d.models",
+    "model_info": "geo3d.models",
+    "register_family": "geo3d.models",
     "open_dataset": "geo3d.datasets",
     "list_datasets": "geo3d.datasets",
 }
@@ -46,7 +50,9 @@ _ROOMS = (
 
 __all__ = [
     "Camera",
+    "Encoder",
     "InputError",
+    "NonCommercialWeights",
     "PointCloud",
     "SparseVoxels",
     "View",
@@ -55,16 +61,18 @@ __all__ = [
     "create_model",
     "list_datasets",
     "list_models",
+    "model_info",
     "open_dataset",
+    "register_family",
     "save_model",
 ]
 
 if TYPE_CHECKING:
     from geo3d.checkpoints import save_model
     from geo3d.datasets import list_datasets, open_dataset
-    from geo3d.errors import InputError
+    from geo3d.errors import InputError, NonCommercialWeights
     from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair
-    from geo3d.models import create_model, list_models
+    from geo3d.models import Encoder, create_model, list_models, model_info, register_family
 
 
 def __getattr__(name: str) -> Any:

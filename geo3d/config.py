@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 import yaml
 
-from geo3d.errors import InputError
+from geo3d.errors import InputError, did_you_mean
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -28,7 +29,7 @@ def load_config(kind: type, path: Path) -> Any:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from error
-    return _from_plain(kind, values, str(path))
+    return typed_value(kind, values, str(path))
 
 
 def to_plain(value: Any) -> Any:
@@ -40,30 +41,58 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _from_plain(kind: Any, value: Any, where: str) -> Any:
-    """The inverse of :func:`to_plain` for a value of the annotated type ``kind``."""
+def typed_value(kind: Any, value: Any, where: str) -> Any:
+    """A plain value as one of an annotated type: the inverse of :func:`to_plain`, and the check of options.
+
+    Args:
+        kind: annotation: a plain type, ``Path``, tuples, ``Literal``, unions of these, a dataclass.
+        value: lists will do for tuples, whole numbers for floats, names and values for a dataclass.
+        where: begins the message.
+
+    Raises:
+        InputError: a value of another type, an unknown or misspelt field; says what was expected and what was found.
+    """
     if dataclasses.is_dataclass(kind):
-        return _dataclass_from_plain(kind, value, where)
+        return value if type(value) is kind else _dataclass_from_plain(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        return _from_plain(args[0], value, where)
+        return typed_value(args[0], value, where)
     if origin in (typing.Union, UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _from_plain(next(a for a in args if a is not type(None)), value, where)
+        return _one_of(args, value, where)
     if origin is typing.Literal:
         return _expect(value in args, value, f"one of {', '.join(map(str, args))}", where)
     if origin is tuple:
         length = None if args[-1] is Ellipsis else len(args)
-        wanted = "a list" if length is None else f"a list of {length}"
-        _expect(isinstance(value, list) and length in (None, len(value)), value, wanted, where)
+        inside = name_of(args[0])
+        wanted = f"a list of {inside}" if length is None else f"a list of {length} ({inside})"
+        _expect(isinstance(value, list | tuple) and length in (None, len(value)), value, wanted, where)
         kinds = args if length is not None else args[:1] * len(value)
-        return tuple(_from_plain(k, v, where) for k, v in zip(kinds, value, strict=True))
+        return tuple(typed_value(k, v, where) for k, v in zip(kinds, value, strict=True))
     if kind is Path:
-        return Path(_expect(isinstance(value, str), value, "a path", where))
-    if kind is float:
-        return float(_expect(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where))
-    return _expect(type(value) is kind, value, kind.__name__, where)
+        return Path(_expect(isinstance(value, str | Path), value, "a path", where))
+    if kind in (float, int):
+        number = Real if kind is float else Integral
+        return kind(_expect(isinstance(value, number) and not isinstance(value, bool), value, name_of(kind), where))
+    return _expect(type(value) is kind, value, name_of(kind), where)
+
+
+def name_of(kind: Any) -> str:
+    """What people call an annotated type."""
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The value as the first of some types that takes it."""
+    some = [kind for kind in kinds if kind is not type(None)]
+    if value is None and len(some) < len(kinds):
+        return None
+    for kind in some[:-1]:
+        try:
+            return typed_value(kind, value, where)
+        except InputError:
+            continue  # the next one may take it; the last one says what is wrong
+    return typed_value(some[-1], value, where)
 
 
 def _dataclass_from_plain(kind: type, value: Any, where: str) -> Any:
@@ -71,8 +100,9 @@ def _dataclass_from_plain(kind: type, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind, include_extras=True)
     unknown = [str(key) for key in value if key not in hints]
     if unknown:
-        raise InputError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(hints)}")
-    return kind(**{key: _from_plain(hints[key], v, f"{where}: {key}") for key, v in value.items()})
+        near = did_you_mean(unknown[0], hints)
+        raise InputError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(hints)}{near}")
+    return kind(**{key: typed_value(hints[key], v, f"{where}: {key}") for key, v in value.items()})
 
 
 def _expect(holds: bool, value: Any, wanted: str, where: str) -> Any:

@@ -19,6 +19,24 @@ class MissingExtra(InputError, ImportError):
     """An optional dependency is needed and not installed; the message names the extra."""
 
 
+class NonCommercialWeights(UserWarning):
+    """Weights were loaded that their authors license for non-commercial use alone.
+
+    Silence it with ``warnings.simplefilter("ignore", geo3d.NonCommercialWeights)``.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of some known names, as the end of an error's line; empty where none is near.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """Import an optional dependency.
 
@@ -36,14 +54,3 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise MissingExtra(f"{purpose} needs {module}: pip install 'geo3d[{extra}]'") from error
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest of some known names, as the end of an error's line; empty where none is near.
-
-    Args:
-        name: what was asked for.
-        known: what there is.
-    """
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,17 +1,14 @@
-"""CroCo's files: released pre-training checkpoints, training runs of the published code, and geo3d's own."""
+"""CroCo's files: released pre-training checkpoints, and training runs of the published code."""
 
 from __future__ import annotations
 
 import ast
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from geo3d.checkpoints.loading import as_state_dict, own_state, read_weight_file
+from geo3d.checkpoints.loading import Stored, as_state_dict
 from geo3d.errors import InputError
 
 #: Published constructor arguments -> fields of our config.
@@ -32,41 +29,24 @@ _IGNORED = {"mask_ratio"}
 _ROTARY = "RoPE"
 
 
-@dataclass
-class CroCoFile:
-    """Weights of a file and the network that they are of.
-
-    Args:
-        state: published names -> tensors.
-        config: fields of ``CroCoConfig`` that the file states; None when it states nothing.
-    """
-
-    state: dict[str, Tensor]
-    config: dict[str, Any] | None
-
-
-def read_croco_checkpoint(path: str | Path) -> CroCoFile:
-    """Read a CroCo file in any of its layouts.
+def read_croco(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
+    """What a file of the authors, or of their training code, holds.
 
     ``{"model", "croco_kwargs"}`` (version 2 releases), ``{"model"}`` (version 1: the constructor's defaults),
     ``{"model", "args"}`` (training runs: the network stands in ``args.model`` as the text of a constructor call, which
-    is parsed and never evaluated), a bare state dict, or a checkpoint of geo3d's trainer.
+    is parsed and never evaluated), or a state dict without any of them.
 
     Raises:
-        InputError: damaged, unsafe or in none of these layouts.
+        InputError: none of these layouts, or arguments that are not known.
     """
-    file = read_weight_file(path)
-    if file.card:
-        return CroCoFile(own_state(file, "croco", path), file.card["config"])
-    content = file.content
+    state = as_state_dict(content, path)
     if not (isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)):
-        return CroCoFile(as_state_dict(content, path), None)
-    state = as_state_dict(content["model"], path)
+        return Stored(state, "croco", None)
     if "croco_kwargs" in content:
-        return CroCoFile(state, config_from_published(content["croco_kwargs"], path))
+        return Stored(state, "croco", config_from_published(content["croco_kwargs"], path))
     args = content.get("args")
     text = args.model if isinstance(args, Namespace) and hasattr(args, "model") else None
-    return CroCoFile(state, config_from_published({} if text is None else _parse_call(text, path), path))
+    return Stored(state, "croco", config_from_published({} if text is None else _parse_call(text, path), path))
 
 
 def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

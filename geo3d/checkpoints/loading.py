@@ -1,13 +1,15 @@
-"""Reading weight files safely, and putting them into a model without a gap."""
+"""Reading weight files safely, putting them into a model without a gap, and writing them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,23 +22,35 @@ from torch import Tensor, nn
 
 from geo3d.errors import InputError
 
-#: Classes that authors' files hold beside tensors and that do nothing when made. Everything else is refused.
-_SAFE_CLASSES = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    np.dtype,
-    np.ndarray,
-    # numpy's scalars, under the names that numpy 1 and 2 pickle them by.
-    *(
-        (type(np.float64(0)).__reduce__(np.float64(0))[0], f"numpy.{core}.multiarray.scalar")
-        for core in ("core", "_core")
-    ),
-    *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")),
-]
-#: Key of a safetensors file's metadata under which geo3d's trainer describes the model that the weights are of.
+#: Key of a file's metadata under which geo3d describes the model that the weights are of.
 MODEL_CARD_KEY = "geo3d.model"
+#: Endings that are written as ``torch.save`` writes; every other file is safetensors.
+TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
+#: Names under which tools put a state dict into a container, the innermost last.
+CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "base_model")
+#: What tools put in front of names: data parallel, torch.compile, Lightning; in any order, on all names or on some.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+#: What tools put in the middle of names, where they wrap a part of a network.
+_INFIXES = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 #: How many names an error lists before it only counts.
 _LISTED = 8
+
+
+def _numpy_classes() -> Iterator[Any]:
+    """What numpy's plain arrays and scalars are pickled by, under the names of numpy 1 and 2."""
+    reconstruct = np.zeros(0).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    for core in ("core", "_core"):
+        yield reconstruct, f"numpy.{core}.multiarray._reconstruct"
+        yield scalar, f"numpy.{core}.multiarray.scalar"
+    yield np.dtype
+    yield np.ndarray
+    codes = np.typecodes["All"].replace("O", "").replace("V", "")
+    yield from {type(np.dtype(code)) for code in codes}
+
+
+#: Classes that authors' files hold beside tensors and that do nothing when made. Everything else is refused.
+_SAFE_CLASSES = [argparse.Namespace, pathlib.PosixPath, *_numpy_classes()]
 
 
 @dataclass
@@ -45,19 +59,38 @@ class WeightFile:
 
     Args:
         content: the unpickled container of a ``.pth``, or the tensors of a ``.safetensors`` file.
-        card: the trainer's description of the model, where there is one.
+        card: geo3d's description of the model, where there is one.
     """
 
     content: Any
     card: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Stored:
+    """Weights of a file and the network that they are of.
+
+    Args:
+        state: the network's own names -> tensors.
+        family: whose network it is, the name of a declared family.
+        config: fields of the family's config; None where the file states none, and the name that was given must.
+        stated: whether the file states its config; else it was read off names and shapes, which do not tell everything.
+        name: under which geo3d made the model that was written, where it is known.
+    """
+
+    state: dict[str, Tensor]
+    family: str
+    config: dict[str, Any] | None
+    stated: bool = True
+    name: str | None = None
+
+
 def read_weight_file(path: str | Path) -> WeightFile:
     """Read a weight file without running anything that it brings along.
 
     Args:
-        path: a file of ``torch.save`` or safetensors; a checkpoint folder of geo3d's trainer, or a run folder, of which
-            the newest checkpoint is taken.
+        path: a file of ``torch.save`` or safetensors, whatever its ending; a checkpoint folder of geo3d's trainer, or a
+            run folder, of which the newest checkpoint is taken.
 
     Raises:
         InputError: no such file, a damaged one, or one that asks for classes which are not plain data.
@@ -67,22 +100,41 @@ def read_weight_file(path: str | Path) -> WeightFile:
         return _read_folder(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _is_safetensors(path):
         return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(_SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0]
-        wanted = next((line.strip() for line in reason.splitlines() if "GLOBAL" in line), "it is not a torch.save file")
         raise InputError(
-            f"{path}: refused, since it is not plain tensors and numbers ({wanted}); "
+            f"{path}: refused, since it is not plain tensors and numbers ({_refusal(error)}); "
             "re-save its state dict with the code that wrote it"
         ) from error
     except Exception as error:  # damaged pickles raise whatever their bytes spell
         reason = f"{type(error).__name__} {error}".partition("\n")[0].strip()
         raise InputError(f"{path}: damaged or not a checkpoint ({reason}); fetch it again") from error
-    return WeightFile(content)
+    card = content.get(MODEL_CARD_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(card, str):
+        return WeightFile(content)
+    return WeightFile(content.get("state_dict"), _parsed_card(card, path))
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Why torch would not unpickle a file, in few words."""
+    text = " ".join(str(error).split())
+    wanted = re.search(
+        r"GLOBAL (\S+) was not an allowed global|[Uu]nsupported (?:global|class)[^.]*?: GLOBAL (\S+)", text
+    )
+    if wanted:
+        return f"it asks for {wanted[1] or wanted[2]}"
+    reason = re.search(r"WeightsUnpickler error: (.*?)(?: Please file| Check the documentation|$)", text)
+    return reason[1] if reason else "it is not a torch.save file"
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _read_folder(path: Path) -> WeightFile:
@@ -105,21 +157,64 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            card = json.loads(metadata.get(MODEL_CARD_KEY, "{}"))
-            return WeightFile({name: file.get_tensor(name) for name in file.keys()}, card)  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
+    return WeightFile(tensors, _parsed_card(metadata.get(MODEL_CARD_KEY, "{}"), path))
+
+
+def _parsed_card(text: str, path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: its description of the model is damaged ({error})") from error
+    if not isinstance(card, dict) or not (card == {} or {"family", "config"} <= card.keys()):
+        raise InputError(f"{path}: its description of the model lacks family or config: {text[:200]}")
+    return card
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights and its description as one safetensors file that ``create_model`` loads.
+    """Write a model's weights and its description as one file that ``create_model`` loads, without name or options.
 
     Args:
-        model: one that ``create_model`` made: it has a ``card()`` that says how to build it again.
-        path: the ``.safetensors`` file to write.
+        model: any model of geo3d's, also one that is compiled or data-parallel.
+        path: the file to write: as ``torch.save`` writes where it ends in .pt, .pth, .bin or .ckpt, safetensors
+            otherwise. Folders above it are made.
+
+    Raises:
+        InputError: a model that is not geo3d's or has no weights yet; a path that cannot be written.
     """
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(untied(state), path, metadata={MODEL_CARD_KEY: json.dumps(model.card())})
+    while isinstance(inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None), nn.Module):
+        model = inner
+    card, path = getattr(model, "card", None), Path(path)
+    if card is None:
+        raise InputError(
+            f"save_model: {type(model).__name__} is no model of geo3d's, which say how they are built again by card(); "
+            "hand in what create_model made, or write its state_dict with torch.save"
+        )
+    state = model.state_dict()
+    if any(value.is_meta for value in state.values()):
+        raise InputError(f"save_model: this {type(model).__name__} lies on the meta device and has no weights to write")
+    state = untied({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    text = json.dumps(card())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in TORCH_ENDINGS:
+            _replace(path, lambda target: torch.save({"state_dict": state, MODEL_CARD_KEY: text}, target))
+        else:
+            _replace(path, lambda target: save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text}))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path}: the model cannot be written there ({error})") from error
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file such that the old one stays whole until the new one is."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,33 +228,64 @@ def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return alone
 
 
-def as_state_dict(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """Check that ``content`` is a state dict, and take off a data-parallel ``module.`` in front of its names.
+def as_state_dict(content: Any, path: str | Path, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The state dict in what a tool wrote, under the network's own names.
+
+    Containers of tools (:data:`CONTAINERS`) are opened; numbers, text and arrays beside the tensors are left out; what
+    data parallel, torch.compile, FSDP and Lightning put into names is taken off.
+
+    Args:
+        content: of a :class:`WeightFile`.
+        path: of the file, for messages.
+        prefixes: more beginnings of names to take off, such as ``backbone.``.
 
     Raises:
-        InputError: it is something else.
+        InputError: there are no tensors under names; or two names become one.
     """
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: expected names with tensors, found {type(content).__name__}")
-    state = dict(content)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    named = content if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        kinds = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(named.items())[:_LISTED])
+        raise InputError(
+            f"{path}: expected names with tensors, found {type(content).__name__}{f' of {kinds}' if kinds else ''}"
+        )
+    state: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, value in tensors.items():
+        bare = _bare(name, (*_PREFIXES, *prefixes))
+        if bare in state:
+            raise InputError(f"{path}: {origin[bare]} and {name} would both be {bare}; it holds two networks")
+        state[bare], origin[bare] = value, name
     return state
 
 
-def own_state(file: WeightFile, family: str, path: str | Path) -> dict[str, Tensor]:
-    """The network's tensors of a file that geo3d wrote, under the network's own names.
+def _bare(name: str, prefixes: tuple[str, ...]) -> str:
+    name = _INFIXES.sub("", name)
+    while prefix := next((p for p in prefixes if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+    return name
 
-    Raises:
-        InputError: the file has no description of a model, or is of another family.
-    """
-    if file.card.get("family") != family:
-        if "family" not in file.card:
-            raise InputError(f"{path}: does not say which model it holds; a {family} file is one that geo3d wrote")
-        raise InputError(f"{path}: holds a model of the family {file.card['family']!r}, not {family}")
+
+def own_state(file: WeightFile, path: str | Path) -> Stored:
+    """What a file that geo3d wrote holds; of a trained method, its network alone."""
     prefix = file.card.get("prefix", "")
-    state = as_state_dict(file.content, path)
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not isinstance(file.content, Mapping) or not all(isinstance(v, Tensor) for v in file.content.values()):
+        raise InputError(f"{path}: expected names with tensors beside the description of the model")
+    state = {name.removeprefix(prefix): value for name, value in file.content.items() if name.startswith(prefix)}
+    return Stored(state, file.card["family"], file.card["config"], name=file.card.get("name"))
+
+
+def count_names(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many of the names ``pattern`` there are, counted from 0 without a gap."""
+    number = 0
+    while pattern.format(number) in state:
+        number += 1
+    return number
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -20,11 +20,10 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.points import PointSamples, rotate_and_scale
-from geo3d.models import create_model
-from geo3d.models.registry import model_entry
-from geo3d.models.swin3d import NO_DECODER
+from geo3d.models import create_encoder, family_of, model_options
 from geo3d.models.voxel_decoder import MaskedVoxelDecoder
-from geo3d.models.voxel_points import VoxelEncoder, VoxelPoints, scene_of_rows
+from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models.voxel_points import VoxelPoints, scene_of_rows
 from geo3d.nn.topology import Topology
 from geo3d.ops.kernel_map import kernel_map
 from geo3d.ops.knn import knn
@@ -252,12 +251,11 @@ class SparK3D(Method):
         super().__init__()
         self.config = config
         options: dict[str, Any] = {"signals": config.signals, "voxel_size": config.voxel_size, "generator": generator}
-        family = model_entry(config.model).family
-        if family == "swin3d":
-            options |= {"decoder": NO_DECODER, "first_stride": config.first_stride}
-        elif family != "sparse_resnet":
-            raise InputError(f"model must be a sparse_resnet or swin3d, which read voxels, got {config.model!r}")
-        self.encoder: VoxelEncoder = create_model(config.model, **options)
+        if "first_stride" in model_options(config.model):
+            options["first_stride"] = config.first_stride
+        if (kind := family_of(config.model).kind) != "voxels":
+            raise InputError(f"model must read voxels, such as sparse_resnet_tiny; {config.model} reads {kind}")
+        self.encoder: VoxelEncoder = create_encoder(config.model, **options)
         strides, channels = self.encoder.strides, self.encoder.channels
         self.decoder = MaskedVoxelDecoder(
             strides, channels, config.decoder_width, config.decoder_context, _OUTPUTS, generator

@@ -1,6 +1,41 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, spark, sparse_resnet, swin3d  # register their models
-from geo3d.models.registry import create_model, list_models
+from geo3d.models import croco, spark, sparse_resnet, swin3d
+from geo3d.models.encoder import Encoder, StageInfo
+from geo3d.models.family import Family, ReleasedFile
+from geo3d.models.registry import (
+    ModelInfo,
+    create_encoder,
+    create_model,
+    family_of,
+    list_models,
+    model_info,
+    model_options,
+    register_family,
+)
 
-__all__ = ["create_model", "croco", "list_models", "spark", "sparse_resnet", "swin3d"]
+register_family(croco.FAMILY)
+register_family(swin3d.FAMILY)
+register_family(spark.FAMILY)
+register_family(spark.RESNET_FAMILY)
+register_family(spark.CONVNEXT_FAMILY)
+register_family(sparse_resnet.FAMILY)
+
+__all__ = [
+    "Encoder",
+    "Family",
+    "ModelInfo",
+    "ReleasedFile",
+    "StageInfo",
+    "create_encoder",
+    "create_model",
+    "croco",
+    "family_of",
+    "list_models",
+    "model_info",
+    "model_options",
+    "register_family",
+    "spark",
+    "sparse_resnet",
+    "swin3d",
+]

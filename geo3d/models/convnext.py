@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
+from geo3d.models.encoder import StageInfo
+from geo3d.models.image_encoder import ImageEncoder
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 
 _EPS = 1e-6
@@ -31,7 +34,7 @@ class ConvNeXtConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "channels"):
             sizes = getattr(self, name)
-            if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes):
+            if len(sizes) != 4 or min(sizes) < 1:
                 raise InputError(f"ConvNeXt: {name} must be four whole numbers from 1 on, got {sizes}")
         if not 0 <= self.drop_path_rate < 1:
             raise InputError(f"ConvNeXt: drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
@@ -59,7 +62,7 @@ class ConvNeXtBlock(nn.Module):
         return x + self.drop_path(sites.permute(0, 3, 1, 2))
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(ImageEncoder):
     """A ConvNeXt without last norm and classifier.
 
     Args:
@@ -67,7 +70,8 @@ class ConvNeXt(nn.Module):
         generator: draws the initial weights; torch's global one when not given.
     """
 
-    kind = "convnext"
+    family = "convnext"
+    side_multiple = 32
 
     def __init__(self, config: ConvNeXtConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -95,17 +99,18 @@ class ConvNeXt(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=_STD, generator=generator)
                 nn.init.zeros_(module.bias)
 
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        return {"family": "spark", "kind": self.kind, "config": asdict(self.config)}
+    @property
+    def feature_info(self) -> list[StageInfo]:
+        """The four stages, of strides 4, 8, 16 and 32."""
+        return [StageInfo(f"stage{n}", channels, 4 * 2**n) for n, channels in enumerate(self.config.channels)]
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
+    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
         x, maps = images, []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))
             maps.append(x)
-        return maps
+        return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> the last map (B, C, H / 32, W / 32)."""

@@ -6,20 +6,20 @@ Version 1 adds sine-cosine embeddings, version 2 turns queries and keys by their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo3d.checkpoints.croco import read_croco_checkpoint
-from geo3d.checkpoints.loading import load_exactly
+from geo3d.checkpoints.croco import read_croco
 from geo3d.errors import InputError
-from geo3d.models.registry import ModelEntry, register_model
+from geo3d.models.encoder import StageInfo
+from geo3d.models.family import Family, ReleasedFile
+from geo3d.models.image_encoder import ImageEncoder
 from geo3d.nn import DecoderBlock, EncoderBlock, resize_position_embedding, sincos_2d, token_positions
 from geo3d.nn.patches import patchify
 from geo3d.nn.transformer import LAYER_NORM_EPS
@@ -54,15 +54,11 @@ class CroCoConfig:
 
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
-        wrong = [f"{name}={value!r}" for name, value in sizes.items() if type(value) is not int or value < 1]
-        sides = self.image_size
-        if not (isinstance(sides, tuple) and len(sides) == 2 and all(type(s) is int and s > 0 for s in sides)):
-            wrong.append(f"image_size={sides!r} (height and width)")
-        if not (isinstance(self.mlp_ratio, int | float) and self.mlp_ratio > 0):
-            wrong.append(f"mlp_ratio={self.mlp_ratio!r}")
+        sizes |= {"mlp_ratio": self.mlp_ratio, "image_size": min(self.image_size)}
+        wrong = [f"{name}={getattr(self, name)!r}" for name, value in sizes.items() if not value > 0]
         if wrong:
-            raise InputError(f"CroCo: sizes must be positive whole numbers, got {', '.join(wrong)}")
-        height, width = sides
+            raise InputError(f"CroCo: sizes must be positive, got {', '.join(wrong)}")
+        height, width = self.image_size
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
                 f"CroCo: image size {height} x {width} is not a multiple of the patch size {self.patch_size}"
@@ -128,7 +124,7 @@ def visible_from_mask(mask: Tensor) -> Tensor:
     return (~mask).nonzero()[:, 1].reshape(len(mask), -1)
 
 
-class CroCoNet(nn.Module):
+class CroCoNet(ImageEncoder):
     """The network of CroCo (v1, section 3) and CroCo v2 (section 3.2), with the published parameter names.
 
     Images are (B, 3, H, W), normalised with ImageNet's mean and standard deviation; H and W are multiples of the
@@ -138,6 +134,9 @@ class CroCoNet(nn.Module):
         config: sizes.
         generator: draws the initial weights; torch's global one when not given.
     """
+
+    family = "croco"
+    decoder_prefixes = ("mask_token", "decoder_embed.", "dec_", "prediction_head.")
 
     def __init__(self, config: CroCoConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -192,9 +191,16 @@ class CroCoNet(nn.Module):
             )
         return image.shape[2] // patch, image.shape[3] // patch
 
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        return {"family": "croco", "config": asdict(self.config)}
+    @property
+    def side_multiple(self) -> int:
+        """Side of a patch, pixels."""
+        return self.config.patch_size
+
+    @property
+    def feature_info(self) -> list[StageInfo]:
+        """The encoder's blocks."""
+        config = self.config
+        return [StageInfo(f"block{n}", config.encoder_dim, config.patch_size) for n in range(config.encoder_depth)]
 
     def _position_embedding(self, name: str, grid: tuple[int, int]) -> Tensor:
         return resize_position_embedding(getattr(self, name), self.config.grid, grid)
@@ -235,13 +241,13 @@ class CroCoNet(nn.Module):
             patches = _take(patches, visible)
         return self._run_encoder(patches, token_positions(*grid, image.device)[visible], visible, grid, None, layers)
 
-    def features(self, image: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
+    def features(self, image: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
         """Feature maps of one view, for dense heads.
 
         Args:
-            image: (B, 3, H, W) normalised.
-            layers: encoder blocks whose output to return, counted from 0 (negative from the end); the last one,
-                normalised, when not given. Only the last block's map is normalised.
+            image: (B, 3, H, W) normalised, as :meth:`prepare` makes it.
+            layers: encoder blocks whose output to return, counted from 0 (negative from the end), or their names; all
+                when not given. Only the last block's map is normalised.
 
         Returns:
             One (B, C, H / patch, W / patch) map a layer, in the order asked.
@@ -249,12 +255,9 @@ class CroCoNet(nn.Module):
         Raises:
             InputError: a layer that the encoder does not have.
         """
-        depth = len(self.enc_blocks)
-        wanted = [depth - 1] if layers is None else [n + depth if n < 0 else n for n in layers]
-        if any(not 0 <= n < depth for n in wanted):
-            raise InputError(f"CroCo.features: layers {list(layers or [])} outside the encoder's {depth} blocks")
+        wanted = self.stage_numbers(layers)
         tokens, kept = self._encode(image, layers=wanted)
-        kept[depth - 1] = tokens
+        kept[len(self.enc_blocks) - 1] = tokens
         return [kept[n].transpose(1, 2).unflatten(2, self.token_grid(image)) for n in wanted]
 
     def forward(self, first: Tensor, second: Tensor, visible: Tensor) -> CroCoOutput:
@@ -304,40 +307,19 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
 
 
-def _configure(preset: CroCoConfig, options: dict[str, Any]) -> CroCoConfig:
-    """The preset with the user's options; an unknown option is an error."""
-    known = {f.name for f in fields(CroCoConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"CroCo: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    if "image_size" in options:
-        options = options | {"image_size": _pair(options["image_size"])}
-    return replace(preset, **options)
+class CroCoFamily(Family):
+    """CroCo's networks work at any image size, also with stored weights."""
 
+    def configure(self, base: CroCoConfig, options: Mapping[str, Any]) -> CroCoConfig:
+        """As :meth:`Family.configure`; one number will do for the sides of a square image."""
+        size = options.get("image_size")
+        square = {"image_size": (size, size)} if isinstance(size, int) else {}
+        return super().configure(base, {**options, **square})
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return tuple(size) if isinstance(size, Sequence) else (size, size)
-
-
-def _load(path: Path, preset: CroCoConfig | None, **options: Any) -> CroCoNet:
-    """Weights of a file; a named preset must describe the network that the file holds."""
-    file = read_croco_checkpoint(path)
-    stored = (preset or CroCoConfig()) if file.config is None else _configure(CroCoConfig(), file.config)
-    if preset is not None:
-        differing = [
-            f"{f.name} is {getattr(stored, f.name)} in the file, {getattr(preset, f.name)} in the model"
-            for f in fields(CroCoConfig)
-            if f.name != "image_size" and getattr(stored, f.name) != getattr(preset, f.name)
-        ]
-        if differing:
-            raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
-    wanted = _configure(stored, options)
-    if replace(wanted, image_size=stored.image_size) != stored:
-        raise InputError(f"{path}: of a network with stored weights, only image_size can be changed")
-    with torch.device("meta"):  # the file brings every tensor: draw none
-        model = CroCoNet(stored)
-    load_exactly(model, file.state, path)
-    return model.resize(wanted.image_size)
+    def assemble(self, stored: CroCoConfig, wanted: CroCoConfig, *rest: Any) -> CroCoNet:
+        """The network with the file's weights, its stored position embeddings resampled."""
+        model = super().assemble(stored, replace(wanted, image_size=stored.image_size), *rest)
+        return model.resize(wanted.image_size)
 
 
 def _large(config: CroCoConfig) -> CroCoConfig:
@@ -357,16 +339,27 @@ PRESETS = {
 }
 
 
-def _build(preset: CroCoConfig, generator: torch.Generator | None = None, **options: Any) -> CroCoNet:
-    return CroCoNet(_configure(preset, options), generator)
-
-
-for _name, _preset in PRESETS.items():
-    register_model(_name, ModelEntry(partial(_build, _preset), partial(_load, preset=_preset), "croco"))
-# The network that the file describes, or that the options describe.
-register_model("croco", ModelEntry(partial(_build, CroCoConfig()), partial(_load, preset=None), "croco"))
+FAMILY = CroCoFamily(
+    name="croco",
+    title="CroCo",
+    network=CroCoNet,
+    config=CroCoConfig,
+    presets=PRESETS,
+    read=read_croco,
+    free=("image_size",),
+    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
+    files=(
+        ReleasedFile("CroCo.pth", ("croco_v1_base",)),
+        ReleasedFile("CroCo_V2_ViTBase_SmallDecoder.pth", ("croco_v2_base_small",)),
+        ReleasedFile("CroCo_V2_ViTBase_BaseDecoder.pth", ("croco_v2_base_base",)),
+        ReleasedFile("CroCo_V2_ViTLarge_BaseDecoder.pth", ("croco_v2_large_base",)),
+    ),
+    licence="CC-BY-NC-SA-4.0",
+    non_commercial=True,
+)
 
 __all__ = [
+    "FAMILY",
     "PRESETS",
     "CroCoConfig",
     "CroCoNet",

@@ -3,78 +3,218 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
-from geo3d.errors import InputError
+from geo3d.checkpoints.loading import WeightFile, read_weight_file
+from geo3d.errors import InputError, did_you_mean
+from geo3d.models.encoder import Encoder, Kind, StageInfo
+from geo3d.models.family import Family, ReleasedFile
+
+_FAMILIES: dict[str, Family] = {}
+#: name of a model -> its family
+_MODELS: dict[str, Family] = {}
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """How a named model is made.
+def register_family(family: Family) -> Family:
+    """Make the models of a family known to :func:`create_model`: its presets, and the family's own name.
 
-    Args:
-        build: called with the user's options, returns the model with fresh weights.
-        load: called with the checkpoint's path and the user's options, returns the model with the file's weights.
-        family: published family, such as ``croco``.
+    Raises:
+        ValueError: a name that is taken.
     """
-
-    build: Callable[..., nn.Module]
-    load: Callable[..., nn.Module]
-    family: str
-
-
-_REGISTRY: dict[str, ModelEntry] = {}
-
-
-def register_model(name: str, entry: ModelEntry) -> None:
-    """Make ``name`` known to :func:`create_model`; a name is registered once."""
-    if name in _REGISTRY:
-        raise ValueError(f"model {name!r} is registered twice")
-    _REGISTRY[name] = entry
+    names = list(dict.fromkeys([*family.presets, family.name]))
+    taken = [name for name in names if name in _MODELS]
+    if taken:
+        raise ValueError(f"model {', '.join(map(repr, taken))} is registered twice")
+    _FAMILIES[family.name] = family
+    _MODELS.update(dict.fromkeys(names, family))
+    return family
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that :func:`create_model` takes, sorted; ``pattern`` is a shell wildcard."""
-    return sorted(fnmatch.filter(_REGISTRY, pattern))
+    return sorted(fnmatch.filter(_MODELS, pattern))
 
 
-def model_entry(name: str) -> ModelEntry:
-    """The registered entry of ``name``.
+def family_of(name: str) -> Family:
+    """The family that declares a model.
 
     Raises:
-        InputError: the name is not registered.
+        InputError: none does.
     """
-    if name not in _REGISTRY:
-        raise InputError(f"unknown model {name!r}; known: {', '.join(list_models())}")
-    return _REGISTRY[name]
+    if name not in _MODELS:
+        known = list_models()
+        raise InputError(f"unknown model {name!r}; known: {', '.join(known)}{did_you_mean(name, known)}")
+    return _MODELS[name]
 
 
-def create_model(name: str, checkpoint: str | Path | None = None, **options: Any) -> nn.Module:
+def create_model(
+    name: str | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    fresh_decoder: bool = False,
+    **options: Any,
+) -> Encoder:
     """Make a model, with fresh weights or those of a file.
 
     Args:
-        name: one of :func:`list_models`.
-        checkpoint: the authors' file (``.pth``) in its own layout, a ``.safetensors`` file, or a checkpoint or run
-            folder of geo3d's trainer, whose newest weights are taken (name the ``ema.safetensors`` in it for their
-            moving average). Nothing is ever unpickled unsafely.
-        options: fields of the family's config, such as ``image_size=(256, 320)``.
+        name: one of :func:`list_models`. Not needed for a file that geo3d wrote, which says what it holds.
+        checkpoint: the authors' file (``.pth``) in its own layout, or one of geo3d's: what ``save_model`` wrote, or a
+            checkpoint or run folder of the trainer, whose newest weights are taken (name the ``ema.safetensors`` in it
+            for their moving average). Nothing is ever unpickled unsafely.
+        generator: draws fresh weights; torch's global one when not given.
+        fresh_decoder: take the encoder's weights alone from the file and draw those of decoder and heads.
+        options: fields of the family's config, such as ``image_size=(256, 320)``. Those of a file need not be repeated.
 
     Returns:
-        The model in evaluation mode, on the CPU, in float32.
+        The model in evaluation mode, on the CPU, in float32: an :class:`~geo3d.models.Encoder`, which says what it
+        reads (``kind``), what its stages are (``feature_info``), makes its input of images or points (``prepare``) and
+        hands out ``features``.
 
     Raises:
-        InputError: unknown name or option; a file that is damaged, of another model, or whose tensors are missing,
-            unexpected or mis-shaped: the message lists them.
+        InputError: unknown name or option, or an option's value of the wrong type; a file that is damaged, of another
+            model than named, or whose tensors are missing, unexpected or mis-shaped: the message lists them.
+
+    Warns:
+        NonCommercialWeights: the file is in the layout of authors who license their weights for non-commercial use.
 
     Example:
         >>> model = create_model("croco_v2_base_small", checkpoint="CroCo_V2_ViTBase_SmallDecoder.pth")
         >>> tokens = model.encode(images)   # (B, N, 768)
     """
-    entry = model_entry(name)
-    model = entry.build(**options) if checkpoint is None else entry.load(Path(checkpoint), **options)
-    return model.eval()
+    if checkpoint is None:
+        if name is None:
+            raise InputError("create_model needs a name, or a checkpoint that says what it holds")
+        if fresh_decoder:
+            raise InputError("fresh_decoder goes with a checkpoint, which gives the encoder's weights")
+        return family_of(name).build(name, options, generator).eval()
+    family = None if name is None else family_of(name)
+    path = Path(checkpoint)
+    file = read_weight_file(path)
+    if family is None:
+        family = _family_in(file, path)
+        name = family.name
+    return family.load(name, file, path, options, fresh_decoder, generator, _FAMILIES).eval()
+
+
+def _family_in(file: WeightFile, path: Path) -> Family:
+    """The family whose model a file says that it holds."""
+    held = file.card.get("family")
+    if held is None:
+        raise InputError(
+            f"{path}: does not say which model it holds; name it, such as create_model('croco', checkpoint=...)"
+        )
+    if held not in _FAMILIES:
+        raise InputError(
+            f"{path}: holds a model of the family {held!r}, which is not known here; import the package that registers "
+            f"it, known are {', '.join(sorted(_FAMILIES))}{did_you_mean(held, _FAMILIES)}"
+        )
+    return _FAMILIES[held]
+
+
+def create_encoder(name: str, *, generator: torch.Generator | None = None, **options: Any) -> Encoder:
+    """Make a model without its decoder, where the family can leave it out, with fresh weights.
+
+    Args:
+        name, generator, options: as :func:`create_model` takes them.
+
+    Raises:
+        InputError: unknown name or option.
+    """
+    return create_model(name, generator=generator, **(dict(family_of(name).bare) | options))
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """Options that a model takes, by name: the types of their values."""
+    return family_of(name).options()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What there is to know of a model before it is made; as text, lines for people.
+
+    Args:
+        name: of the model.
+        family: of the literature that it belongs to.
+        network: name of the declared family, whose options it takes.
+        kind: what it reads.
+        parameters: how many weights it has, decoder and heads among them.
+        stages: of the encoder, with channels and strides.
+        files: that the authors released and that fit it.
+        licence: of these, as an SPDX identifier; empty where there are none.
+        non_commercial: whether that is for non-commercial use alone.
+    """
+
+    name: str
+    family: str
+    network: str
+    kind: Kind
+    parameters: int
+    stages: tuple[StageInfo, ...]
+    files: tuple[ReleasedFile, ...]
+    licence: str
+    non_commercial: bool
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the stages."""
+        return tuple(stage.stride for stage in self.stages)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the stages."""
+        return tuple(stage.channels for stage in self.stages)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.network}, family {self.family}, reads {self.kind}, {self.parameters:,} parameters",
+            f"stages: {_runs(self.stages)}",
+        ]
+        lines += [f"released: {file.file} ({file.task})" for file in self.files]
+        if self.licence:
+            lines.append(f"licence of these: {self.licence}{', non-commercial use alone' * self.non_commercial}")
+        return "\n".join(lines)
+
+
+def _runs(stages: tuple[StageInfo, ...]) -> str:
+    """Stages in few words, equal ones in a row together."""
+    runs: list[list[StageInfo]] = []
+    for stage in stages:
+        if runs and (runs[-1][0].channels, runs[-1][0].stride) == (stage.channels, stage.stride):
+            runs[-1].append(stage)
+        else:
+            runs.append([stage])
+    names = ["" if len(run) == 1 else f" to {run[-1].name}" for run in runs]
+    return ", ".join(
+        f"{run[0].name}{last} ({run[0].channels} channels, stride {run[0].stride})" for run, last in zip(runs, names)
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """What a model is: family, kind of input, size, stages, the authors' files that fit it and their licence.
+
+    Args:
+        name: one of :func:`list_models`.
+
+    Raises:
+        InputError: unknown name.
+    """
+    family = family_of(name)
+    with torch.device("meta"):  # no weights are drawn
+        model = family.build(name, {})
+    files = tuple(file for file in family.files if name in file.models or name == family.name)
+    return ModelInfo(
+        name=name,
+        family=family.published or family.name,
+        network=family.name,
+        kind=family.kind,
+        parameters=sum(p.numel() for p in model.parameters()),
+        stages=tuple(model.feature_info),
+        files=files,
+        licence=family.licence if files else "",
+        non_commercial=family.non_commercial and bool(files),
+    )

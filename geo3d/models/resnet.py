@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
+from geo3d.models.encoder import StageInfo
+from geo3d.models.image_encoder import ImageEncoder
 from geo3d.nn.channel_norm import SampleDropPath
 
 _EXPANSION = 4
@@ -26,9 +28,9 @@ class ResNetConfig:
     """Probability to drop the residual of the last block; earlier ones less, in proportion."""
 
     def __post_init__(self) -> None:
-        if len(self.depths) != 4 or any(type(d) is not int or d < 1 for d in self.depths):
+        if len(self.depths) != 4 or min(self.depths) < 1:
             raise InputError(f"ResNet: depths must be four whole numbers from 1 on, got {self.depths}")
-        if type(self.width) is not int or self.width < 1:
+        if self.width < 1:
             raise InputError(f"ResNet: width must be a whole number from 1 on, got {self.width!r}")
         if not 0 <= self.drop_path_rate < 1:
             raise InputError(f"ResNet: drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
@@ -65,7 +67,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.drop_path(self.bn3(self.conv3(x))) + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(ImageEncoder):
     """A ResNet without classifier.
 
     Args:
@@ -73,7 +75,8 @@ class ResNet(nn.Module):
         generator: draws the initial weights; torch's global one when not given.
     """
 
-    kind = "resnet"
+    family = "resnet"
+    side_multiple = 32
 
     def __init__(self, config: ResNetConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -102,18 +105,19 @@ class ResNet(nn.Module):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        return {"family": "spark", "kind": self.kind, "config": asdict(self.config)}
+    @property
+    def feature_info(self) -> list[StageInfo]:
+        """The four stages, of strides 4, 8, 16 and 32."""
+        return [StageInfo(f"stage{n}", channels, 4 * 2**n) for n, channels in enumerate(self.config.channels)]
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
+    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             maps.append(x)
-        return maps
+        return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> the last map (B, 32 x width, H / 32, W / 32)."""

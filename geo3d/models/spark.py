@@ -6,20 +6,20 @@ maps of four scales, and a small U-Net decodes them into pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.loading import load_exactly
-from geo3d.checkpoints.spark import read_spark_checkpoint
-from geo3d.errors import InputError
+from geo3d.checkpoints.spark import encoder_of, read_spark, whole_around
+from geo3d.config import typed_value
+from geo3d.errors import InputError, did_you_mean
 from geo3d.models.convnext import ConvNeXt, ConvNeXtConfig
-from geo3d.models.registry import ModelEntry, register_model
+from geo3d.models.encoder import StageInfo
+from geo3d.models.family import Family, ReleasedFile
+from geo3d.models.image_encoder import ImageEncoder
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.nn.filled_conv import Fill, FilledConv2d
 from geo3d.nn.masked_conversion import Layout, to_sparse
@@ -51,7 +51,7 @@ class SparKConfig:
     def __post_init__(self) -> None:
         if self.densify_norm not in ("bn", "ln", "none"):
             raise InputError(f"SparK: densify_norm must be bn, ln or none, got {self.densify_norm!r}")
-        if type(self.decoder_width) is not int or self.decoder_width < 1 or self.decoder_width % CELL:
+        if self.decoder_width < 1 or self.decoder_width % CELL:
             raise InputError(f"SparK: decoder_width must be a multiple of {CELL}, got {self.decoder_width!r}")
 
     @property
@@ -72,7 +72,7 @@ class SparKOutput(NamedTuple):
     densified: list[Tensor]
 
 
-class SparK(nn.Module):
+class SparK(ImageEncoder):
     """The network of SparK (section 3), with the published parameter names.
 
     Images are (B, 3, H, W), normalised with ImageNet's mean and standard deviation, H and W multiples of 32. Masks are
@@ -83,7 +83,9 @@ class SparK(nn.Module):
         generator: draws the initial weights; torch's global one when not given.
     """
 
-    kind = "spark"
+    family = "spark"
+    side_multiple = CELL
+    decoder_prefixes = ("dense_decoder.", "densify_", "mask_tokens.")
 
     def __init__(self, config: SparKConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -118,10 +120,25 @@ class SparK(nn.Module):
                 nn.init.zeros_(module.bias)
         self.dense_decoder.reset_parameters(generator)
 
+    @property
+    def feature_info(self) -> list[StageInfo]:
+        """The encoder's stages."""
+        return self.sparse_encoder.sp_cnn.feature_info
+
     def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        config = {"encoder_kind": self.config.encoder_kind} | asdict(self.config)
-        return {"family": "spark", "kind": self.kind, "config": config}
+        """As :meth:`Encoder.card`; it also says of which kind the encoder is."""
+        card = super().card()
+        return card | {"config": {"encoder_kind": self.config.encoder_kind} | card["config"]}
+
+    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
+        """The encoder's maps of whole images, of which no cell is hidden.
+
+        Args:
+            images: (B, 3, H, W) normalised, as :meth:`prepare` makes them.
+            layers: stages, all when not given.
+        """
+        maps = self.encode(images, images.new_ones(len(images), 1, *self.grid(images), dtype=torch.bool))
+        return [maps[n] for n in self.stage_numbers(layers)]
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of cells of images (B, 3, H, W).
@@ -188,55 +205,65 @@ def _projection(channels: int, out: int, level: int) -> nn.Module:
 
 # Registration
 
-
-def _configure(preset: Any, options: dict[str, Any], what: str, extra: Sequence[str] = ()) -> Any:
-    """The preset with the user's options; an unknown option is an error."""
-    known = {f.name for f in fields(preset)} | set(extra)
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"{what}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return replace(preset, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+_FILES = ("{}*_1kpretrained_timm_style.pth", "{}*_withdecoder_1kpretrained_spark_style.pth")
+_CONVNEXT_FILES = ("{}*_1kpretrained_official_style.pth", _FILES[1])
 
 
-def _build_encoder(preset: EncoderConfig, generator: torch.Generator | None = None, **options: Any) -> nn.Module:
-    network, what = _network_of(preset)
-    return network(_configure(preset, options, what), generator)
+def _released(layouts: tuple[str, str], bare: Sequence[str], whole: Sequence[str]) -> tuple[ReleasedFile, ...]:
+    """Bare encoders and whole networks that the authors released, by the names of the encoders."""
+    return (
+        *(ReleasedFile(layouts[0].format(name), (name,), "pre-trained encoder") for name in bare),
+        *(ReleasedFile(layouts[1].format(name), (name, "spark"), "encoder and decoder") for name in whole),
+    )
 
 
-def _network_of(config: EncoderConfig) -> tuple[type[nn.Module], str]:
-    network = next(network for network, kind in _ENCODERS.values() if isinstance(config, kind))
-    return network, network.__name__
+_RESNETS = _released(_FILES, *2 * [("resnet50", "resnet101", "resnet152", "resnet200")])
+_CONVNEXTS = _released(
+    _CONVNEXT_FILES, ("convnext_small", "convnext_base", "convnext_large"), ("convnext_small", "convnext_large")
+)
 
 
-def _load_encoder(path: Path, preset: EncoderConfig, **options: Any) -> nn.Module:
-    """Weights of a bare encoder, or those of the encoder in a file of the whole network."""
-    file = read_spark_checkpoint(path).encoder()
-    network, what = _network_of(preset)
-    if file.kind != network.kind:
-        raise InputError(f"{path}: holds a {file.kind}, not a {network.kind}")
-    stored = _configure(replace(preset), file.config, what)
-    _require_same(path, stored, preset)
-    wanted = _configure(stored, options, what)
-    _require_only(path, wanted, stored)
-    with torch.device("meta"):  # the file brings every tensor: draw none
-        model = network(wanted)
-    load_exactly(model, file.state, path)
-    return model
+class SparKFamily(Family):
+    """The whole network around an encoder, which goes by its name; paths are dropped in the encoder."""
+
+    def options(self) -> dict[str, Any]:
+        """As :meth:`Family.options`."""
+        return super().options() | {"encoder": str | EncoderConfig, "drop_path_rate": float}
+
+    def configure(self, base: SparKConfig, options: Mapping[str, Any]) -> SparKConfig:
+        """As :meth:`Family.configure`, with an encoder by name or as a file describes it, and its drop path rate.
+
+        Raises:
+            InputError: also where an encoder is not known.
+        """
+        options = dict(options)
+        kind, encoder = options.pop("encoder_kind", None), options.pop("encoder", None)
+        rate = options.pop("drop_path_rate", None)
+        if kind is not None:
+            family = ENCODER_FAMILIES[typed_value(Literal["resnet", "convnext"], kind, "SparK: encoder_kind")]
+            encoder = family.configure(family.config(), encoder)
+        elif isinstance(encoder, str):
+            if encoder not in ENCODERS:
+                raise InputError(
+                    f"SparK: unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}{did_you_mean(encoder, ENCODERS)}"
+                )
+            encoder = ENCODERS[encoder]
+        elif encoder is not None:
+            encoder = typed_value(EncoderConfig, encoder, "SparK: option encoder")
+        if encoder is not None and not _same_sizes(encoder, base.encoder):
+            options.setdefault("densify_norm", "bn" if isinstance(encoder, ResNetConfig) else "ln")
+            base = replace(base, encoder=encoder)
+        elif kind is not None:
+            base = replace(base, encoder=encoder)
+        if rate is not None:
+            value = typed_value(float, rate, "SparK: option drop_path_rate")
+            base = replace(base, encoder=replace(base.encoder, drop_path_rate=value))
+        return super().configure(base, options)
 
 
-def _require_same(path: Path, stored: EncoderConfig, preset: EncoderConfig) -> None:
-    differing = [
-        f"{f.name} is {getattr(stored, f.name)} in the file, {getattr(preset, f.name)} in the model"
-        for f in fields(preset)
-        if f.name != "drop_path_rate" and getattr(stored, f.name) != getattr(preset, f.name)
-    ]
-    if differing:
-        raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
-
-
-def _require_only(path: Path, wanted: Any, stored: Any) -> None:
-    if replace(wanted, drop_path_rate=stored.drop_path_rate) != stored:
-        raise InputError(f"{path}: of a network with stored weights, only drop_path_rate can be changed")
+def _same_sizes(one: EncoderConfig, other: EncoderConfig) -> bool:
+    """Whether two encoders are one, but for the rate at which paths are dropped."""
+    return replace(one, drop_path_rate=0.0) == replace(other, drop_path_rate=0.0)
 
 
 #: Named encoders, with the rate at which paths were dropped when they were pre-trained.
@@ -252,59 +279,45 @@ ENCODERS: dict[str, EncoderConfig] = {
     "convnext_atto": ConvNeXtConfig((2, 2, 6, 2), (40, 80, 160, 320)),
 }
 
+RESNET_FAMILY = Family(
+    name="resnet",
+    title="ResNet",
+    network=ResNet,
+    config=ResNetConfig,
+    presets={name: config for name, config in ENCODERS.items() if isinstance(config, ResNetConfig)},
+    read=read_spark,
+    published="spark",
+    free=("drop_path_rate",),
+    files=_RESNETS,
+    licence="MIT",
+)
+CONVNEXT_FAMILY = Family(
+    name="convnext",
+    title="ConvNeXt",
+    network=ConvNeXt,
+    config=ConvNeXtConfig,
+    presets={name: config for name, config in ENCODERS.items() if isinstance(config, ConvNeXtConfig)},
+    read=read_spark,
+    published="spark",
+    free=("drop_path_rate",),
+    files=_CONVNEXTS,
+    licence="MIT",
+)
+ENCODER_FAMILIES = {"resnet": RESNET_FAMILY, "convnext": CONVNEXT_FAMILY}
+FAMILY = SparKFamily(
+    name="spark",
+    title="SparK",
+    network=SparK,
+    config=SparKConfig,
+    presets={"spark": SparKConfig(ENCODERS["resnet50"])},
+    read=read_spark,
+    named=(),
+    free=("drop_path_rate",),
+    of_decoder=("densify_norm", "decoder_width"),
+    parts={"resnet": encoder_of, "convnext": encoder_of},
+    wholes={"resnet": whole_around, "convnext": whole_around},
+    files=tuple(file for file in (*_RESNETS, *_CONVNEXTS) if "spark" in file.models),
+    licence="MIT",
+)
 
-def _spark_config(encoder: str, options: dict[str, Any]) -> SparKConfig:
-    """The config of the whole network around a named encoder.
-
-    Raises:
-        InputError: an encoder that is not known; an unknown option.
-    """
-    if encoder not in ENCODERS:
-        raise InputError(f"SparK: unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}")
-    inside = ENCODERS[encoder]
-    if "drop_path_rate" in options:
-        inside = replace(inside, drop_path_rate=options["drop_path_rate"])
-    preset = SparKConfig(inside, "bn" if isinstance(inside, ResNetConfig) else "ln")
-    own = {k: v for k, v in options.items() if k != "drop_path_rate"}
-    return _configure(preset, own, "SparK", ("drop_path_rate",))
-
-
-def _build(encoder: str = "resnet50", generator: torch.Generator | None = None, **options: Any) -> SparK:
-    return SparK(_spark_config(encoder, options), generator)
-
-
-def _load(path: Path, encoder: str | None = None, **options: Any) -> SparK:
-    """The whole network that a file holds."""
-    file = read_spark_checkpoint(path)
-    if file.kind != "spark":
-        raise InputError(
-            f"{path}: holds a bare {file.kind}, not the whole network; load it as {_names_like(file.kind, file.config)}"
-        )
-    values = dict(file.config)
-    _, kind = _ENCODERS[values.pop("encoder_kind")]
-    inside = _configure(kind(), values.pop("encoder"), "SparK")
-    if encoder is not None:
-        _require_same(path, inside, _spark_config(encoder, {}).encoder)
-    unknown = sorted(set(options) - {"drop_path_rate"})
-    if unknown:
-        raise InputError(f"{path}: of a network with stored weights, only drop_path_rate can be changed, not {unknown}")
-    config = _configure(SparKConfig(replace(inside, **options)), values, "SparK")
-    with torch.device("meta"):
-        model = SparK(config)
-    load_exactly(model, file.state, path)
-    return model
-
-
-def _names_like(kind: str, config: dict[str, Any]) -> str:
-    """The named encoder of a config, or the kind where it has no name."""
-    _, config_class = _ENCODERS[kind]
-    wanted = replace(config_class(**config), drop_path_rate=0.0)
-    return next((n for n, c in ENCODERS.items() if replace(c, drop_path_rate=0.0) == wanted), kind)
-
-
-for _name, _preset in ENCODERS.items():
-    register_model(_name, ModelEntry(partial(_build_encoder, _preset), partial(_load_encoder, preset=_preset), "spark"))
-# Encoder and decoder: the network that the file describes, or that the options describe.
-register_model("spark", ModelEntry(_build, _load, "spark"))
-
-__all__ = ["CELL", "ENCODERS", "SparK", "SparKConfig", "SparKOutput"]
+__all__ = ["CELL", "ENCODERS", "FAMILY", "SparK", "SparKConfig", "SparKOutput"]

@@ -7,20 +7,18 @@ are computed on, so what was masked away has no influence on any feature.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.loading import load_exactly, own_state, read_weight_file
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
-from geo3d.models.registry import ModelEntry, register_model
-from geo3d.models.voxel_points import VoxelPoints, features_at_voxels, points_in_voxels
+from geo3d.models.family import Family
+from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
 from geo3d.nn.sparse_layers import (
     BottleneckConv,
     ConvStem,
@@ -31,7 +29,6 @@ from geo3d.nn.sparse_layers import (
 )
 from geo3d.nn.topology import Topology
 
-FAMILY = "sparse_resnet"
 #: Signals by name -> parts of the points that they are read from, beside their place in the voxel.
 SIGNALS = {
     "XYZ": (),
@@ -124,13 +121,15 @@ class ResidualStage(nn.Module):
         return x, coarse
 
 
-class SparseResNet(nn.Module):
+class SparseResNet(VoxelEncoder):
     """A residual network over sparse voxels.
 
     Args:
         config: sizes.
         generator: draws the initial weights; torch's global one when not given.
     """
+
+    family = "sparse_resnet"
 
     def __init__(self, config: SparseResNetConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -165,10 +164,6 @@ class SparseResNet(nn.Module):
         """Fields of points that the network reads beside their place: ``colors``, ``normals``, both or none."""
         return SIGNALS[self.config.signals]
 
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        return {"family": FAMILY, "config": asdict(self.config)}
-
     def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> SparseResNetInput:
         """What this network reads of points, in voxels of its own size or another; the first point of each is read.
 
@@ -195,8 +190,12 @@ class SparseResNet(nn.Module):
         voxels = SparseVoxels(points.coords, torch.cat(columns, 1), batch_size=points.batch_size)
         return SparseResNetInput(voxels, points.index, points.inverse)
 
-    def features(self, inputs: SparseResNetInput) -> list[SparseVoxels]:
+    def features(self, inputs: SparseResNetInput, layers: Sequence[int | str] | None = None) -> list[SparseVoxels]:
         """Voxels with features of every stage, finest first, with :attr:`channels` at :attr:`strides`.
+
+        Args:
+            inputs: of :meth:`prepare`, :meth:`inputs` or :meth:`voxel_inputs`.
+            layers: stages; all when not given.
 
         Raises:
             InputError: voxels of another stride, or features that do not fit the network.
@@ -213,52 +212,11 @@ class SparseResNet(nn.Module):
         for stage in self.stages:
             x, topology = stage(x, topology)
             stages.append(topology.voxels(x))
-        return stages
+        return [stages[n] for n in self.stage_numbers(layers)]
 
     def forward(self, inputs: SparseResNetInput) -> list[SparseVoxels]:
         """The same as :meth:`features`."""
         return self.features(inputs)
-
-    def voxel_features(self, inputs: SparseResNetInput) -> Tensor:
-        """(N, sum of channels): for every voxel the features of all stages that it lies in, in the voxels' order."""
-        return features_at_voxels(self.features(inputs))
-
-
-def _configure(preset: SparseResNetConfig, options: dict[str, Any]) -> SparseResNetConfig:
-    """The preset with the user's options; an unknown option is an error."""
-    known = {f.name for f in fields(SparseResNetConfig)}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"sparse ResNet: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return replace(preset, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-
-
-def _build(preset: SparseResNetConfig, generator: torch.Generator | None = None, **options: Any) -> SparseResNet:
-    return SparseResNet(_configure(preset, options), generator)
-
-
-#: What a name promises; the rest is read from the file. What the weights do not depend on can be chosen.
-_NAMED, _FREE = ("stem", "depths", "channels", "block"), ("voxel_size",)
-
-
-def _load(path: Path, preset: SparseResNetConfig | None, **options: Any) -> SparseResNet:
-    """Weights of a file; a named preset must describe the sizes of the network that the file holds."""
-    file = read_weight_file(path)
-    state = own_state(file, FAMILY, path)
-    stored = _configure(SparseResNetConfig(), file.card["config"])
-    differing = [
-        f"{name} is {getattr(stored, name)} in the file, {getattr(preset, name)} in the model"
-        for name in _NAMED
-        if preset is not None and getattr(stored, name) != getattr(preset, name)
-    ]
-    if differing:
-        raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
-    stored = replace(stored, **{name: options[name] for name in _FREE if name in options})
-    if _configure(stored, options) != stored:
-        raise InputError(f"{path}: of a network with stored weights, only {', '.join(_FREE)} can be chosen")
-    with torch.device("meta"):  # the file brings every tensor: draw none
-        model = SparseResNet(stored)
-    load_exactly(model, state, path)
-    return model
 
 
 _18 = SparseResNetConfig()
@@ -270,9 +228,15 @@ PRESETS = {
     "sparse_resnet50": replace(_18, depths=(3, 4, 6, 3), channels=(256, 512, 1024, 2048), block="bottleneck"),
 }
 
-for _name, _preset in PRESETS.items():
-    register_model(_name, ModelEntry(partial(_build, _preset), partial(_load, preset=_preset), FAMILY))
-# The network that the file describes, or that the options describe.
-register_model("sparse_resnet", ModelEntry(partial(_build, _18), partial(_load, preset=None), FAMILY))
+FAMILY = Family(
+    name="sparse_resnet",
+    title="sparse ResNet",
+    network=SparseResNet,
+    config=SparseResNetConfig,
+    presets={"sparse_resnet18": _18, **PRESETS},
+    published="spark3d",
+    named=("stem", "depths", "channels", "block"),
+    free=("voxel_size",),
+)
 
-__all__ = ["BLOCKS", "PRESETS", "SIGNALS", "SparseResNet", "SparseResNetConfig", "SparseResNetInput"]
+__all__ = ["BLOCKS", "FAMILY", "PRESETS", "SIGNALS", "SparseResNet", "SparseResNetConfig", "SparseResNetInput"]

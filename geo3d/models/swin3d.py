@@ -7,23 +7,20 @@ colour and normal differ by enters the attention through learnt tables (contextu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from operator import mul
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.loading import load_exactly
-from geo3d.checkpoints.swin3d import read_swin3d_checkpoint
+from geo3d.checkpoints.swin3d import read_swin3d
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
-from geo3d.models.registry import ModelEntry, register_model
-from geo3d.models.voxel_points import VoxelPoints, features_at_voxels, points_in_voxels, scene_of_rows
+from geo3d.models.family import Family, ReleasedFile
+from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models.voxel_points import VoxelPoints, points_in_voxels, scene_of_rows
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.sparse_layers import (
     ConvStem,
@@ -277,13 +274,16 @@ class DecoderStage(InterpolationUpsample):
         return self.block(x, level) if hasattr(self, "block") else x
 
 
-class Swin3DUNet(nn.Module):
+class Swin3DUNet(VoxelEncoder):
     """The network of Swin3D (section 3), with the published parameter names.
 
     Args:
         config: sizes.
         generator: draws the initial weights; torch's global one when not given.
     """
+
+    family = "swin3d"
+    decoder_prefixes = ("upsamples.", "classifier.")
 
     def __init__(self, config: Swin3DConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -332,10 +332,6 @@ class Swin3DUNet(nn.Module):
         """Fields of points that the network reads beside their place: ``colors``, ``normals``, both or none."""
         used = {*self.config.signal_names, *self.config.feature_names}
         return tuple(part for name, part in _PARTS.items() if name in used)
-
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        return {"family": "swin3d", "config": asdict(self.config)}
 
     def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Swin3DInput:
         """What this network reads of points, in voxels of its own size or another; see :func:`inputs_from_points`."""
@@ -393,28 +389,31 @@ class Swin3DUNet(nn.Module):
             decoded.append(x)
         return decoded
 
-    def features(self, inputs: Swin3DInput, decoded: bool = False) -> list[SparseVoxels]:
+    def features(
+        self, inputs: Swin3DInput, layers: Sequence[int | str] | None = None, *, decoded: bool = False
+    ) -> list[SparseVoxels]:
         """Voxels with features, for heads of one's own.
 
         Args:
-            inputs: of :func:`inputs_from_points`.
+            inputs: of :meth:`prepare`, :meth:`inputs` or :meth:`voxel_inputs`.
+            layers: stages, all when not given, finest first; of the decoder there are all but the coarsest.
             decoded: those of the decoder stages instead of the encoder's.
 
-        Returns:
-            One for every stage, finest first, with the channels of ``config.channels``; of the decoder, all but the
-            coarsest.
+        Raises:
+            InputError: inputs that do not fit, a stage that there is not, or no decoder.
         """
+        wanted = self.stage_numbers(layers)
         if decoded:
             self._require_decoder()
+            last = len(self.channels) - 1
+            if layers is not None and last in wanted:
+                raise InputError(f"Swin3D: the decoder has no stage{last}, which is the encoder's last")
+            wanted = [n for n in wanted if n != last]
         levels, steps = self.pyramid(inputs)
         found = self.encode(inputs.voxels.feats, levels, steps)
         if decoded:
             found = self.decode(found, levels, steps)[::-1]
-        return [level.topology.voxels(x) for level, x in zip(levels, found)]
-
-    def voxel_features(self, inputs: Swin3DInput) -> Tensor:
-        """(N, sum of channels): for every voxel the encoder's features of all stages, in the order of the voxels."""
-        return features_at_voxels(self.features(inputs))
+        return [levels[n].topology.voxels(found[n]) for n in wanted]
 
     def _require_decoder(self) -> None:
         if self.config.decoder == NO_DECODER:
@@ -456,75 +455,6 @@ class Swin3DUNet(nn.Module):
         return self(inputs.to(self.classifier[0].weight.device)).cpu()[inputs.inverse.cpu()]
 
 
-def _configure(preset: Swin3DConfig, options: dict[str, Any]) -> Swin3DConfig:
-    """The preset with the user's options; an unknown option is an error."""
-    known = {f.name for f in fields(Swin3DConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"Swin3D: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    if options.get("signals", preset.signals) != preset.signals and "in_channels" not in options:
-        options["in_channels"] = None  # those of the new signals
-    return replace(preset, **options)
-
-
-#: What the weights do not depend on, and what a published file does not say beside that.
-_FREE = ("drop_path_rate", "voxel_size")
-_UNSTATED = (*_FREE, "first_stride", "quant_size", "pooling")
-#: What a name promises; everything else is read from the file.
-_NAMED = ("depths", "channels", "heads", "windows")
-
-
-#: Parameters beside the encoder's, and the options that shape them.
-_DECODER_PREFIXES, _OF_DECODER = ("upsamples.", "classifier."), ("decoder", "num_classes")
-
-
-def _load(
-    path: Path,
-    preset: Swin3DConfig | None,
-    fresh_decoder: bool = False,
-    generator: torch.Generator | None = None,
-    **options: Any,
-) -> Swin3DUNet:
-    """Weights of a file; a named preset must describe the sizes of the network that the file holds.
-
-    With ``fresh_decoder`` only the encoder's come from the file; ``generator`` draws those of decoder and classifier,
-    which ``decoder`` and ``num_classes`` may choose.
-    """
-    file = read_swin3d_checkpoint(path, options.get("quant_size"))
-    stored = _configure(Swin3DConfig(), file.config)
-    if preset is not None:
-        differing = [
-            f"{name} is {getattr(stored, name)} in the file, {getattr(preset, name)} in the model"
-            for name in _NAMED
-            if getattr(stored, name) != getattr(preset, name)
-        ]
-        if differing:
-            raise InputError(f"{path}: holds another network than the one named: {'; '.join(differing)}")
-    changeable = _UNSTATED if file.detected else _FREE
-    if fresh_decoder:
-        changeable = (*changeable, *_OF_DECODER)
-        if stored.decoder == NO_DECODER:
-            stored = replace(stored, decoder=DECODERS[0])
-    stored = replace(stored, **{name: options[name] for name in changeable if name in options})
-    if _configure(stored, options) != stored:
-        alone = " (it holds the encoder alone: fresh_decoder=True adds a decoder and classifier with fresh weights)"
-        raise InputError(
-            f"{path}: of a network with stored weights, only {', '.join(changeable)} can be chosen"
-            f"{alone if stored.decoder == NO_DECODER else ''}"
-        )
-    if fresh_decoder:
-        model = Swin3DUNet(stored, generator)
-        fresh = {name: value for name, value in model.state_dict().items() if name.startswith(_DECODER_PREFIXES)}
-        encoder = {name: value for name, value in file.state.items() if not name.startswith(_DECODER_PREFIXES)}
-        load_exactly(model, encoder | fresh, path)
-        return model
-    with torch.device("meta"):  # the file brings every tensor: draw none
-        model = Swin3DUNet(stored)
-    load_exactly(model, file.state, path)
-    return model
-
-
 _SMALL = Swin3DConfig()
 _LARGE = replace(_SMALL, channels=(80, 160, 320, 640, 640), heads=(10, 10, 20, 40, 40))
 _TINY = replace(
@@ -535,17 +465,31 @@ _TINY = replace(
 PRESETS = {"swin3d_s": _SMALL, "swin3d_l": _LARGE, "swin3d_tiny": _TINY}
 
 
-def _build(preset: Swin3DConfig, generator: torch.Generator | None = None, **options: Any) -> Swin3DUNet:
-    return Swin3DUNet(_configure(preset, options), generator)
-
-
-for _name, _preset in PRESETS.items():
-    register_model(_name, ModelEntry(partial(_build, _preset), partial(_load, preset=_preset), "swin3d"))
-# The network that the file describes, or that the options describe.
-register_model("swin3d", ModelEntry(partial(_build, _SMALL), partial(_load, preset=None), "swin3d"))
+FAMILY = Family(
+    name="swin3d",
+    title="Swin3D",
+    network=Swin3DUNet,
+    config=Swin3DConfig,
+    presets=PRESETS,
+    read=read_swin3d,
+    named=("depths", "channels", "heads", "windows"),
+    free=("drop_path_rate", "voxel_size"),
+    unstated=("first_stride", "quant_size", "pooling"),
+    follows={"in_channels": ("signals",)},
+    bare={"decoder": NO_DECODER},
+    of_decoder=("decoder", "num_classes"),
+    files=(
+        ReleasedFile("Swin3D_RGB*_S.pth", ("swin3d_s",), "segmentation of Structured3D"),
+        ReleasedFile("Swin3D_RGB*_L.pth", ("swin3d_l",), "segmentation of Structured3D"),
+        ReleasedFile("swin3d_s_*.pth", ("swin3d_s",), "segmentation of ScanNet or S3DIS"),
+        ReleasedFile("swin3d_l_*.pth", ("swin3d_l",), "segmentation of ScanNet or S3DIS"),
+    ),
+    licence="MIT",
+)
 
 __all__ = [
     "DECODERS",
+    "FAMILY",
     "NO_DECODER",
     "POOLINGS",
     "PRESETS",

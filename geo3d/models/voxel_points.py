@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -73,43 +72,11 @@ def points_in_voxels(
     return VoxelPoints(scaled[index], colors, normals, offsets_of(scene, cloud.batch_size), index, inverse)
 
 
-class VoxelEncoder(Protocol):
-    """What encoders over sparse voxels have in common, whatever their layers: sparse convolution or attention.
-
-    ``strides`` and ``channels`` are those of the stages, finest first; the first stride is 1. ``reads`` are the fields
-    of points that it reads beside their place.
-    """
-
-    strides: tuple[int, ...]
-    channels: tuple[int, ...]
-    reads: tuple[str, ...]
-
-    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
-        """What the encoder reads of points, in voxels of its own size or another."""
-        ...
-
-    def voxel_inputs(self, points: VoxelPoints) -> Any:
-        """What the encoder reads of points of which each has a voxel to itself."""
-        ...
-
-    def features(self, inputs: Any) -> list[SparseVoxels]:
-        """Voxels with features of every stage, finest first. Nothing but these voxels is looked at."""
-        ...
-
-    def voxel_features(self, inputs: Any) -> Tensor:
-        """(N, sum of channels): for every finest voxel the features of all stages, in the order of the voxels."""
-        ...
-
-    def card(self) -> dict[str, Any]:
-        """What a file must say beside the weights so that the network can be built again."""
-        ...
-
-
 def features_at_voxels(stages: list[SparseVoxels]) -> Tensor:
     """(N, sum of channels): features of the voxels of all stages that a finest voxel lies in, side by side.
 
     Args:
-        stages: of :meth:`VoxelEncoder.features`: each the coarser voxels of the one before.
+        stages: of an encoder's ``features``: each the coarser voxels of the one before.
     """
     topology, row, columns = stages[0].topology, None, [stages[0].feats]
     for stage in stages[1:]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
-from geo3d.checkpoints.loading import read_weight_file
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
+from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.probe.probe import Probe, ProbeConfig, Representation
 from geo3d.probe.voxels import ProbeScore, VoxelProbe, input_features, network_features
 from geo3d.progress import Log
@@ -64,7 +62,7 @@ class LinearProbe(Probe):
         log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * self.voxel_size:g} cm")
         self._probe = VoxelProbe(train, held, self.voxel_size, config.voxels_per_scene, config.seed, log)
 
-    def network_features(self, network: nn.Module) -> Representation:
+    def network_features(self, network: VoxelEncoder) -> Representation:
         """Features of all stages that a finest voxel lies in."""
         return network_features(network, self.config.device)
 
@@ -82,7 +80,7 @@ class LinearProbe(Probe):
         return f"over {first.voxels} held-out voxels; always the most frequent class: {100 * first.majority:.1f} %"
 
 
-def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> nn.Module:
+def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> VoxelEncoder:
     """The network of a checkpoint, which must be one that has features of voxels.
 
     Args:
@@ -92,12 +90,11 @@ def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> nn.Module:
     Raises:
         InputError: no such checkpoint, a damaged one, one that does not say what it holds, or of other networks.
     """
-    name = name or read_weight_file(checkpoint).card.get("family")
-    if name is None:
-        raise InputError(f"{checkpoint}: does not say which model it holds; name it, such as --model swin3d")
     model = create_model(name, checkpoint=checkpoint)
-    if not hasattr(model, "voxel_features"):
-        raise InputError(f"{checkpoint}: {name} has no features of voxels; give a sparse_resnet or a swin3d")
+    if model.kind != "voxels":
+        raise InputError(
+            f"{checkpoint}: {model.family} reads {model.kind}; give an encoder of voxels, such as a swin3d"
+        )
     return model
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.models import create_model
+from geo3d.models import Encoder
 from geo3d.progress import Log
 
 #: Takes what a probe looks at, such as the points of a scene; gives features (N, C), on the CPU.
@@ -79,7 +79,7 @@ class Probe(ABC):
     settings: ClassVar[type[ProbeConfig]]
 
     #: The checkpoint's; set by subclasses.
-    network: nn.Module
+    network: Encoder
 
     def __init__(self, config: Any, log: Log) -> None:
         self.config, self.log = config, log
@@ -88,11 +88,12 @@ class Probe(ABC):
         """What is compared: features of the checkpoint, those of fresh weights, and what both networks are handed."""
         found = {"checkpoint": self.network_features(self.network)}
         for seed in range(self.config.seed, self.config.seed + self.config.fresh):
-            found[f"fresh weights, seed {seed}"] = self.network_features(fresh_network(self.network, seed))
+            fresh = self.network.fresh(torch.Generator().manual_seed(seed))
+            found[f"fresh weights, seed {seed}"] = self.network_features(fresh)
         return found | {"input features": self.input_features()}
 
     @abstractmethod
-    def network_features(self, network: nn.Module) -> Representation:
+    def network_features(self, network: Encoder) -> Representation:
         """Features of a network, the checkpoint's or one with fresh weights."""
 
     @abstractmethod
@@ -108,12 +109,6 @@ class Probe(ABC):
         """The line under the table: what the figures are of."""
 
 
-def fresh_network(network: nn.Module, seed: int) -> nn.Module:
-    """The same network with the weights of a seed."""
-    card = network.card()
-    return create_model(card["family"], generator=torch.Generator().manual_seed(seed), **card["config"])
-
-
 def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     """Rows of cells under their titles, which are those of the first row."""
     titles = list(next(iter(rows.values())))
@@ -126,4 +121,4 @@ def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "fresh_network", "table"]
+__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "table"]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.metrics import IGNORED, confusion_matrix, segmentation_scores
-from geo3d.models.voxel_points import VoxelEncoder, VoxelPoints, points_in_voxels
+from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
 from geo3d.probe.linear import LinearReadout, fit_path
 from geo3d.probe.probe import Representation, Score
 from geo3d.progress import Log

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from geo3d import InputError, create_model, save_model
-from geo3d.checkpoints.spark import ENCODER_PREFIX, read_spark_checkpoint
+from geo3d.checkpoints.spark import ENCODER_PREFIX
 
 NAMES = ["resnet_tiny", "convnext_atto"]
 PUBLISHED_CONFIG = {"mask_ratio": 0.6, "densify_norm_str": "bn", "sbn": True, "hierarchy": 4}
@@ -86,16 +86,19 @@ def test_other_norms_are_read_off_the_names(norm: str, tmp_path: Path) -> None:
 def test_another_encoder_than_named_says_how_they_differ(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(create_model("resnet_tiny").state_dict(), path)
-    with pytest.raises(InputError, match=r"depths is \(1, 1, 1, 1\) in the file, \(3, 4, 6, 3\) in the model; width"):
+    with pytest.raises(
+        InputError,
+        match=r"holds resnet_tiny, not the resnet50 .*depths is \(1, 1, 1, 1\) in the file, \(3, .*; width",
+    ):
         create_model("resnet50", checkpoint=path)
-    with pytest.raises(InputError, match="holds a resnet, not a convnext"):
+    with pytest.raises(InputError, match=r"holds a resnet_tiny \(ResNet\), not a convnext_atto"):
         create_model("convnext_atto", checkpoint=path)
-    with pytest.raises(InputError, match="holds a bare resnet, not the whole network; load it as resnet_tiny"):
+    with pytest.raises(InputError, match=r"holds a bare resnet_tiny \(ResNet\), not a spark; load it as resnet_tiny"):
         create_model("spark", checkpoint=path)
     with pytest.raises(InputError, match="only drop_path_rate can be changed"):
         create_model("resnet_tiny", checkpoint=path, width=32)
     torch.save(published("resnet_tiny"), path)
-    with pytest.raises(InputError, match="width is 16 in the file, 64 in the model"):
+    with pytest.raises(InputError, match=r"not encoder .*width=16.* in the file, .resnet50. asked for"):
         create_model("spark", checkpoint=path, encoder="resnet50")
     with pytest.raises(InputError, match=r"only drop_path_rate can be changed, not .*decoder_width"):
         create_model("spark", checkpoint=path, decoder_width=64)
@@ -119,7 +122,6 @@ def test_every_misfit_is_listed_at_once(tmp_path: Path) -> None:
     [
         (lambda s: {k: v for k, v in s.items() if "layer3" not in k}, "not a whole resnet: stage 3 of 4"),
         (lambda s: {"weight": torch.zeros(1)}, "neither a ResNet nor a ConvNeXt"),
-        (lambda s: s | {"epoch": 3}, "expected names with tensors"),
         (lambda s: {"module": [1, 2]}, "expected names with tensors"),
         (lambda s: {}, "expected names with tensors"),
     ],
@@ -146,12 +148,12 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"module": published("resnet_tiny") | {"config": Evil()}}, path)
     with pytest.raises(InputError, match="refused"):
-        read_spark_checkpoint(path)
+        create_model("spark", checkpoint=path)
     assert not (tmp_path / "ran").exists()
 
 
 def test_another_familys_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "croco.safetensors"
     save_model(create_model("croco_tiny", encoder_depth=1, decoder_depth=1), path)
-    with pytest.raises(InputError, match="family 'croco', not spark"):
+    with pytest.raises(InputError, match=r"holds a croco_tiny \(CroCo\), not a resnet50"):
         create_model("resnet50", checkpoint=path)

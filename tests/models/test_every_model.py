@@ -1,108 +1,57 @@
-"""Every registered model: forward, backward, features, and the way through a file and back."""
+"""Every registered model: what it says of itself, its face, forward and backward, and its way through files."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from geo3d import InputError, create_model, list_models, save_model
-from geo3d.geometry import PointCloud
+import geo3d
+from geo3d import InputError, create_model, list_models, model_info, save_model
+from geo3d.geometry import PointCloud, SparseVoxels, View
+from geo3d.models import Encoder, Family, family_of, model_options, register_family
 from geo3d.models.croco import visible_from_mask
-from geo3d.models.registry import model_entry
+from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
 
+#: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
+FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet")
+LARGE = 40_000_000
+SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
+SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny"}
 
-class CroCoInputs:
-    """Small, oblong inputs for the CroCo family."""
-
-    options: ClassVar = {"image_size": (32, 48)}
-
-    @staticmethod
-    def run(model):
-        generator = torch.Generator().manual_seed(0)
-        first, second = torch.randn(2, 2, 3, 32, 48, generator=generator)
-        tokens = (32 // model.config.patch_size) * (48 // model.config.patch_size)
-        mask = torch.rand(2, tokens, generator=generator).argsort(1) < int(0.7 * tokens)
-        return model(first, second, visible_from_mask(mask)).prediction
-
-    @staticmethod
-    def features(model):
-        patch = model.config.patch_size
-        maps = model.features(torch.zeros(1, 3, 32, 48), layers=[0, -1])
-        return maps, [(1, model.config.encoder_dim, 32 // patch, 48 // patch)] * 2
-
-
-class VoxelInputs:
-    """Two scenes of which one is a single point."""
-
-    options: ClassVar = {}
-
-    @staticmethod
-    def cloud():
-        generator = torch.Generator().manual_seed(0)
-        xyz, colors = torch.rand(2, 60, 3, generator=generator)
-        normals = torch.nn.functional.normalize(torch.randn(60, 3, generator=generator), dim=1)
-        return PointCloud(xyz, colors, normals, offsets=torch.tensor([0, 59, 60]))
-
-    @classmethod
-    def run(cls, model):
-        return model(model.inputs(cls.cloud(), voxel_size=0.1))
-
-    @classmethod
-    def check_voxel_features(cls, model):
-        """The stages' features of the voxels that a finest one lies in, found by coordinates."""
-        inputs = model.inputs(cls.cloud(), voxel_size=0.1)
-        found = model.voxel_features(inputs).split(model.channels, 1)
-        for columns, stage in zip(found, model.features(inputs), strict=True):
-            rows = {tuple(c): row for row, c in enumerate(stage.coords.tolist())}
-            cells = [(b, *(c // stage.stride * stage.stride for c in xyz)) for b, *xyz in inputs.voxels.coords.tolist()]
-            assert torch.equal(columns, stage.feats[[rows[cell] for cell in cells]])
-
-    @classmethod
-    def features(cls, model):
-        inputs = model.inputs(cls.cloud(), voxel_size=0.1)
-        cells = [
-            len(torch.cat([inputs.voxels.coords[:, :1], inputs.voxels.coords[:, 1:] // stride], 1).unique(dim=0))
-            for stride in model.strides
-        ]
-        return [v.feats for v in model.features(inputs)], list(zip(cells, model.channels, strict=True))
-
-
-class SparseResNetInputs(VoxelInputs):
-    """The same, with the features of all stages."""
-
-    @classmethod
-    def run(cls, model):
-        return torch.cat([stage.feats.flatten() for stage in super().run(model)])
-
-
-class SparKInputs:
-    """Small oblong images; the encoders see them whole, the whole network some of their cells."""
-
-    options: ClassVar = {}
-
-    @staticmethod
-    def run(model):
-        images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-        if not isinstance(model, SparK):
-            return model(images)
-        active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
-        return model(images, active).reconstruction
-
-    @staticmethod
-    def features(model):
-        images, active = torch.zeros(1, 3, 64, 96), torch.ones(1, 1, 2, 3, dtype=torch.bool)
-        whole = isinstance(model, SparK)
-        channels = model.config.encoder.channels if whole else model.config.channels
-        shapes = [(1, width, 64 // stride, 96 // stride) for width, stride in zip(channels, (4, 8, 16, 32))]
-        return model.encode(images, active) if whole else model.features(images), shapes
-
-
-#: family -> how its models are fed; a model of another family fails the tests below.
-INPUTS = {"croco": CroCoInputs, "spark": SparKInputs, "sparse_resnet": SparseResNetInputs, "swin3d": VoxelInputs}
+#: Small options of every family that together choose every field of its config.
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "croco": [
+        {"image_size": (32, 48), "patch_size": 16, "encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2}
+        | {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "mlp_ratio": 2, "norm_memory": False},
+        {"encoder_depth": 1, "decoder_depth": 1, "rope_base": None},
+        {"image_size": 32, "encoder_depth": 1, "rope_base": 50},
+    ],
+    "resnet": [{"depths": [1, 2, 1, 1], "width": 8, "drop_path_rate": 0.1}],
+    "convnext": [{"depths": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "drop_path_rate": 0}],
+    "spark": [
+        {"encoder": "resnet_tiny", "decoder_width": 32, "drop_path_rate": 0.2},
+        {"encoder": "convnext_atto", "decoder_width": 64, "densify_norm": "none"},
+        {"encoder": ResNetConfig((1, 1, 1, 2), 8), "decoder_width": 32, "densify_norm": "ln"},
+    ],
+    "swin3d": [
+        {"depths": (1, 1), "channels": (16, 24), "heads": (2, 2), "windows": (3, 3), "num_classes": 7, "quant_size": 2}
+        | {"drop_path_rate": 0.2, "voxel_size": 0.1, "first_stride": 2, "pooling": "cell", "decoder": "linear_attn"},
+        {"signals": "XYZ_NORM", "decoder": "none"},
+        {"signals": "XYZ_RGB_NORM", "in_channels": 6, "depths": [0, 1, 1]},
+    ],
+    "sparse_resnet": [
+        {"stem": 8, "depths": (1,), "channels": (16,), "block": "bottleneck", "signals": "XYZ", "voxel_size": 1},
+        {"signals": "XYZ_NORM", "stem": 16},
+    ],
+}
 
 #: Parameters of the published networks.
 PUBLISHED_PARAMETERS = {
@@ -123,59 +72,487 @@ PUBLISHED_PARAMETERS = {
 }
 
 
+def cloud() -> PointCloud:
+    """Two scenes of which one is a single point."""
+    generator = torch.Generator().manual_seed(0)
+    xyz, colors = torch.rand(2, 60, 3, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(60, 3, generator=generator), dim=1)
+    return PointCloud(xyz, colors, normals, offsets=torch.tensor([0, 59, 60]))
+
+
+def photos() -> list[Image.Image]:
+    """Two photos whose sides no patch divides."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((60, 90), (50, 70))]
+
+
+#: kind -> something that an encoder of that kind prepares: two images, two scenes.
+HANDED_IN: dict[str, Callable[[], Any]] = {"image": photos, "voxels": cloud}
+
+
+def prepared(model: Encoder) -> Any:
+    options = {"voxel_size": 0.1} if model.kind == "voxels" else {}
+    return model.prepare(HANDED_IN[model.kind](), **options)
+
+
+def forward(model: Encoder) -> torch.Tensor:
+    """A forward pass, as the family means it, of prepared inputs; of an encoder alone, all of its features."""
+    inputs = prepared(model)
+    if model.family == "croco":
+        tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
+        mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
+        return model(inputs, inputs.flip(3), visible_from_mask(mask)).prediction
+    if isinstance(model, SparK):
+        active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
+        return model(inputs, active).reconstruction
+    alone = getattr(model.config, "decoder", "") == "none"
+    out = model.features(inputs) if alone else model(inputs)
+    return out if isinstance(out, torch.Tensor) else torch.cat([stage.feats.flatten() for stage in out])
+
+
+def _named_models() -> list[Any]:
+    """Every model; large ones under the slow marker."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(name, marks=[slow] if model_info(name).parameters > LARGE else [], id=name)
+        for name in list_models()
+    ]
+
+
 @pytest.mark.parametrize("name", list_models())
-def test_forward_backward_features(name: str) -> None:
-    inputs = INPUTS[model_entry(name).family]
-    model = create_model(name, generator=torch.Generator().manual_seed(0), **inputs.options)
+def test_what_a_model_says_of_itself(name: str) -> None:
+    info = model_info(name)
+    with torch.device("meta"):
+        model = create_model(name)
+    assert (info.kind, info.network) == (model.kind, model.family)
+    assert info.kind in HANDED_IN
+    assert list(info.stages) == model.feature_info
+    assert info.strides == tuple(s.stride for s in model.feature_info)
+    assert len({stage.name for stage in info.stages}) == len(info.stages)
+    assert info.parameters == sum(p.numel() for p in model.parameters())
+    assert model.name == name
+    text = str(info)
+    assert name in text
+    assert all(file.file in text for file in info.files)
+    assert bool(info.licence) == bool(info.files)
+    if name in PUBLISHED_PARAMETERS:
+        assert info.parameters == PUBLISHED_PARAMETERS[name]
+    encoder = [n for n, _ in model.named_parameters() if model.is_of_encoder(n)]
+    assert encoder
+    assert bool(model.decoder_prefixes) == (len(encoder) < len(list(model.parameters())))
+
+
+@pytest.mark.parametrize("name", _named_models())
+def test_face_forward_and_backward(name: str) -> None:
+    model = create_model(name, generator=torch.Generator().manual_seed(0))
     assert not model.training
-    out = inputs.run(model)
+    inputs = prepared(model)
+    with torch.no_grad():
+        every = model.features(inputs)
+        last, first = model.features(inputs, layers=[-1, model.feature_info[0].name])
+    assert len(every) == len(model.feature_info)
+    for info, found in zip(model.feature_info, every, strict=True):
+        if model.kind == "image":
+            height, width = inputs.shape[2:]
+            assert found.shape == (2, info.channels, height // info.stride, width // info.stride)
+        else:
+            cells = inputs.voxels.coords.clone()
+            cells[:, 1:] = cells[:, 1:].div(info.stride, rounding_mode="floor") * info.stride
+            assert (found.stride, found.feats.shape) == (info.stride, (len(cells.unique(dim=0)), info.channels))
+    values = [f if isinstance(f, torch.Tensor) else f.feats for f in (every[-1], every[0], last, first)]
+    # Not to the bit: libraries may choose another algorithm for memory that lies elsewhere.
+    torch.testing.assert_close(values[2], values[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(values[3], values[1], rtol=1e-4, atol=1e-5)
+    for unknown in ("stage77", len(every), -len(every) - 1):
+        with pytest.raises(InputError, match=f"there is no {unknown!r}"):
+            model.features(inputs, layers=[unknown])
+
+    out = forward(model)
     assert torch.isfinite(out).all()
     out.square().mean().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert not without, f"no finite gradient: {without}"
-    maps, shapes = inputs.features(model)
-    assert [tuple(m.shape) for m in maps] == shapes
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if issubclass(INPUTS[model_entry(n).family], VoxelInputs)])
-def test_encoders_of_voxels_have_one_interface(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in SMALL.values() if family_of(n).kind == "voxels"])
+def test_features_of_all_stages_at_voxels(name: str) -> None:
+    """The stages' features of the voxels that a finest one lies in, found by coordinates."""
     model = create_model(name, generator=torch.Generator().manual_seed(0))
-    assert len(model.channels) == len(model.strides)
-    assert model.strides[0] == 1
+    inputs = prepared(model)
     with torch.no_grad():
-        VoxelInputs.check_voxel_features(model)
+        found = model.voxel_features(inputs).split(model.channels, 1)
+        for columns, stage in zip(found, model.features(inputs), strict=True):
+            rows = {tuple(c): row for row, c in enumerate(stage.coords.tolist())}
+            cells = [(b, *(c // stage.stride * stage.stride for c in xyz)) for b, *xyz in inputs.voxels.coords.tolist()]
+            assert torch.equal(columns, stage.feats[[rows[cell] for cell in cells]])
 
 
-SMALL = [name for name in list_models() if name.endswith(("_tiny", "_atto")) or name in ("croco", "spark")]
+# Options
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_same_generator_same_weights_and_round_trip(name: str, tmp_path: Path) -> None:
-    inputs = INPUTS[model_entry(name).family]
-    model, again = (create_model(name, generator=torch.Generator().manual_seed(3), **inputs.options) for _ in range(2))
+def test_the_options_below_choose_every_field() -> None:
+    assert set(OPTIONS) == set(FAMILIES) == {family_of(name).name for name in list_models()}
+    for family, cases in OPTIONS.items():
+        chosen = {name for case in cases for name in case}
+        assert chosen == set(model_options(SMALL[family])), family
+
+
+_CASES = [(SMALL[family], options) for family, cases in OPTIONS.items() for options in cases]
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", "", ".v2"])
+@pytest.mark.parametrize(("name", "options"), _CASES)
+def test_a_model_with_any_options_comes_back_from_its_file(
+    name: str, options: dict, ending: str, tmp_path: Path
+) -> None:
+    model, again = (create_model(name, generator=torch.Generator().manual_seed(3), **options) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    save_model(model, tmp_path / "model.safetensors")
-    loaded = create_model(name, checkpoint=tmp_path / "model.safetensors")
+    path = tmp_path / "deeper" / f"model{ending}"
+    save_model(model, path)
     state = model.state_dict()
-    assert loaded.state_dict().keys() == state.keys()
-    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-    # Not to the bit: libraries may choose another algorithm for memory that lies elsewhere.
-    torch.testing.assert_close(inputs.run(loaded), inputs.run(model), rtol=1e-4, atol=1e-6)
+    for asked in (None, name, model.family):
+        loaded = create_model(asked, checkpoint=path)
+        assert (type(loaded), loaded.config, loaded.name) == (type(model), model.config, name)
+        assert loaded.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+        assert all(p.requires_grad for p in loaded.parameters())
+    assert create_model(name, checkpoint=path, **options).config == model.config  # repeated, they contradict nothing
+    torch.testing.assert_close(forward(loaded), forward(model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "count"), PUBLISHED_PARAMETERS.items())
-def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
-    with torch.device("meta"):
-        model = create_model(name)
-    assert sum(p.numel() for p in model.parameters()) == count
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_unknown_option_is_named(name: str) -> None:
-    with pytest.raises(InputError, match="wheels"):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_options_are_checked_by_name_and_type(family: str) -> None:
+    name = SMALL[family]
+    for option, kind in model_options(name).items():
+        with pytest.raises(InputError, match=rf"unknown option {option}s.*did you mean '{option}'"):
+            create_model(name, **{option + "s": 1})
+        if kind is not bool:
+            with pytest.raises(InputError, match=rf"option {option}: expected .*found <object"):
+                create_model(name, **{option: object()})
+    with pytest.raises(InputError, match="unknown option wheels"):
         create_model(name, wheels=4)
 
 
-def test_unknown_model_lists_the_known() -> None:
-    with pytest.raises(InputError, match="croco_tiny"):
-        create_model("crocodile")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("croco_tiny", {"encoder_depth": "6"}, "option encoder_depth: expected a whole number, found '6'"),
+        ("croco_tiny", {"encoder_depth": 6.5}, "expected a whole number, found 6.5"),
+        ("croco_tiny", {"encoder_depth": True}, "expected a whole number, found True"),
+        ("croco_tiny", {"image_size": (64, 64, 3)}, "expected a list of 2"),
+        ("croco_tiny", {"encoder_depth": 0}, "encoder_depth=0"),
+        ("resnet_tiny", {"depths": 3}, "option depths: expected a list of a whole number, found 3"),
+        ("swin3d_tiny", {"signals": 3}, "option signals: expected text, found 3"),
+        ("swin3d_tiny", {"voxel_size": "2 cm"}, "option voxel_size: expected a number, found '2 cm'"),
+        ("spark", {"encoder": "resnet5"}, "unknown encoder 'resnet5'.*did you mean 'resnet50'"),
+        ("spark", {"densify_norm": "layer"}, "option densify_norm: expected one of bn, ln, none, found 'layer'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(name: str, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        create_model(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_model_is_told_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"croco_tiny.*did you mean 'croco_tiny'"):
+        create_model("croco_tini")
+    with pytest.raises(InputError, match="needs a name"):
+        create_model()
+
+
+# Files
+
+
+def test_a_name_that_contradicts_the_file_is_told_with_the_files_own(tmp_path: Path) -> None:
+    save_model(create_model("croco_tiny", encoder_depth=2), tmp_path / "croco")
+    save_model(create_model("resnet_tiny"), tmp_path / "resnet")
+    with pytest.raises(
+        InputError, match=r"holds croco_tiny, not the croco_v2_base_small .*dim is 192 in the file"
+    ):
+        create_model("croco_v2_base_small", checkpoint=tmp_path / "croco")
+    with pytest.raises(InputError, match=r"holds a croco_tiny \(CroCo\), not a resnet50 \(ResNet\)"):
+        create_model("resnet50", checkpoint=tmp_path / "croco")
+    with pytest.raises(InputError, match=r"holds a resnet_tiny \(ResNet\), not a swin3d"):
+        create_model("swin3d", checkpoint=tmp_path / "resnet")
+    torch.save(create_model("resnet_tiny").state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(InputError, match="does not say which model it holds; name it"):
+        create_model(checkpoint=tmp_path / "bare.pth")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> None:
+    options = OPTIONS[family][0] | ({"decoder": "linear"} if family == "swin3d" else {})
+    if family == "sparse_resnet":
+        pytest.skip("its authors released no files, so that none come in their layout")
+    model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
+    state = model.state_dict()
+    wrapped = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model.module._orig_mod."]
+    layouts = {prefix: {prefix + k: v for k, v in state.items()} for prefix in wrapped}
+    layouts["some"] = {k if n % 2 else f"module.{k}": v for n, (k, v) in enumerate(state.items())}
+    layouts["a part compiled"] = {k.replace(".", "._orig_mod.", 1): v for k, v in state.items()}
+    layouts["lightning"] = {
+        "state_dict": layouts["model."], "epoch": 3, "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}
+    }  # fmt: skip
+    numbers = {"history": np.arange(5.0), "n": np.uint8(3), "best": np.float64(1)}
+    layouts["numpy beside"] = {"state_dict": state, **numbers}
+        "state_dict": state,
+        "history": np.arange(5.0),
+        "best": np.float32(0.5),
+        "n": np.uint8(3),
+    }
+    layouts["numbers among"] = state | {"epoch": 3, "rng": np.arange(4), "note": "from Tuesday"}
+    # CroCo's files state their sizes beside the weights where they are not the defaults.
+    own = {"croco_kwargs": _published_arguments(model.config)} if family == "croco" else {}
+    for layout, content in layouts.items():
+        path = tmp_path / "file.pth"
+        torch.save({"model": content, **own} if own else content, path)
+        loaded = create_model(family, checkpoint=path).state_dict()
+        assert loaded.keys() == state.keys(), layout
+        assert all(torch.equal(value, loaded[key]) for key, value in state.items()), layout
+    torch.save({"model": layouts["module."] | state, **own}, path)
+    with pytest.raises(InputError, match="it holds two networks"):
+        create_model(family, checkpoint=path)
+
+
+def _published_arguments(config: Any) -> dict[str, Any]:
+    names = {"img_size": "image_size", "enc_embed_dim": "encoder_dim", "enc_depth": "encoder_depth"}
+    names |= {"enc_num_heads": "encoder_heads", "dec_embed_dim": "decoder_dim", "dec_depth": "decoder_depth"}
+    names |= {"dec_num_heads": "decoder_heads", "mlp_ratio": "mlp_ratio", "norm_im2_in_dec": "norm_memory"}
+    names |= {"patch_size": "patch_size"}
+    return {name: getattr(config, field) for name, field in names.items()} | {"pos_embed": f"RoPE{config.rope_base:g}"}
+
+
+def test_weights_for_non_commercial_use_say_so(tmp_path: Path) -> None:
+    model = create_model("croco_tiny", **OPTIONS["croco"][0])
+    content = {"model": model.state_dict(), "croco_kwargs": _published_arguments(model.config)}
+    torch.save(content, tmp_path / "croco.pth")
+    with pytest.warns(geo3d.NonCommercialWeights, match=r"croco\.pth.*CC-BY-NC-SA-4\.0") as told:
+        create_model("croco", checkpoint=tmp_path / "croco.pth")
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert model_info("croco_v1_base").non_commercial
+    assert not model_info("resnet50").non_commercial
+    assert not model_info("croco_tiny").non_commercial  # of which no file was released
+
+
+def test_own_weights_are_loaded_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    save_model(create_model("croco_tiny", **OPTIONS["croco"][0]), tmp_path / "own")
+    create_model(checkpoint=tmp_path / "own")
+    assert not [w for w in recwarn if issubclass(w.category, geo3d.NonCommercialWeights)]
+
+
+def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
+    for family, choice in (
+        ("croco", {"decoder_depth": 2}),
+        ("swin3d", {"num_classes": 3}),
+        ("spark", {"decoder_width": 64}),
+    ):
+        options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
+        model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
+        save_model(model, tmp_path / family)
+        draw = lambda: torch.Generator().manual_seed(5)  # noqa: E731
+        made = create_model(checkpoint=tmp_path / family, fresh_decoder=True, generator=draw(), **choice)
+        expected = create_model(SMALL[family], generator=draw(), **(options | choice)).state_dict()
+        state, old = made.state_dict(), model.state_dict()
+        assert state.keys() == expected.keys()
+        for name, value in state.items():
+            assert torch.equal(value, old[name] if made.is_of_encoder(name) else expected[name]), name
+        with pytest.raises(InputError, match="can be changed, not"):
+            create_model(checkpoint=tmp_path / family, **choice)
+    with pytest.raises(InputError, match="goes with a checkpoint"):
+        create_model("croco_tiny", fresh_decoder=True)
+
+
+def test_a_bare_encoder_becomes_part_of_a_whole_network(tmp_path: Path) -> None:
+    encoder = create_model("convnext_atto", generator=torch.Generator().manual_seed(0))
+    torch.save(encoder.state_dict(), tmp_path / "official_style.pth")
+    whole = create_model("spark", checkpoint=tmp_path / "official_style.pth", fresh_decoder=True, decoder_width=64)
+    assert (whole.config.encoder, whole.config.densify_norm) == (encoder.config, "ln")
+    inside = whole.sparse_encoder.sp_cnn.state_dict()
+    assert all(torch.equal(value, inside[name]) for name, value in encoder.state_dict().items())
+
+
+def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Linear is no model of geo3d's"):
+        save_model(torch.nn.Linear(2, 2), tmp_path / "model")
+    with torch.device("meta"):
+        model = create_model("resnet_tiny")
+    with pytest.raises(InputError, match="meta device"):
+        save_model(model, tmp_path / "model")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"cannot be written there"):
+        save_model(create_model("resnet_tiny"), tmp_path / "file" / "model")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_wrapped_models_are_saved_as_themselves(tmp_path: Path) -> None:
+    model = create_model("resnet_tiny")
+    for number, wrapped in enumerate((torch.compile(model), torch.nn.DataParallel(model))):
+        save_model(wrapped, tmp_path / str(number))
+        loaded = create_model(checkpoint=tmp_path / str(number))
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("card", ["{", "[]", '{"family": "croco"}'])
+def test_a_damaged_description_is_told(card: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(1)}, tmp_path / "model", metadata={"geo3d.model": card})
+    with pytest.raises(InputError, match="description of the model"):
+        create_model(checkpoint=tmp_path / "model")
+    save_file(
+        {"w": torch.zeros(1)}, tmp_path / "model", metadata={"geo3d.model": json.dumps({"family": "x", "config": {}})}
+    )
+    with pytest.raises(InputError, match="family 'x', which is not known"):
+        create_model(checkpoint=tmp_path / "model")
+
+
+# What people hand in
+
+
+@pytest.fixture(scope="module")
+def image_encoder() -> Encoder:
+    return create_model("resnet_tiny", generator=torch.Generator().manual_seed(0))
+
+
+def test_every_form_of_an_image_is_prepared_alike(image_encoder: Encoder) -> None:
+    photo = photos()[0]
+    pixels = np.array(photo)
+    forms = [photo, photo.convert("RGBA"), pixels, torch.from_numpy(pixels), pixels[None]]
+    expected = image_encoder.prepare(photo)
+    assert expected.shape == (1, 3, 64, 96)
+    assert all(torch.equal(image_encoder.prepare(form), expected) for form in forms)
+    mean, std = (np.array(v) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    truth = ((pixels / 255 - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_allclose(expected[0, :, :60, :90], truth, atol=1e-5)
+    assert (expected[0, :, 60:] == 0).all()
+    assert (expected[0, :, :, 90:] == 0).all()
+    for floats in (pixels / 255, (pixels / 255).astype(np.float32), View("a", image=torch.from_numpy(pixels) / 255)):
+        torch.testing.assert_close(image_encoder.prepare(floats), expected, rtol=0, atol=1e-6)  # rounding of float32
+    assert image_encoder.prepare(photos()).shape == (2, 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda a: a.astype(np.float32), r"must lie in \[0, 1\], found 0 to 255; hand in uint8"),
+        (lambda a: a.astype(np.int64), "type int64 are not read; hand in uint8"),
+        (lambda a: a.astype(np.uint16) * 257, "type uint16 are not read"),
+        (lambda a: torch.from_numpy(a).int(), r"type torch\.int32 are not read"),
+        (lambda a: a.transpose(2, 0, 1), r"got \(3, 60, 90\); move the channels last"),
+        (lambda a: a[..., 0], r"images are \(H, W, 3\)"),
+        (lambda a: np.where(a == 0, np.nan, a / 255), "NaN"),
+        (lambda a: a[:0], r"images are \(H, W, 3\)"),
+        (lambda a: [], "the list is empty"),
+        (lambda a: "photo.jpg", "not a str"),
+        (lambda a: cloud(), "not a PointCloud"),
+        (lambda a: View("dark"), "view dark has no image"),
+    ],
+)
+def test_what_is_no_image_is_refused(image_encoder: Encoder, make: Callable, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        image_encoder.prepare(make(np.array(photos()[0])))
+
+
+@pytest.fixture(scope="module", params=["sparse_resnet_tiny", "swin3d_tiny"])
+def voxel_encoder(request: pytest.FixtureRequest) -> Encoder:
+    return create_model(request.param, signals="XYZ_RGB_NORM", generator=torch.Generator().manual_seed(0))
+
+
+def test_every_form_of_scenes_is_prepared_alike(voxel_encoder: Encoder) -> None:
+    whole = cloud()
+    apart = [whole.scene(0), whole.scene(1)]
+    expected = voxel_encoder.prepare(whole, voxel_size=0.1)
+    for form in (apart, tuple(apart)):
+        made = voxel_encoder.prepare(form, voxel_size=0.1)
+        assert torch.equal(made.voxels.coords, expected.voxels.coords)
+        assert torch.equal(made.voxels.feats, expected.voxels.feats)
+        assert torch.equal(made.inverse, expected.inverse)
+    assert len(expected.inverse) == len(whole)
+    assert torch.equal(expected.inverse[expected.index], torch.arange(len(expected.voxels)))
+
+
+def test_voxels_are_prepared_in_their_own_order(voxel_encoder: Encoder) -> None:
+    generator = torch.Generator().manual_seed(1)
+    cells = torch.randint(-4, 5, (40, 3), generator=generator).unique(dim=0).int()
+    batch = (torch.arange(len(cells)) % 2).int().unsqueeze(1)  # rows of two scenes, mixed
+    colors = torch.rand(len(cells), 3, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(len(cells), 3, generator=generator), dim=1)
+    voxels = SparseVoxels(torch.cat([batch, cells], 1), torch.cat([colors, normals], 1))
+    made = voxel_encoder.prepare([voxels, voxels])
+    assert made.voxels.batch_size == 4
+    twice = torch.cat([voxels.coords, voxels.coords + torch.tensor([2, 0, 0, 0], dtype=torch.int32)])
+    assert torch.equal(made.voxels.coords, twice[made.index])
+    assert torch.equal(made.voxels.coords[made.inverse], twice)
+    features = voxel_encoder.voxel_features(made)
+    both = features[made.inverse].chunk(2)
+    torch.testing.assert_close(both[0], both[1], rtol=1e-4, atol=1e-5)  # scenes do not see each other
+
+
+def test_points_of_a_view_and_bare_positions() -> None:
+    encoder = create_model("sparse_resnet_tiny", signals="XYZ_RGB", generator=torch.Generator().manual_seed(0))
+    camera = geo3d.Camera(4, 3, 4.0, 4.0, 1.5, 1.0)
+    pose = torch.eye(4, dtype=torch.float64)
+    image = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    view = View("a", camera, pose, image, depth=torch.ones(3, 4))
+    xyz, _ = view.world_points()
+    made, expected = encoder.prepare(view), encoder.prepare(PointCloud(xyz, image.reshape(-1, 3)))
+    assert torch.equal(made.voxels.feats, expected.voxels.feats)
+    assert len(made.inverse) == 12
+    bare = create_model("sparse_resnet_tiny", signals="XYZ")
+    for positions in (xyz, xyz.numpy()):
+        assert torch.equal(bare.prepare(positions).voxels.coords, bare.prepare(PointCloud(xyz)).voxels.coords)
+    with pytest.raises(InputError, match="world_points needs depth"):
+        encoder.prepare(View("b", camera, pose, image))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: PointCloud(c.xyz, (c.colors * 255).byte(), c.normals), r"colors must be floats in \[0, 1\].*by 255"),
+        (lambda c: PointCloud(c.xyz, c.colors * 255, c.normals), r"colors must lie in \[0, 1\].*by 255"),
+        (lambda c: PointCloud(c.xyz, c.colors, c.normals * 3), r"normals must lie in.*unit length"),
+        (lambda c: PointCloud(c.xyz, None, c.normals), "reads colors, and the points have none"),
+        (lambda c: PointCloud(c.xyz.where(c.xyz > 0.5, torch.nan), c.colors, c.normals), "positions hold NaN"),
+        (lambda c: PointCloud((100 * c.xyz).long(), c.colors, c.normals), "positions must be floats, metres"),
+        (lambda c: PointCloud(c.xyz[:0]), "holds no point"),
+        (lambda c: torch.cat([c.xyz, c.colors], 1), r"an array of points is \(N, 3\), got \(60, 6\)"),
+        (lambda c: photos()[0], "not a Image"),
+        (lambda c: [c, SparseVoxels(torch.zeros(1, 4).int(), torch.zeros(1, 6))], "not both in one list"),
+        (lambda c: SparseVoxels(torch.zeros(1, 4).int(), torch.zeros(1, 5)), r"6 features \(colors, normals\), got"),
+        (lambda c: SparseVoxels(torch.zeros(1, 4).int(), torch.full((1, 6), 2.0)), r"colors must lie in \[0, 1\]"),
+        (lambda c: SparseVoxels(torch.zeros(0, 4).int(), torch.zeros(0, 6)), "no voxel"),
+    ],
+)
+def test_what_are_no_scenes_is_refused(voxel_encoder: Encoder, make: Callable, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        voxel_encoder.prepare(make(cloud().scene(0)))
+
+
+# A family of one's own
+
+
+def test_a_family_is_one_declaration_and_one_line(tmp_path: Path) -> None:
+    class Shallow(ResNet):
+        family = "shallow"
+
+    family = Family("shallow", "Shallow ResNet", Shallow, ResNetConfig, {"shallow_4": ResNetConfig((1, 1, 1, 1), 4)})
+    register_family(family)
+    try:
+        model = create_model("shallow_4", width=8)
+        save_model(model, tmp_path / "own")
+        assert type(create_model(checkpoint=tmp_path / "own")) is Shallow
+        assert "shallow_4" in list_models("sh*")
+        assert "shallow" in str(model_info("shallow_4"))
+        torch.save(model.state_dict(), tmp_path / "bare.pth")
+        with pytest.raises(InputError, match="a shallow file is one that geo3d wrote"):
+            create_model("shallow", checkpoint=tmp_path / "bare.pth")
+        with pytest.raises(ValueError, match="'shallow_4', 'shallow' is registered twice"):
+            register_family(family)
+    finally:
+        from geo3d.models import registry
+
+        for names in (registry._FAMILIES, registry._MODELS):
+            for name in [n for n in names if n.startswith("shallow")]:
+                del names[name]

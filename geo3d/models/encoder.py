@@ -1,0 +1,162 @@
+"""Encoder: the face that all models share, whatever their family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geo3d.config import to_plain
+from geo3d.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: What an encoder reads.
+Kind = Literal["image", "voxels", "points", "grid"]
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """A stage of an encoder, whose features can be asked for.
+
+    Args:
+        name: unique in the encoder.
+        channels: of its features.
+        stride: input pixels, voxels or cells along a side of one of its features'.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+class Encoder(nn.Module, ABC):
+    """What every model of geo3d offers: what it reads, what its stages are, and their features.
+
+        >>> encoder = geo3d.create_model("resnet50", checkpoint="resnet50_1kpretrained_timm_style.pth")
+        >>> encoder.kind, [stage.channels for stage in encoder.feature_info]
+        ('image', [256, 512, 1024, 2048])
+        >>> maps = encoder.features(encoder.prepare(Image.open("chair.jpg")))
+
+    Subclasses set the class attributes and ``config``, a dataclass of which they can be built again.
+
+    Attributes:
+        family: name of the declared family.
+        kind: what it reads.
+        decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
+        config: sizes.
+        name: under which ``create_model`` made it; empty where it was built by its class.
+    """
+
+    family: ClassVar[str]
+    kind: ClassVar[Kind]
+    decoder_prefixes: ClassVar[tuple[str, ...]] = ()
+    config: Any
+    name: str = ""
+
+    @property
+    @abstractmethod
+    def feature_info(self) -> list[StageInfo]:
+        """The stages, in the order in which data passes them."""
+
+    @abstractmethod
+    def prepare(self, inputs: Any) -> Any:
+        """Make of what people have at hand what :meth:`features` reads.
+
+        Raises:
+            InputError: something that this kind of encoder does not read, or of the wrong type, shape or range.
+        """
+
+    @abstractmethod
+    def features(self, inputs: Any, layers: Sequence[int | str] | None = None) -> list[Any]:
+        """Features of the stages.
+
+        Args:
+            inputs: of :meth:`prepare`.
+            layers: numbers of stages (negative ones from the end) or their names; all when not given.
+
+        Returns:
+            One for each stage asked for, in that order.
+
+        Raises:
+            InputError: inputs that do not fit, or a stage that there is not.
+        """
+
+    def stage_numbers(self, layers: Sequence[int | str] | None) -> list[int]:
+        """Numbers, from 0, of the stages that are asked for.
+
+        Raises:
+            InputError: a stage that there is not.
+        """
+        names = [stage.name for stage in self.feature_info]
+        if layers is None:
+            return list(range(len(names)))
+        numbers = []
+        for layer in layers:
+            if isinstance(layer, str) and layer in names:
+                numbers.append(names.index(layer))
+            elif isinstance(layer, int) and -len(names) <= layer < len(names):
+                numbers.append(layer % len(names))
+            else:
+                near = did_you_mean(layer, names) if isinstance(layer, str) else ""
+                raise InputError(
+                    f"{type(self).__name__}.features: layers {list(layers)}: there is no {layer!r} among the "
+                    f"{len(names)} stages {', '.join(names)}{near}"
+                )
+        return numbers
+
+    def card(self) -> dict[str, Any]:
+        """What a file must hold beside the weights so that the network can be built again."""
+        named = {"name": self.name} if self.name else {}
+        return {"family": self.family, **named, "config": to_plain(self.config)}
+
+    def fresh(self, generator: torch.Generator | None = None) -> Self:
+        """Another network of the same config, in evaluation mode, whose weights ``generator`` draws."""
+        made = type(self)(self.config, generator)
+        made.name = self.name
+        return made.eval()
+
+    def is_of_encoder(self, parameter: str) -> bool:
+        """Whether a parameter or buffer, by its name, belongs to the encoder and not to a decoder or head."""
+        return not parameter.startswith(self.decoder_prefixes) if self.decoder_prefixes else True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie; what :meth:`prepare` makes is put there."""
+        return next(self.parameters()).device
+
+
+def as_list(inputs: Any) -> list[Any]:
+    """What is handed to :meth:`Encoder.prepare`, as a list.
+
+    Raises:
+        InputError: an empty list.
+    """
+    listed = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+    if not listed:
+        raise InputError("prepare: the list is empty; hand in at least one image, cloud or set of voxels")
+    return listed
+
+
+def require_range(values: Tensor, low: float, high: float, what: str, hint: str) -> Tensor:
+    """The values, if they are finite numbers within a range.
+
+    Args:
+        values: float, any shape.
+        low, high: ends of the range, both within.
+        what: is checked, for the message.
+        hint: what to do.
+
+    Raises:
+        InputError: they are not.
+    """
+    if values.numel() and not values.isfinite().all():
+        raise InputError(f"{what} hold NaN or infinite values; {hint}")
+    if values.numel() and (values.min() < low or values.max() > high):
+        raise InputError(f"{what} must lie in [{low:g}, {high:g}], found {values.min():g} to {values.max():g}; {hint}")
+    return values

@@ -1,0 +1,282 @@
+"""Family: one declaration of how the models of a published family are made, loaded and described."""
+
+from __future__ import annotations
+
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geo3d.checkpoints.loading import Stored, WeightFile, load_exactly, own_state
+from geo3d.config import typed_value
+from geo3d.errors import InputError, NonCommercialWeights, did_you_mean
+from geo3d.models.encoder import Encoder, Kind
+
+#: Reads the authors' layouts: what a file holds, its path and the user's options -> weights and network.
+Reader = Callable[[Any, Path, Mapping[str, Any]], Stored]
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """A file of weights that its authors released.
+
+    Args:
+        file: its name; ``*`` stands for a part that varies.
+        models: names of the models that it fits.
+        task: what the weights were trained for.
+    """
+
+    file: str
+    models: tuple[str, ...]
+    task: str = "pre-training"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of a family are made. Registered by :func:`geo3d.models.register_family`, in one line.
+
+    Args:
+        name: of the family; a model of this name is what a file or the options describe.
+        title: what people call it, for messages.
+        network: class of the network, built by ``network(config, generator)``.
+        config: dataclass of its sizes, whose ``__post_init__`` raises InputError on values that make no sense. Its
+            annotations are what options are checked against.
+        presets: name -> config. The first is what the family's own name stands for.
+        read: reads files of the authors; None: geo3d's own files alone.
+        published: family of the literature that it belongs to; its own name when not given.
+        named: fields that a preset's name promises, so that a file of others is refused. None: all but the ``free``.
+        free: fields that weights do not depend on, so that they can be chosen when weights are loaded.
+        unstated: further ones that can be, where the file does not state them.
+        follows: field -> fields that it follows from; it becomes None where one of these is chosen and it is not.
+        bare: options that leave out the decoder.
+        of_decoder: fields that concern the decoder alone.
+        parts: family -> how one of its models is taken out of a file of this family's, such as an encoder alone.
+        wholes: family -> how its file becomes one of this family's, of which the decoder is left to be drawn.
+        files: what the authors released.
+        licence: under which they released it, as an SPDX identifier.
+        non_commercial: whether that is for non-commercial use alone.
+    """
+
+    name: str
+    title: str
+    network: type[Encoder]
+    config: type
+    presets: Mapping[str, Any]
+    read: Reader | None = None
+    published: str = ""
+    named: tuple[str, ...] | None = None
+    free: tuple[str, ...] = ()
+    unstated: tuple[str, ...] = ()
+    follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bare: Mapping[str, Any] = field(default_factory=dict)
+    of_decoder: tuple[str, ...] = ()
+    parts: Mapping[str, Callable[[Stored], Stored]] = field(default_factory=dict)
+    wholes: Mapping[str, Callable[[Stored], Stored]] = field(default_factory=dict)
+    files: tuple[ReleasedFile, ...] = ()
+    licence: str = ""
+    non_commercial: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What its models read."""
+        return self.network.kind
+
+    @property
+    def default(self) -> Any:
+        """The config that the family's own name stands for."""
+        return next(iter(self.presets.values()))
+
+    def options(self) -> dict[str, Any]:
+        """Names of the options that its models take, and the types of their values."""
+        hints = typing.get_type_hints(self.config)
+        return {f.name: hints[f.name] for f in fields(self.config)}
+
+    # Making
+
+    def configure(self, base: Any, options: Mapping[str, Any]) -> Any:
+        """A config with some of its fields chosen.
+
+        Raises:
+            InputError: an unknown option, or a value of the wrong type or that makes no sense; names the option.
+        """
+        known = self.options()
+        for name in options:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise InputError(f"{self.title}: unknown option {name}; known: {', '.join(sorted(known))}{near}")
+        chosen = {k: typed_value(known[k], v, f"{self.title}: option {k}") for k, v in options.items()}
+        for follower, sources in self.follows.items():
+            if follower not in chosen and any(chosen.get(s, getattr(base, s)) != getattr(base, s) for s in sources):
+                chosen[follower] = None
+        return replace(base, **chosen)
+
+    def build(self, name: str, options: Mapping[str, Any], generator: torch.Generator | None = None) -> Encoder:
+        """A model with fresh weights."""
+        model = self.network(self.configure(self.presets.get(name, self.default), options), generator)
+        model.name = name
+        return model
+
+    # Loading
+
+    def stored(self, file: WeightFile, path: Path, options: Mapping[str, Any]) -> Stored:
+        """What a file holds, by geo3d's description of it or by the authors' layout.
+
+        Raises:
+            InputError: neither.
+        """
+        if file.card:
+            return own_state(file, path)
+        if self.read is None:
+            raise InputError(f"{path}: does not say which model it holds; a {self.name} file is one that geo3d wrote")
+        return self.read(file.content, path, options)
+
+    def load(
+        self,
+        name: str,
+        file: WeightFile,
+        path: Path,
+        options: Mapping[str, Any],
+        fresh_decoder: bool = False,
+        generator: torch.Generator | None = None,
+        families: Mapping[str, Family] | None = None,
+    ) -> Encoder:
+        """A model with the weights of a file.
+
+        Args:
+            name: of the model that is asked for: a preset must describe what the file holds, the family's own name
+                takes what there is.
+            file, path: the file.
+            options: of which only those that weights do not depend on may differ from the file's.
+            fresh_decoder: take the encoder's weights alone from the file; ``generator`` draws the decoder's.
+            families: all that are known, of which one may hold this family's networks as parts.
+
+        Raises:
+            InputError: a file of another network, or whose tensors do not fit; says how they differ.
+        """
+        found = self.stored(file, path, options)
+        if found.family != self.name and fresh_decoder and found.family in self.wholes:
+            found = self.wholes[found.family](found)
+        if found.family != self.name:
+            found = self._part_of(found, name, path, families or {})
+        stored = self._stored_config(name, found, path)
+        changeable = self.free if found.stated else (*self.free, *self.unstated)
+        if fresh_decoder:
+            changeable = (*changeable, *self.of_decoder)
+            if self._is_bare(stored):
+                stored = replace(stored, **{name: getattr(self.config(), name) for name in self.bare})
+        wanted = self.configure(stored, {k: v for k, v in options.items() if k in changeable})
+        self._require_unchanged(wanted, options, changeable, path)
+        model = self.assemble(stored, wanted, found, path, fresh_decoder, generator)
+        model.name = found.name or (name if name in self.presets else "")
+        if self.non_commercial and not file.card:
+            warnings.warn(
+                f"{path}: the authors of {self.title} license their weights for non-commercial use ({self.licence})",
+                NonCommercialWeights,
+                stacklevel=4,
+            )
+        return model
+
+    def _require_unchanged(
+        self, wanted: Any, options: Mapping[str, Any], changeable: tuple[str, ...], path: Path
+    ) -> None:
+        """Raise InputError where an option asks for another network than the weights are of."""
+        if self.configure(wanted, options) == wanted:
+            return
+        others = [
+            f"{name} ({getattr(wanted, name, None)!r} in the file, {options[name]!r} asked for)"
+            for name in sorted(set(options) - set(changeable))
+            if self.configure(wanted, {name: options[name]}) != wanted
+        ]
+        alone = " (it holds the encoder alone: fresh_decoder=True adds a decoder with fresh weights)"
+        raise InputError(
+            f"{path}: of a network with stored weights, only {', '.join(changeable)} can be changed, not "
+            f"{', '.join(others)}{alone if self._is_bare(wanted) else ''}"
+        )
+
+    def _part_of(self, found: Stored, name: str, path: Path, families: Mapping[str, Family]) -> Stored:
+        """This family's network in a file of another family's.
+
+        Raises:
+            InputError: there is none; says what is there.
+        """
+        other = families.get(found.family)
+        if other is not None and self.name in other.parts:
+            found = other.parts[self.name](found)
+            other = families.get(found.family)
+            if found.family == self.name:
+                return found
+        held = found.name or (other.preset_of(found) if other is not None else "") or found.family
+        asked = name if name == self.name else f"{name} ({self.title})"
+        whole = f"; load it as {held}, or with fresh_decoder=True" if found.family in self.wholes else ""
+        bare = "bare " if found.family in self.wholes else ""
+        title = other.title if other is not None else found.family
+        raise InputError(f"{path}: holds a {bare}{held} ({title}), not a {asked}{whole}")
+
+    def preset_of(self, found: Stored) -> str:
+        """Name of the preset that a file's network is one of; empty where it is of none."""
+        if found.config is None:
+            return ""
+        stored = self.configure(self.config(), found.config)
+        return next((n for n, c in self.presets.items() if self._same(c, stored)), "")
+
+    def _stored_config(self, name: str, found: Stored, path: Path) -> Any:
+        """The config of the network that a file holds.
+
+        Raises:
+            InputError: the name promises another one.
+        """
+        preset = self.presets.get(name)
+        if found.config is None:
+            return self.default if preset is None else preset
+        stored = self.configure(self.config(), found.config)
+        if preset is None or found.name == name:
+            return stored
+        differing = [
+            f"{field} is {getattr(stored, field)} in the file, {getattr(preset, field)} in the model"
+            for field in self._promised
+            if getattr(stored, field) != getattr(preset, field)
+        ]
+        if differing:
+            held = found.name or self.preset_of(found) or f"another {self.title}"
+            raise InputError(f"{path}: holds {held}, not the {name} that is asked for: {'; '.join(differing)}")
+        return stored
+
+    @property
+    def _promised(self) -> tuple[str, ...]:
+        if self.named is not None:
+            return self.named
+        return tuple(f.name for f in fields(self.config) if f.name not in self.free)
+
+    def _same(self, one: Any, other: Any) -> bool:
+        return all(getattr(one, name) == getattr(other, name) for name in self._promised)
+
+    def _is_bare(self, config: Any) -> bool:
+        return bool(self.bare) and all(getattr(config, name) == value for name, value in self.bare.items())
+
+    def assemble(
+        self,
+        stored: Any,
+        wanted: Any,
+        found: Stored,
+        path: Path,
+        fresh_decoder: bool,
+        generator: torch.Generator | None,
+    ) -> Encoder:
+        """The network with the file's weights; ``wanted`` differs from ``stored`` only in what can be chosen."""
+        if fresh_decoder:
+            model = self.network(wanted, generator)
+            fresh = {name: value for name, value in model.state_dict().items() if not model.is_of_encoder(name)}
+            encoder = {name: value for name, value in found.state.items() if model.is_of_encoder(name)}
+            load_exactly(model, encoder | fresh, path)
+            return model
+        with torch.device("meta"):  # the file brings every tensor: draw none
+            model = self.network(wanted)
+        load_exactly(model, found.state, path)
+        return model
+
+
+__all__ = ["Family", "Reader", "ReleasedFile"]

@@ -1,0 +1,80 @@
+"""Encoders of images: what they read is made of photographs in any form."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from geo3d.errors import InputError
+from geo3d.geometry import View
+from geo3d.models.encoder import Encoder, as_list, require_range
+from geo3d.nn.colors import normalise
+
+_HINT = "hand in uint8 of 0 to 255, or floats of 0 to 1"
+
+
+class ImageEncoder(Encoder):
+    """An encoder of images. Features are maps (B, C, H / stride, W / stride)."""
+
+    kind: ClassVar = "image"
+
+    @property
+    @abstractmethod
+    def side_multiple(self) -> int:
+        """Pixels of which a multiple must lie along both sides of an image."""
+
+    def prepare(self, inputs: Any) -> Tensor:
+        """Images as the network reads them: normalised, padded to whole patches, and as one batch.
+
+        Args:
+            inputs: an image or a list of images, each a Pillow image of any mode, a ``View``, or an array or tensor
+                (H, W, 3), or several of one size (B, H, W, 3): uint8 of 0 to 255, or floats of 0 to 1. Sizes may vary.
+
+        Returns:
+            (B, 3, H, W) float32 on the network's device, of ImageNet's mean and deviation; H and W are the largest of
+            the images', rounded up to whole patches. What is added at the right and below is the mean colour, 0.
+
+        Raises:
+            InputError: something else than an image; channels first; another type; values out of range.
+        """
+        images = [image for one in as_list(inputs) for image in _colours(one)]
+        step = self.side_multiple
+        height, width = (-(-max(image.shape[axis] for image in images) // step) * step for axis in (0, 1))
+        normalised = (normalise(image.to(self.device).unsqueeze(0)) for image in images)
+        padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in normalised]
+        return torch.cat(padded)
+
+
+def _colours(image: Any) -> list[Tensor]:
+    """Images (H, W, 3) in one of the forms that people have them in: uint8, or float in [0, 1]."""
+    if isinstance(image, Image.Image):
+        return [torch.from_numpy(np.array(image.convert("RGB")))]
+    if isinstance(image, View):
+        if image.image is None:
+            raise InputError(f"prepare: view {image.name} has no image")
+        image = image.image
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "uif" or image.dtype.name == "uint16":
+            raise InputError(f"prepare: images of type {image.dtype} are not read; {_HINT}")
+        image = torch.from_numpy(np.ascontiguousarray(image))
+    if not isinstance(image, Tensor):
+        raise InputError(
+            f"prepare: an image is a Pillow image, a View, an array or a tensor, not a {type(image).__name__}"
+        )
+    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
+        first = image.ndim in (3, 4) and image.shape[-3] == 3
+        raise InputError(
+            f"prepare: images are (H, W, 3) or (B, H, W, 3), got {tuple(image.shape)}"
+            f"{'; move the channels last: image.movedim(-3, -1)' if first else ''}"
+        )
+    if image.dtype != torch.uint8:
+        if not image.is_floating_point():
+            raise InputError(f"prepare: images of type {image.dtype} are not read; {_HINT}")
+        image = require_range(image.float(), 0, 1, "prepare: colours of an image", _HINT)
+    return list(image) if image.ndim == 4 else [image]
