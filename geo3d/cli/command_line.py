@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import io
 import os
-import re
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -129,11 +128,17 @@ def _ask_tyro(program: str, kind: Any, **options: Any) -> Any:
 
 def _one_line(box: str) -> str:
     """What one of tyro's framed messages says first, and the option that it holds to be meant."""
-    rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", row).strip() for row in box.splitlines()]
-    body = [row for row in rows if row and not row.startswith(("╭", "╰"))]
-    end = next((i for i, row in enumerate(body) if set(row) == {"─"}), len(body))
-    meant = next((body[i + 1].split()[0] for i, row in enumerate(body[:-1]) if row.startswith("Perhaps you meant")), "")
-    return " ".join(body[:end]) + (f"; did you mean {meant.rstrip(',')}?" if meant else "")
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        row = line.strip(" │|")
+        if row and set(row) <= set("─-"):
+            paragraphs.append([])
+        elif row and not row.startswith(("╭", "╰")):
+            paragraphs[-1].append(row)
+    if "╭" not in box:  # where the output takes ASCII alone the title is a paragraph, and not part of a frame
+        paragraphs = paragraphs[1:]
+    meant = [rows[1].split()[0].rstrip(",") for rows in paragraphs if rows[0].startswith("Perhaps you meant")]
+    return " ".join(paragraphs[0]) + "".join(f"; did you mean {option}?" for option in meant)
 
 
 def _is_unread(file: int) -> bool:

@@ -62,7 +62,7 @@ def test_wrong_checkpoints_are_one_line(scans: Path, tmp_path: Path, capsys) -> 
     save_model(create_model("croco_tiny"), tmp_path / "croco.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "bare.pth")
     assert "no such checkpoint file" in message("absent")
-    assert "croco has no features of voxels; give a sparse_resnet or a swin3d" in message("croco.safetensors")
+    assert "croco reads image; give an encoder of voxels" in message("croco.safetensors")
     assert "does not say which model it holds; name it" in message("bare.pth")
     assert "unknown model 'swin4d'" in message("bare.pth", "--model", "swin4d")
 
