@@ -89,7 +89,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(args: list[str], message: st
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_messages_are_the_same_with_and_without_frames(encoding: str) -> None:
     """With which tyro surrounds them where the output can show them."""
-    command = [sys.executable, "-m", "geo3d", "models", "--nmae", "x"]
+    command = [sys.executable, "-m", "geo3d", "models", "--nmae"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: Unrecognized options: --nmae; see geo3d models --help\n"
