@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from geo3d.cli import command_line
+from geo3d.datasets.files import make_folder
 from geo3d.datasets.ply import read_ply
 from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
 from geo3d.datasets.scene import open_dataset
@@ -73,8 +74,10 @@ def segment_scene(config: SegmentScene) -> str:
         apart.
 
     Raises:
-        InputError: checkpoint or scene cannot be read, or the scene lacks what the network reads.
+        InputError: checkpoint or scene cannot be read, the scene lacks what the network reads, or nothing can be
+            written where it is to be.
     """
+    make_folder(config.out.parent)
     model = create_model("swin3d", checkpoint=config.checkpoint)
     cloud = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
@@ -84,7 +87,6 @@ def segment_scene(config: SegmentScene) -> str:
     classes = known if comparable else _names(count)
 
     labels = predicted.numpy()
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     write_labelled_points(config.out, cloud.xyz.numpy(), labels, count)
     panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
     lines = [_shares(labels, classes)]

@@ -13,8 +13,10 @@ from geo3d_command import error_of, run
 from PIL import Image
 
 from geo3d import create_model
+from geo3d.cli.segment import SegmentScene, segment_scene
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
+from geo3d.datasets.scannet import SCANNET20_CLASSES, ScanNet
 from geo3d.recipes.swin3d import RECIPE, Swin3DRun
 from geo3d.viz.ply import write_ply
 
@@ -99,6 +101,19 @@ def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tm
             picture.verify()
 
 
+def test_from_python_classes_are_called_as_the_dataset_calls_them(finished, scans, tmp_path, monkeypatch) -> None:
+    config = SegmentScene(checkpoint=finished, scene=scans / "scene0003_00", out=tmp_path / "new" / "a.ply")
+    expected = segment_scene(config)
+    own = tuple(f"own {name}" for name in SCANNET20_CLASSES)
+    monkeypatch.setattr(ScanNet, "classes", own, raising=False)
+    shares, scores, *_ = segment_scene(config).splitlines()
+    assert all(share.startswith("own ") for share in shares.split(", "))
+    assert shares.replace("own ", "") == expected.splitlines()[0]
+    assert scores == expected.splitlines()[1]
+    monkeypatch.setattr(ScanNet, "classes", own[:5])  # which the network's 20 cannot be compared with
+    assert "mean IoU" not in segment_scene(config)
+
+
 def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) -> None:
     scan = data_folder / "scannet" / "scans" / "scene0000_00"
     run("segment", "--checkpoint", finished, "--scene", scan, "--out", tmp_path / "scan.ply")
@@ -121,6 +136,12 @@ def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, 
     write_ply(tmp_path / "bare.ply", {axis: np.zeros(3, np.float32) for axis in "xyz"})
     error = error_of(capsys, "segment", "--checkpoint", finished, "--scene", tmp_path / "bare.ply")
     assert "reads colours, but the points have none" in error
+
+
+def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
+    assert "file: cannot be made as a folder" in error_of(capsys, "segment", *args)
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
