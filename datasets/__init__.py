@@ -9,6 +9,8 @@ Importing this package registers the readers; their heavy libraries load when a 
 
 from geo3d.datasets.image_pairs import ImagePairs
 from geo3d.datasets.mvimgnet import MVImgNet
+from geo3d.datasets.point_files import PointFiles
+from geo3d.datasets.read_points import read_cloud, read_points
 from geo3d.datasets.scannet import ScanNet
 from geo3d.datasets.scannet_frames import ScanNetFrames
 from geo3d.datasets.scene import (
@@ -28,7 +30,7 @@ from geo3d.datasets.scene import (
 from geo3d.datasets.transforms import Transforms
 
 # In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it.
-for _reader in (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs):
+for _reader in (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs, PointFiles):
     register_dataset(_reader)
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "MVImgNet",
     "Mesh",
     "MissingPart",
+    "PointFiles",
     "Quarantine",
     "Remark",
     "ScanNet",
@@ -48,5 +51,7 @@ __all__ = [
     "Transforms",
     "list_datasets",
     "open_dataset",
+    "read_cloud",
+    "read_points",
     "register_dataset",
 ]

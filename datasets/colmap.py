@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from geo3d.datasets.files import are_rigid, require_finite
+from geo3d.datasets.files import are_rigid, read_bytes, require_finite
 from geo3d.datasets.scene import BrokenScene
 from geo3d.errors import require_extra
 from geo3d.geometry import Camera
@@ -247,10 +247,7 @@ def _check_structure(folder: Path, scene: str) -> None:
         path = folder / f"{name}.bin"
         if name not in _REQUIRED and not path.is_file():
             continue
-        try:
-            cursor = _Cursor(path.read_bytes())
-        except OSError as error:
-            raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+        cursor = _Cursor(read_bytes(path, scene))
         try:
             count = cursor.take("Q")
             for _ in range(count):

@@ -56,6 +56,18 @@ def image_names(folder: Path) -> list[str]:
     return sorted((n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES), key=numeric_order)
 
 
+def read_bytes(path: Path, scene: str) -> bytes:
+    """The whole file.
+
+    Raises:
+        BrokenScene: it is missing, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+
+
 def read_text(path: Path, scene: str) -> str:
     """The file as UTF-8 text.
 
@@ -63,9 +75,7 @@ def read_text(path: Path, scene: str) -> str:
         BrokenScene: it is missing, or not text.
     """
     try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+        return read_bytes(path, scene).decode()
     except UnicodeDecodeError as error:
         raise BrokenScene(scene, path, "is not UTF-8 text", error.start) from error
 

@@ -12,7 +12,7 @@ The root holds class folders, or instances, or is one instance; any folder with 
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from geo3d.datasets.files import IMAGE_SUFFIXES, check_size, open_image, read_ma
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset, Tracks
 from geo3d.geometry import PointCloud
+from geo3d.geometry.origin import find_origin, origin_rows
 
 _LOOKED_AT = 8
 _FEWEST_VIEWS = 2
@@ -34,7 +35,8 @@ class ColmapScene(PosedScene):
     """Photos of one object or place, registered by COLMAP.
 
     The scale of such a model is arbitrary. It is normalised: the median of the sparse points has 90 % of them within
-    distance 1. ``scale`` is the factor by which the file's lengths were multiplied. The world's axes are the file's.
+    distance 1. ``scale`` is the factor by which the file's lengths were multiplied; the file's coordinates are
+    ``(xyz + origin) / scale``. The world's axes are the file's.
 
     Args:
         name: unique in the dataset.
@@ -57,6 +59,7 @@ class ColmapScene(PosedScene):
         self._model_folder = model
         self._present = _relative_images(root / "images")
         self._masks = self._find_masks()
+        self._frame: tuple[float, np.ndarray] | None = None
         self.parts = frozenset({"views", "poses", "points", "tracks"} | ({"masks"} if self._masks_complete else set()))
 
     def _find_masks(self) -> dict[str, str]:
@@ -69,21 +72,30 @@ class ColmapScene(PosedScene):
     def _masks_complete(self) -> bool:
         return bool(self._present) and len(self._masks) == len(self._present)
 
-    @cached_property
+    @property
     def scale(self) -> float:
         """What the model's lengths are multiplied by; 1 for a model without points."""
-        return self._read_model(observations=False)[1]
+        return self._scale_and_origin()[0]
 
-    def _read_model(self, observations: bool = True) -> tuple[ColmapModel, float]:
+    @property
+    def origin(self) -> np.ndarray:
+        return self._scale_and_origin()[1].copy()
+
+    def _scale_and_origin(self) -> tuple[float, np.ndarray]:
+        if self._frame is None:
+            self._read_model(observations=False)
+        return self._frame
+
+    def _read_model(self, observations: bool = True) -> ColmapModel:
+        """The model in normalised units, less the origin; points and poses alike."""
         model = read_model(self._model_folder, self.name, observations)
-        if not len(model.xyz):
-            return model, 1.0
-        distance = np.linalg.norm(model.xyz - np.median(model.xyz, axis=0), axis=1)
-        radius = float(np.quantile(distance, _EXTENT_SHARE))
-        return model, 1 / radius if radius > 0 else 1.0
+        self._frame = scale, origin = _scale_and_origin(model)
+        poses = model.poses.copy()
+        poses[:, :3, 3] = poses[:, :3, 3] * scale - origin
+        return replace(model, xyz=model.xyz * scale - origin, poses=poses)
 
     def read_views(self) -> ViewList:
-        model, scale = self._read_model(observations=False)
+        model = self._read_model(observations=False)
         kept = [i for i, name in enumerate(model.names) if name in self._present]
         if len(kept) < _FEWEST_VIEWS:
             reason = (
@@ -91,11 +103,10 @@ class ColmapScene(PosedScene):
                 f"at least {_FEWEST_VIEWS} are needed"
             )
             raise BrokenScene(self.name, self._model_folder, reason)
-        poses = model.poses[kept]
-        poses[:, :3, 3] *= scale
         cameras = [model.cameras[i] for i in kept]
         check_size(self.root / "images" / model.names[kept[0]], self.name, cameras[0])
-        return ViewList([model.names[i] for i in kept], cameras, poses, self._remarks(model, len(kept)))
+        names, remarks = [model.names[i] for i in kept], self._remarks(model, len(kept))
+        return ViewList(names, cameras, model.poses[kept], remarks, self.origin)
 
     def _remarks(self, model: ColmapModel, kept: int) -> tuple[Remark, ...]:
         unmasked = len(self._present) - len(self._masks) if self._masks else 0
@@ -115,17 +126,27 @@ class ColmapScene(PosedScene):
 
     def points(self) -> PointCloud:
         """The sparse points with their colours; normalised units."""
-        model, scale = self._read_model(observations=False)
+        model = self._read_model(observations=False)
         colors = torch.from_numpy(model.colors.astype(np.float32) / 255)
-        return PointCloud(torch.from_numpy((model.xyz * scale).astype(np.float32)), colors)
+        return PointCloud(torch.from_numpy(model.xyz.astype(np.float32)), colors, origin=origin_rows(self.origin))
 
     def tracks(self) -> Tracks:
         """The sparse points and what the usable views observe of them; normalised units."""
-        model, scale = self._read_model()
+        model = self._read_model()
         row = {name: i for i, name in enumerate(self.view_names)}
         view = np.array([row.get(name, -1) for name in model.names], dtype=np.int64)[model.image]
         kept = view >= 0
-        return Tracks(model.xyz * scale, model.error, view[kept], model.point[kept], model.uv[kept])
+        return Tracks(model.xyz, model.error, view[kept], model.point[kept], model.uv[kept])
+
+
+def _scale_and_origin(model: ColmapModel) -> tuple[float, np.ndarray]:
+    """Factor that normalises a model's lengths, and its origin in normalised units; float32 must not round before."""
+    if not len(model.xyz):
+        return 1.0, find_origin(model.poses[:, :3, 3])
+    distance = np.linalg.norm(model.xyz - np.median(model.xyz, axis=0), axis=1)
+    radius = float(np.quantile(distance, _EXTENT_SHARE))
+    scale = 1 / radius if radius > 0 else 1.0
+    return scale, find_origin(model.xyz) * scale
 
 
 def _relative_images(folder: Path) -> set[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.scene import BrokenScene
+from geo3d.datasets.files import read_bytes
+from geo3d.datasets.quarantine import BrokenScene
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -73,10 +74,7 @@ class _Reader:
 
     def __init__(self, path: Path, scene: str) -> None:
         self.path, self.scene = path, scene
-        try:
-            self.data = path.read_bytes()
-        except OSError as error:
-            raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+        self.data = read_bytes(path, scene)
         self.order, self.elements, self.start = self._header()
 
     def _broken(self, reason: str, offset: int | None = None) -> BrokenScene:
@@ -86,7 +84,8 @@ class _Reader:
         if not self.data.startswith((b"ply\n", b"ply\r")):
             raise self._broken("not a PLY file: it does not start with 'ply'", 0)
         end = self.data.find(b"end_header", 0, _LONGEST_HEADER)
-        newline = self.data.find(b"\n", end)
+        lone = self.data.startswith(b"ply\r") and not self.data.startswith(b"ply\r\n")
+        newline = self.data.find(b"\r" if lone else b"\n", end)
         if end < 0 or newline < 0:
             raise self._broken("the file ends inside the PLY header", len(self.data))
         order, elements = None, []
@@ -200,6 +199,12 @@ def _triangles(polygons: np.ndarray | list[np.ndarray]) -> np.ndarray:
         return np.stack(fans, 1).reshape(-1, 3) if fans else np.zeros((0, 3), np.int64)
     fans = [_triangles(polygon[None]) for polygon in polygons]
     return np.concatenate(fans) if fans else np.zeros((0, 3), np.int64)
+
+
+def ply_names(path: Path, scene: str) -> list[str]:
+    """Names of the vertex properties of a PLY file; raises as :func:`read_ply` where its header is damaged."""
+    elements = _Reader(path, scene).elements
+    return [p.name for element in elements if element.name == "vertex" for p in element.properties]
 
 
 def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:

@@ -14,8 +14,13 @@ class BrokenScene(InputError):
 
     def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
         self.scene, self.file, self.reason, self.offset = scene, str(file), reason, offset
-        at = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"scene {scene}: {file}{at}: {reason}")
+        super().__init__(f"scene {scene}: {self.detail}")
+
+    @property
+    def detail(self) -> str:
+        """The message without the scene: file, byte where it is known, reason."""
+        at = "" if self.offset is None else f" at byte {self.offset}"
+        return f"{self.file}{at}: {self.reason}"
 
     def __reduce__(self):  # exceptions travel from loader workers by pickling
         return type(self), (self.scene, self.file, self.reason, self.offset)

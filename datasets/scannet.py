@@ -15,13 +15,14 @@ Scenes lie in ``scans/`` and ``scans_test/`` of the root, or in the root itself;
 from __future__ import annotations
 
 import csv
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from geo3d.datasets.files import parse_matrix, read_json, read_text, require_finite
-from geo3d.datasets.ply import read_ply
+from geo3d.datasets.ply import Ply, read_ply
+from geo3d.datasets.point_columns import unit_colors
 from geo3d.datasets.posed import ViewList
 from geo3d.datasets.scannet_frames import (
     LOOKED_AT,
@@ -35,6 +36,8 @@ from geo3d.datasets.scannet_frames import (
 from geo3d.datasets.scene import BrokenScene, Mesh, SceneDataset
 from geo3d.datasets.sens import SensFile
 from geo3d.geometry import PointCloud
+from geo3d.geometry.origin import find_origin
+from geo3d.geometry.surface import vertex_normals
 
 #: The 20 classes that ScanNet evaluates; ``Mesh.semantic`` counts in this order.
 SCANNET20_CLASSES = (
@@ -97,22 +100,46 @@ class ScanNetScene(FramesScene):
         return np.eye(4)
 
     def read_views(self) -> ViewList:
-        views = super().read_views()
-        return ViewList(views.names, views.cameras, self.axis_alignment() @ views.poses, views.remarks)
+        views = self.frames.views
+        aligned = ViewList(views.names, views.cameras, self.axis_alignment() @ views.poses, views.remarks)
+        return aligned.located(self._mesh_origin)
+
+    @property
+    def origin(self) -> np.ndarray:
+        return super().origin if self._mesh_origin is None else self._mesh_origin.copy()
+
+    @cached_property
+    def _mesh_origin(self) -> np.ndarray | None:
+        """Origin of the mesh; None where there is no mesh, or none that can be read and would have to fit the views."""
+        if "mesh" not in self.parts:
+            return None
+        try:
+            return find_origin(self._aligned_vertices(read_ply(self._file(MESH_ENDING), self.name, faces=False)))
+        except BrokenScene:
+            return None
+
+    def _aligned_vertices(self, ply: Ply) -> np.ndarray:
+        """(V, 3) float64 vertices in the world."""
+        path, vertices = self._file(MESH_ENDING), ply.stacked("x", "y", "z")
+        if vertices is None:
+            raise BrokenScene(self.name, path, "the vertices have no x, y, z")
+        require_finite(vertices, path, self.name)
+        alignment = self.axis_alignment()
+        return vertices @ alignment[:3, :3].T + alignment[:3, 3]
 
     def mesh(self) -> Mesh:
         self.require("mesh")
         path = self._file(MESH_ENDING)
         ply = read_ply(path, self.name)
-        vertices, colors = ply.stacked("x", "y", "z"), ply.stacked("red", "green", "blue")
-        if vertices is None:
-            raise BrokenScene(self.name, path, "the vertices have no x, y, z")
-        require_finite(vertices, path, self.name)
-        alignment = self.axis_alignment()
-        vertices = (vertices @ alignment[:3, :3].T + alignment[:3, 3]).astype(np.float32)
+        vertices, colors = self._aligned_vertices(ply), ply.stacked("red", "green", "blue")
+        self._mesh_origin = find_origin(vertices)  # saves that property from reading the file again
+        vertices = (vertices - self._mesh_origin).astype(np.float32)
         mesh = Mesh(vertices, ply.faces, normals=vertex_normals(vertices, ply.faces))
         if colors is not None:
-            mesh.colors = colors.astype(np.float32) / 255
+            try:
+                mesh.colors = unit_colors(colors)
+            except ValueError as error:
+                raise BrokenScene(self.name, path, str(error)) from error
         if "labels" in self.parts:
             mesh.semantic = _CLASS_OF_NYU40_ID[self.nyu40()]
             mesh.instance = self._instances(len(vertices))
@@ -123,9 +150,7 @@ class ScanNetScene(FramesScene):
 
     def points(self) -> PointCloud:
         """The mesh's vertices with colours, normals and labels."""
-        mesh = self.mesh()
-        columns = (mesh.vertices, mesh.colors, mesh.normals, mesh.semantic, mesh.instance)
-        return PointCloud(*(None if c is None else torch.from_numpy(c) for c in columns))
+        return self.mesh().to_points(self.origin)
 
     def nyu40(self) -> np.ndarray:
         """The nyu40 id of each mesh vertex, (V,) int64 in 0 to 40, 0 where unlabelled.
@@ -215,23 +240,6 @@ def _class_table() -> np.ndarray:
 _CLASS_OF_NYU40_ID = _class_table()
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3) float32: the faces' normals averaged by area; (0, 0, 1) for a vertex of no face.
-
-    Args:
-        vertices: (V, 3) metres.
-        faces: (F, 3) vertex indices, counter-clockwise seen from outside.
-    """
-    corners = vertices[faces].astype(np.float64)
-    weighted = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # twice the area long
-    spread = np.repeat(weighted, 3, axis=0)
-    flat, count = faces.reshape(-1), len(vertices)
-    normals = np.stack([np.bincount(flat, weights=spread[:, axis], minlength=count) for axis in range(3)], 1)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    upright = np.array([0.0, 0.0, 1.0])
-    return np.where(length > 0, normals / np.where(length > 0, length, 1), upright).astype(np.float32)
-
-
 class ScanNet(SceneDataset):
     """ScanNet's own files, of the first and the second release.
 
@@ -239,6 +247,7 @@ class ScanNet(SceneDataset):
     """
 
     kind = "scannet"
+    classes = SCANNET20_CLASSES
 
     @classmethod
     def detect(cls, root: Path) -> bool:

@@ -171,7 +171,7 @@ class FramesScene(PosedScene):
             self.parts = frozenset({"views", "poses"} | ({"depth"} if has_depth else set()))
 
     def read_views(self) -> ViewList:
-        return self.frames.views
+        return self.frames.views.located()
 
     def image(self, index: int) -> Image.Image:
         self.require("views")

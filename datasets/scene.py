@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from PIL import Image
 
 from geo3d.datasets.files import decode
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
-from geo3d.errors import InputError
+from geo3d.errors import InputError, did_you_mean
 from geo3d.geometry import Camera, PointCloud, View
+from geo3d.geometry.origin import origin_rows
 
 #: Everything a scene can hold. A scene lists the parts it has in ``Scene.parts``.
 PARTS = {
@@ -43,7 +44,7 @@ class Mesh:
     """Triangle mesh with what is known per vertex.
 
     Args:
-        vertices: (V, 3) float32 metres.
+        vertices: (V, 3) float32 metres, less the origin of the scene.
         faces: (F, 3) int64 vertex indices.
         colors: (V, 3) float32 in [0, 1].
         normals: (V, 3) float32 unit vectors.
@@ -58,13 +59,23 @@ class Mesh:
     semantic: np.ndarray | None = None
     instance: np.ndarray | None = None
 
+    def to_points(self, origin: np.ndarray) -> PointCloud:
+        """The vertices with what is known of them.
+
+        Args:
+            origin: (3,) of the scene, see :attr:`Scene.origin`.
+        """
+        columns = (self.vertices, self.colors, self.normals, self.semantic, self.instance)
+        tensors = (None if c is None else torch.from_numpy(np.ascontiguousarray(c)) for c in columns)
+        return PointCloud(*tensors, origin=origin_rows(origin))
+
 
 @dataclass
 class Tracks:
-    """Sparse points of a structure-from-motion model and who sees them.
+    """Sparse points of a structure-from-motion model and the views that observe them.
 
     Args:
-        xyz: (P, 3) float64 world points.
+        xyz: (P, 3) float64 world points, less the origin of the scene.
         error: (P,) float64 mean reprojection error, pixels.
         view: (O,) int64 view index of each observation.
         point: (O,) int64 row of ``xyz`` of each observation.
@@ -93,6 +104,15 @@ class Scene:
     metric: bool = True
 
     @property
+    def origin(self) -> np.ndarray:
+        """(3,) float64: what was taken off points, mesh, poses and tracks alike, so that float32 keeps millimetres.
+
+        World coordinates are those of the parts plus this. Zeros unless the scene lies far from zero, see
+        :func:`geo3d.geometry.origin.find_origin`.
+        """
+        return np.zeros(3)
+
+    @property
     def remarks(self) -> tuple[Remark, ...]:
         """What the reader left out of the scene's views, such as listed images that do not exist; reads their list."""
         return ()
@@ -118,7 +138,7 @@ class Scene:
         raise MissingPart(f"scene {self.name} has no poses")
 
     def pose(self, index: int) -> np.ndarray:
-        """``world_from_camera`` (4, 4) float64 of view ``index``."""
+        """``world_from_camera`` (4, 4) float64 of view ``index``; the world's origin is that of the scene."""
         raise MissingPart(f"scene {self.name} has no poses")
 
     def image(self, index: int) -> Image.Image:
@@ -179,9 +199,10 @@ class Scene:
 
 
 class SceneDataset(Sequence):
-    """The scenes under one folder, in a fixed order.
+    """The scenes under one folder, in a fixed order; found by number, by slice and by name.
 
-    Subclasses set ``kind`` and implement :meth:`detect`, :meth:`names` and :meth:`open`.
+    Subclasses set ``kind`` and implement :meth:`detect`, :meth:`names` and :meth:`open`. Those whose scenes are
+    labelled set ``classes``, for the class or for the instance.
 
     Args:
         root: the folder.
@@ -194,6 +215,10 @@ class SceneDataset(Sequence):
     """
 
     kind: ClassVar[str]
+    #: Whether the layout is so general that it is tried only after all others.
+    last_resort: ClassVar[bool] = False
+    #: Names of the classes that labels count in; None where the dataset is not labelled.
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, root: str | Path, quarantine: Quarantine | None = None, split: str | Path | None = None) -> None:
         # Absolute, because the name of a scene that is the root itself is the folder's name.
@@ -233,10 +258,32 @@ class SceneDataset(Sequence):
     def __len__(self) -> int:
         return len(self.scene_names)
 
-    def __getitem__(self, index):
+    def __repr__(self) -> str:
+        count = len(self)
+        return f"{type(self).__name__}({str(self.root)!r}, {count} scene{'' if count == 1 else 's'})"
+
+    @overload
+    def __getitem__(self, index: int | str) -> Scene: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+
+    def __getitem__(self, index: int | str | slice) -> Scene | list[Scene]:
+        """Open the scene of a number or a name, or the scenes of a slice.
+
+        Raises:
+            InputError: no scene has that name.
+            IndexError: no scene has that number.
+            BrokenScene: the scene cannot be read.
+        """
         if isinstance(index, slice):
             return [self.open(name) for name in self.scene_names[index]]
-        return self.open(self.scene_names[index])
+        if not isinstance(index, str):
+            return self.open(self.scene_names[index])
+        if index not in self.scene_names:
+            near = did_you_mean(index, self.scene_names)
+            raise InputError(f"{self.root}: none of its {len(self)} scenes is named {index!r}{near}")
+        return self.open(index)
 
     def readable(self, *parts: str) -> Iterator[Scene]:
         """Scenes that open and hold all ``parts``; broken ones go to the quarantine.
@@ -266,12 +313,19 @@ def register_dataset(cls: type[SceneDataset]) -> type[SceneDataset]:
     if cls.kind in _REGISTRY:
         raise ValueError(f"dataset kind {cls.kind!r} is registered twice")
     _REGISTRY[cls.kind] = cls
+    for general in [kind for kind, reader in _REGISTRY.items() if reader.last_resort]:
+        _REGISTRY[general] = _REGISTRY.pop(general)
     return cls
 
 
 def list_datasets() -> list[str]:
     """Kinds that :func:`open_dataset` knows, in the order in which it tries them."""
     return list(_REGISTRY)
+
+
+def recognised_by(root: Path, but: str = "") -> str | None:
+    """The first kind whose layout a folder has, ``but`` one; None when it has none."""
+    return next((kind for kind, reader in _REGISTRY.items() if kind != but and reader.detect(root)), None)
 
 
 def open_dataset(
@@ -290,17 +344,20 @@ def open_dataset(
             ``split`` cannot be read.
     """
     root = Path(root).absolute()
+    if root.is_file():
+        raise InputError(f"{root}: is a file; give the root of a dataset, or read points with geo3d.read_points")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of a dataset")
     if kind == "auto":
-        kind = next((k for k, cls in _REGISTRY.items() if cls.detect(root)), "")
-        if not kind:
+        kind = recognised_by(root)
+        if kind is None:
             raise InputError(
                 f"{root}: not recognised as any of {', '.join(_REGISTRY)}; give one dataset's own folder, "
                 "laid out as in docs/datasets.md"
             )
     if kind not in _REGISTRY:
-        raise InputError(f"unknown dataset kind {kind!r}; known: {', '.join(_REGISTRY)}")
+        known = ", ".join(_REGISTRY)
+        raise InputError(f"unknown dataset kind {kind!r}; known: {known}{did_you_mean(kind, _REGISTRY)}")
     dataset = _REGISTRY[kind](root, quarantine, split)
     if len(dataset) == 0:
         raise InputError(f"{root}: no scene found in the {kind} layout; see docs/datasets.md")

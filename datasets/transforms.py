@@ -41,7 +41,7 @@ _PARTS = {"depth": "depth_file_path", "masks": "mask_path"}
 
 
 class TransformsScene(PosedScene):
-    """One capture. Its scale is arbitrary unless whoever wrote it saw to that, so ``metric`` is False.
+    """One capture. Nothing in it says in which unit, so ``metric`` is False.
 
     ``depth`` and ``masks`` are there when every listed frame names a file (``depth_file_path``: 16-bit PNG, units of
     the poses divided by 1000; ``mask_path``: black where not the object).
@@ -109,7 +109,7 @@ class TransformsScene(PosedScene):
         opengl = np.array([self._matrix(frame) for _, frame in frames])
         cameras = [self._camera(path, {**self._shared, **frame}) for path, frame in frames]
         check_size(frames[0][0], self.name, cameras[0])
-        return ViewList(names, cameras, opengl @ _OPENGL_FROM_OPENCV, skipped)
+        return ViewList(names, cameras, opengl @ _OPENGL_FROM_OPENCV, skipped).located()
 
     def _camera(self, path: Path, values: dict[str, Any]) -> Camera:
         """Camera by the frame's own values over the shared ones."""

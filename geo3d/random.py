@@ -20,6 +20,7 @@ class Stream(IntEnum):
     MEASURE_SPARK3D = 104
     PROBE_VALIDATION = 105
     PROBE_VOXELS = 106
+    SURFACE_SAMPLES = 120
 
 
 @unique

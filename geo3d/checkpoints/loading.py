@@ -122,11 +122,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def _refusal(error: pickle.UnpicklingError) -> str:
     """Why torch would not unpickle a file, in few words."""
     text = " ".join(str(error).split())
-    wanted = re.search(
-        r"GLOBAL (\S+) was not an allowed global|[Uu]nsupported (?:global|class)[^.]*?: GLOBAL (\S+)", text
-    )
-    if wanted:
-        return f"it asks for {wanted[1] or wanted[2]}"
+    if wanted := re.search(r"GLOBAL (\S+)", text):
+        return f"it asks for {wanted[1]}"
     reason = re.search(r"WeightsUnpickler error: (.*?)(?: Please file| Check the documentation|$)", text)
     return reason[1] if reason else "it is not a torch.save file"
 

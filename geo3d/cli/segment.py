@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from geo3d.cli import command_line
+from geo3d.datasets import read_cloud
 from geo3d.datasets.files import make_folder
-from geo3d.datasets.ply import read_ply
-from geo3d.datasets.scannet import SCANNET20_CLASSES, vertex_normals
-from geo3d.datasets.scene import open_dataset
-from geo3d.errors import InputError
-from geo3d.geometry import PointCloud
+from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
 from geo3d.viz.points import draw_labels, write_labelled_points
@@ -29,7 +25,7 @@ class SegmentScene:
     checkpoint: Path
     """Run folder of `geo3d pretrain swin3d`, one of its checkpoints, or the authors' file."""
     scene: Path
-    """Folder of one scene, such as a ScanNet scan, or a PLY file of points or a mesh; metres, z up."""
+    """Folder of one scene, such as a ScanNet scan, or a file of points or a mesh (PLY, PCD, OBJ, ...); metres, z up."""
     out: Path = Path("segmentation.ply")
     """PLY file to write; the picture goes beside it."""
     voxel_size: float | None = None
@@ -39,31 +35,6 @@ class SegmentScene:
 def main(args: list[str], program: str) -> None:
     """Read the command line, segment one scene, print what was found."""
     print(segment_scene(command_line.parse(SegmentScene, args, program)))
-
-
-def read_cloud(path: Path) -> PointCloud:
-    """Points of a scene's folder or of a PLY file, with colours, normals and labels where they are known.
-
-    Raises:
-        InputError: neither of them, more than one scene, or no points.
-    """
-    if path.suffix.lower() == ".ply":
-        return _read_ply(path)
-    scenes = open_dataset(path)
-    if len(scenes) != 1:
-        raise InputError(f"{path}: holds {len(scenes)} scenes; give the folder of one, or a PLY file")
-    return scenes[0].points()
-
-
-def _read_ply(path: Path) -> PointCloud:
-    ply = read_ply(path, path.stem)
-    xyz, colors, normals = (ply.stacked(*n) for n in (("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")))
-    if xyz is None:
-        raise InputError(f"{path}: the vertices have no x, y, z")
-    if normals is None and len(ply.faces):
-        normals = vertex_normals(xyz, ply.faces)
-    columns = (xyz, None if colors is None else colors / 255, normals)
-    return PointCloud(*(None if c is None else torch.from_numpy(c.astype(np.float32)) for c in columns))
 
 
 def segment_scene(config: SegmentScene) -> str:
@@ -79,15 +50,15 @@ def segment_scene(config: SegmentScene) -> str:
     """
     make_folder(config.out.parent)
     model = create_model("swin3d", checkpoint=config.checkpoint)
-    cloud = read_cloud(config.scene)
+    cloud, known = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
     count = model.config.num_classes
-    known = _classes_of(config.scene)
     comparable = known is not None and len(known) == count
     classes = known if comparable else _names(count)
 
     labels = predicted.numpy()
-    write_labelled_points(config.out, cloud.xyz.numpy(), labels, count)
+    origin = None if cloud.origin is None else cloud.origin.numpy()
+    write_labelled_points(config.out, cloud.xyz.numpy(), labels, count, origin)
     panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
     lines = [_shares(labels, classes)]
     if cloud.semantic is not None and comparable:
@@ -101,11 +72,6 @@ def segment_scene(config: SegmentScene) -> str:
     normals = None if cloud.normals is None else cloud.normals.numpy()
     Image.fromarray(draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes)).save(picture)
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
-
-
-def _classes_of(scene: Path) -> Sequence[str] | None:
-    """The classes that labels of a scene's folder count in; None where they are not known, as those of a file."""
-    return getattr(open_dataset(scene), "classes", SCANNET20_CLASSES) if scene.is_dir() else None
 
 
 def _names(count: int) -> Sequence[str]:

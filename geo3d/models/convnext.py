@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
-from geo3d.models.encoder import StageInfo
-from geo3d.models.image_encoder import ImageEncoder
+from geo3d.models.image_encoder import PyramidEncoder
 from geo3d.nn.channel_norm import ChannelNorm, SampleDropPath
 
 _EPS = 1e-6
@@ -62,7 +60,7 @@ class ConvNeXtBlock(nn.Module):
         return x + self.drop_path(sites.permute(0, 3, 1, 2))
 
 
-class ConvNeXt(ImageEncoder):
+class ConvNeXt(PyramidEncoder):
     """A ConvNeXt without last norm and classifier.
 
     Args:
@@ -71,7 +69,6 @@ class ConvNeXt(ImageEncoder):
     """
 
     family = "convnext"
-    side_multiple = 32
 
     def __init__(self, config: ConvNeXtConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -99,19 +96,10 @@ class ConvNeXt(ImageEncoder):
                 nn.init.trunc_normal_(module.weight, std=_STD, generator=generator)
                 nn.init.zeros_(module.bias)
 
-    @property
-    def feature_info(self) -> list[StageInfo]:
-        """The four stages, of strides 4, 8, 16 and 32."""
-        return [StageInfo(f"stage{n}", channels, 4 * 2**n) for n, channels in enumerate(self.config.channels)]
-
-    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
         x, maps = images, []
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x))
             maps.append(x)
-        return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> the last map (B, C, H / 32, W / 32)."""
-        return self.features(images)[-1]
+        return maps

@@ -176,7 +176,7 @@ class Family:
             warnings.warn(
                 f"{path}: the authors of {self.title} license their weights for non-commercial use ({self.licence})",
                 NonCommercialWeights,
-                stacklevel=4,
+                stacklevel=3,
             )
         return model
 

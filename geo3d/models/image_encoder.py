@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import View
-from geo3d.models.encoder import Encoder, as_list, require_range
+from geo3d.models.encoder import Encoder, StageInfo, as_list, require_range
 from geo3d.nn.colors import normalise
 
 _HINT = "hand in uint8 of 0 to 255, or floats of 0 to 1"
@@ -49,6 +50,30 @@ class ImageEncoder(Encoder):
         normalised = (normalise(image.to(self.device).unsqueeze(0)) for image in images)
         padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in normalised]
         return torch.cat(padded)
+
+
+class PyramidEncoder(ImageEncoder):
+    """A convolutional encoder whose four stages have strides 4, 8, 16 and 32, with ``config.channels``."""
+
+    side_multiple = 32
+
+    @property
+    def feature_info(self) -> list[StageInfo]:
+        """The four stages."""
+        return [StageInfo(f"stage{n}", channels, 4 * 2**n) for n, channels in enumerate(self.config.channels)]
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of all stages."""
+
+    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
+        maps = self.maps(images)
+        return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> the last map (B, C, H / 32, W / 32)."""
+        return self.maps(images)[-1]
 
 
 def _colours(image: Any) -> list[Tensor]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
-from geo3d.models.encoder import StageInfo
-from geo3d.models.image_encoder import ImageEncoder
+from geo3d.models.image_encoder import PyramidEncoder
 from geo3d.nn.channel_norm import SampleDropPath
 
 _EXPANSION = 4
@@ -67,7 +65,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.drop_path(self.bn3(self.conv3(x))) + shortcut)
 
 
-class ResNet(ImageEncoder):
+class ResNet(PyramidEncoder):
     """A ResNet without classifier.
 
     Args:
@@ -76,7 +74,6 @@ class ResNet(ImageEncoder):
     """
 
     family = "resnet"
-    side_multiple = 32
 
     def __init__(self, config: ResNetConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -105,20 +102,11 @@ class ResNet(ImageEncoder):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    @property
-    def feature_info(self) -> list[StageInfo]:
-        """The four stages, of strides 4, 8, 16 and 32."""
-        return [StageInfo(f"stage{n}", channels, 4 * 2**n) for n, channels in enumerate(self.config.channels)]
-
-    def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             maps.append(x)
-        return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> the last map (B, 32 x width, H / 32, W / 32)."""
-        return self.features(images)[-1]
+        return maps

@@ -19,7 +19,7 @@ from geo3d.errors import InputError, did_you_mean
 from geo3d.models.convnext import ConvNeXt, ConvNeXtConfig
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
-from geo3d.models.image_encoder import ImageEncoder
+from geo3d.models.image_encoder import ImageEncoder, PyramidEncoder
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.nn.filled_conv import Fill, FilledConv2d
 from geo3d.nn.masked_conversion import Layout, to_sparse
@@ -279,30 +279,26 @@ ENCODERS: dict[str, EncoderConfig] = {
     "convnext_atto": ConvNeXtConfig((2, 2, 6, 2), (40, 80, 160, 320)),
 }
 
-RESNET_FAMILY = Family(
-    name="resnet",
-    title="ResNet",
-    network=ResNet,
-    config=ResNetConfig,
-    presets={name: config for name, config in ENCODERS.items() if isinstance(config, ResNetConfig)},
-    read=read_spark,
-    published="spark",
-    free=("drop_path_rate",),
-    files=_RESNETS,
-    licence="MIT",
-)
-CONVNEXT_FAMILY = Family(
-    name="convnext",
-    title="ConvNeXt",
-    network=ConvNeXt,
-    config=ConvNeXtConfig,
-    presets={name: config for name, config in ENCODERS.items() if isinstance(config, ConvNeXtConfig)},
-    read=read_spark,
-    published="spark",
-    free=("drop_path_rate",),
-    files=_CONVNEXTS,
-    licence="MIT",
-)
+
+def _encoder_family(name: str, network: type[PyramidEncoder], config: type, files: tuple[ReleasedFile, ...]) -> Family:
+    """The family of a kind of encoder."""
+    presets = {preset: sizes for preset, sizes in ENCODERS.items() if isinstance(sizes, config)}
+    return Family(
+        name,
+        title=network.__name__,
+        network=network,
+        config=config,
+        presets=presets,
+        read=read_spark,
+        published="spark",
+        free=("drop_path_rate",),
+        files=files,
+        licence="MIT",
+    )
+
+
+RESNET_FAMILY = _encoder_family("resnet", ResNet, ResNetConfig, _RESNETS)
+CONVNEXT_FAMILY = _encoder_family("convnext", ConvNeXt, ConvNeXtConfig, _CONVNEXTS)
 ENCODER_FAMILIES = {"resnet": RESNET_FAMILY, "convnext": CONVNEXT_FAMILY}
 FAMILY = SparKFamily(
     name="spark",

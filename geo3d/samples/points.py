@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
@@ -18,8 +17,6 @@ from geo3d.geometry import PointCloud
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Kind of dataset -> the classes that its labels count in.
-CLASSES = {"scannet": SCANNET20_CLASSES}
 _KEPT_CLOUDS = 64  # a scan of 80,000 vertices takes 4 MB
 
 
@@ -123,7 +120,7 @@ class LabelledScenes(PointScenes):
     def __init__(self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]]) -> None:
         super().__init__(datasets, scenes)
         kinds = sorted({self.datasets[number].kind for number, _ in self.scenes})
-        named = {CLASSES[kind] for kind in kinds}
+        named = {self.datasets[number].classes for number, _ in self.scenes}
         if len(named) > 1:
             raise InputError(
                 f"datasets of kinds {', '.join(kinds)} have different classes; train on one kind at a time"

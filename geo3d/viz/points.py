@@ -27,7 +27,9 @@ def label_colors(classes: int) -> np.ndarray:
     return np.array([*(np.array(colors) * 255).round().tolist(), _UNLABELLED]).astype(np.uint8)
 
 
-def write_labelled_points(path: str | Path, xyz: np.ndarray, labels: np.ndarray, classes: int) -> None:
+def write_labelled_points(
+    path: str | Path, xyz: np.ndarray, labels: np.ndarray, classes: int, origin: np.ndarray | None = None
+) -> None:
     """Write points coloured by label as a PLY file that viewers show as it is.
 
     Args:
@@ -35,22 +37,28 @@ def write_labelled_points(path: str | Path, xyz: np.ndarray, labels: np.ndarray,
         xyz: (N, 3) metres.
         labels: (N,) class of each point, -1 for none; written as property ``label`` too.
         classes: number of classes.
+        origin: (3,) or (1, 3), put back before the points are written, then as float64; None: as float32.
     """
     colors = label_colors(classes)[labels]
-    columns = {axis: xyz[:, i].astype(np.float32) for i, axis in enumerate("xyz")}
+    columns = _coordinates(xyz, origin)
     columns |= {name: colors[:, i] for i, name in enumerate(("red", "green", "blue"))}
     write_ply(path, columns | {"label": labels.astype(np.int16)})
 
 
 def write_points(path: str | Path, cloud: PointCloud, **more: np.ndarray) -> None:
-    """Write coloured points as a PLY file.
+    """Write the coloured points of one scene as a PLY file.
 
     Args:
         path: the file to write.
-        cloud: points, with colours where known.
+        cloud: points, with colours where known; an origin is put back, and coordinates are then float64.
         more: further properties (N,), written in their own types.
+
+    Raises:
+        ValueError: more than one scene, with origins.
     """
-    columns = {axis: cloud.xyz[:, i].float().cpu().numpy() for i, axis in enumerate("xyz")}
+    if cloud.origin is not None and cloud.batch_size != 1:
+        raise ValueError(f"write_points: scenes with an origin are written one by one, got {cloud.batch_size}")
+    columns = _coordinates(cloud.xyz.cpu().numpy(), None if cloud.origin is None else cloud.origin.cpu().numpy())
     colors = _bytes(cloud)
     columns |= {name: colors[:, i] for i, name in enumerate(("red", "green", "blue"))}
     write_ply(path, columns | more)
@@ -105,6 +113,15 @@ def draw_labels(
         sheet.draw.rectangle((left, top + 2, left + 12, top + 14), fill=tuple(int(c) for c in palette[label]))
         sheet.write(classes[label], left + 18, top)
     return sheet.pixels()
+
+
+def _coordinates(xyz: np.ndarray, origin: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Columns x, y, z: float32, or float64 with an origin put back that is not zero."""
+    if origin is None or not origin.any():
+        placed = xyz.astype(np.float32)
+    else:
+        placed = xyz.astype(np.float64) + origin
+    return {axis: placed[:, i] for i, axis in enumerate("xyz")}
 
 
 def _bytes(cloud: PointCloud) -> np.ndarray:

@@ -154,27 +154,33 @@ def write_colmap(
     poses: np.ndarray,
     model: str = "PINHOLE",
     parameters: Sequence[float] | None = None,
+    shift: np.ndarray | None = None,
 ) -> None:
-    """A binary COLMAP model in which every image sees all of :data:`POINTS`, and one more keypoint that is no point."""
+    """A binary COLMAP model in which every image sees all of :data:`POINTS`, and one more keypoint that is no point.
+
+    ``shift`` (3,) is added to points and poses alike.
+    """
     from scipy.spatial.transform import Rotation
 
     folder.mkdir(parents=True)
+    shift = np.zeros(3) if shift is None else shift
     if parameters is None:  # COLMAP's first pixel has its centre at (0.5, 0.5)
         parameters = (COLOR.fx, COLOR.fy, COLOR.cx + 0.5, COLOR.cy + 0.5)
     camera = struct.pack(f"<iiQQ{len(parameters)}d", 1, COLMAP_MODELS[model], COLOR.width, COLOR.height, *parameters)
     (folder / "cameras.bin").write_bytes(struct.pack("<Q", 1) + camera)
     images = struct.pack("<Q", len(names))
     for number, (name, pose) in enumerate(zip(names, poses), 1):
-        camera_from_world = np.linalg.inv(pose)
-        x, y, z, w = Rotation.from_matrix(camera_from_world[:3, :3]).as_quat()
-        images += struct.pack("<i7di", number, w, x, y, z, *camera_from_world[:3, 3], 1) + name.encode() + b"\0"
+        rotation = pose[:3, :3].T
+        x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+        translation = -rotation @ (pose[:3, 3] + shift)
+        images += struct.pack("<i7di", number, w, x, y, z, *translation, 1) + name.encode() + b"\0"
         keypoints = struct.pack("<ddq", 1.0, 2.0, -1)
         for point, (u, v) in enumerate(project(COLOR, pose, POINTS), 1):
             keypoints += struct.pack("<ddq", u + 0.5, v + 0.5, point)
         images += struct.pack("<Q", 1 + len(POINTS)) + keypoints
     (folder / "images.bin").write_bytes(images)
     points = struct.pack("<Q", len(POINTS))
-    for number, xyz in enumerate(POINTS, 1):
+    for number, xyz in enumerate(POINTS + shift, 1):
         points += struct.pack("<q3d3BdQ", number, *xyz, 10, 20, 30, 0.25, len(names))
         points += b"".join(struct.pack("<ii", image, number) for image in range(1, len(names) + 1))
     (folder / "points3D.bin").write_bytes(points)
@@ -230,6 +236,16 @@ def build_image_pairs(root: Path) -> None:
             picture(seed=index).save(root / place / f"{index}.jpg")
 
 
+def build_point_files(root: Path) -> None:
+    """Two labelled scenes, one in a PLY file and one in NumPy's."""
+    for name in ("bedroom", "attic"):
+        (root / name).mkdir(parents=True)
+    labels = np.array([0, 0, 1, 1, 2, 2, -1, -1])
+    write_ply(root / "bedroom" / "scan.ply", cube_properties() | {"label": labels.astype(np.int16)}, CUBE_FACES)
+    np.savez(root / "attic" / "points.npz", xyz=CUBE, colors=CUBE_COLORS, labels=labels)
+    (root / "classes.txt").write_text("wall\nfloor\nshower curtain\n")
+
+
 #: Builder of each kind that :func:`geo3d.datasets.open_dataset` knows: writes at least two scenes into a new folder.
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "scannet": build_scannet,
@@ -237,4 +253,5 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "mvimgnet": build_mvimgnet,
     "transforms": build_transforms,
     "image_pairs": build_image_pairs,
+    "point_files": build_point_files,
 }

@@ -25,10 +25,14 @@ READ = {
     "masks": lambda scene: scene.mask(0),
     "points": lambda scene: scene.points(),
     "mesh": lambda scene: scene.mesh(),
-    "labels": lambda scene: (scene.require("labels"), scene.mesh()),
+    "labels": lambda scene: (scene.require("labels"), scene.points()),
     "tracks": lambda scene: scene.tracks(),
     "pairs": lambda scene: scene.pairs(),
 }
+
+
+def view_names(scene: Scene) -> list[str]:
+    return list(scene.view_names) if "views" in scene.parts else []
 
 
 @pytest.fixture(params=list_datasets())
@@ -74,7 +78,7 @@ def test_scenes_are_complete(dataset):
 
 
 def test_order_does_not_depend_on_the_file_system(kind, root, dataset, monkeypatch):
-    expected = {scene.name: list(scene.view_names) for scene in dataset}
+    expected = {scene.name: view_names(scene) for scene in dataset}
     real_scandir, real_listdir = os.scandir, os.listdir
 
     class Reversed:
@@ -101,7 +105,7 @@ def test_order_does_not_depend_on_the_file_system(kind, root, dataset, monkeypat
 
     monkeypatch.setattr(os, "scandir", Reversed)
     monkeypatch.setattr(os, "listdir", lambda path=".": real_listdir(path)[::-1])
-    again = {scene.name: list(scene.view_names) for scene in open_dataset(root, kind)}
+    again = {scene.name: view_names(scene) for scene in open_dataset(root, kind)}
     assert list(again.items()) == list(expected.items())
 
 
@@ -113,8 +117,8 @@ def test_scenes_travel_to_workers(dataset):
         used = pickle.loads(pickle.dumps(scene))
         for copy in (fresh, used):
             assert copy.parts == scene.parts
-            assert list(copy.view_names) == list(scene.view_names)
-            for index in range(len(scene.view_names)):
+            assert view_names(copy) == view_names(scene)
+            for index in range(len(view_names(scene))):
                 assert np.array_equal(np.asarray(copy.image(index)), np.asarray(scene.image(index)))
                 if "poses" in scene.parts:
                     assert np.array_equal(copy.pose(index), scene.pose(index))
@@ -138,6 +142,8 @@ def test_readable_filters_by_part(dataset):
 
 def test_views(dataset):
     for scene in dataset:
+        if "views" not in scene.parts:
+            continue
         names = scene.view_names
         assert len(names) >= 2
         assert len(set(names)) == len(names)
@@ -192,6 +198,35 @@ def test_masks(dataset):
             assert mask.dtype == np.bool_
             assert mask.shape[::-1] == scene.image(index).size
             assert mask.any()
+
+
+def test_scenes_are_found_by_name_and_described(kind, root, dataset):
+    for number, name in enumerate(dataset.scene_names):
+        assert dataset[name].name == dataset[number].name == name
+    assert repr(dataset) == f"{type(dataset).__name__}('{root}', {len(dataset)} scenes)"
+    close = dataset.scene_names[0] + "x"
+    with pytest.raises(InputError, match=rf"is named '{close}'; did you mean '"):
+        dataset[close]
+    with pytest.raises(InputError, match=r"is named '§§'$"):
+        dataset["§§"]
+    for number in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset[number]
+
+
+def test_origins_are_zero_near_zero(dataset):
+    for scene in dataset:
+        assert (scene.origin.dtype, scene.origin.tolist()) == (np.float64, [0, 0, 0])
+        if "points" in scene.parts:
+            assert scene.points().origin is None
+
+
+def test_labelled_datasets_name_their_classes(dataset):
+    labelled = any("labels" in scene.parts for scene in dataset)
+    assert (dataset.classes is not None) == labelled
+    for scene in dataset.readable("labels"):
+        labels = scene.points().semantic
+        assert -1 <= labels.min() < labels.max() < len(dataset.classes)
 
 
 def test_points(dataset):

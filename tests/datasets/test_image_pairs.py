@@ -37,7 +37,7 @@ def test_each_image_of_a_place_pairs_with_each(tmp_path):
 def test_a_single_image_is_no_place(tmp_path):
     save(tmp_path, "alone/1.jpg", "bridge/1.jpg", "bridge/2.jpg")
     assert list(ImagePairs(tmp_path).scene_names) == ["bridge"]
-    with pytest.raises(InputError, match=r"not recognised as any of .*image_pairs; .*docs/datasets.md"):
+    with pytest.raises(InputError, match=r"not recognised as any of .*image_pairs, .*docs/datasets.md"):
         open_dataset(tmp_path / "alone")
 
 

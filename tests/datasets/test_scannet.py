@@ -29,7 +29,7 @@ from dataset_builders import (
 
 from geo3d.datasets import BrokenScene, Quarantine, ScanNet, open_dataset
 from geo3d.datasets.ply import read_ply
-from geo3d.datasets.scannet import SCANNET20_CLASSES, SCANNET20_NYU40_IDS, ScanNetScene, vertex_normals
+from geo3d.datasets.scannet import SCANNET20_CLASSES, SCANNET20_NYU40_IDS, ScanNetScene
 from geo3d.viz.ply import write_ply
 
 NAME = "scene0000_00"
@@ -188,18 +188,6 @@ def test_official_split(tmp_path):
     (tmp_path / "scannetv2_val.txt").write_text("scene0001_00\nscene0000_00\n")
     dataset = open_dataset(tmp_path, split=tmp_path / "scannetv2_val.txt")
     assert [scene.name for scene in dataset] == ["scene0001_00", "scene0000_00"]
-
-
-def test_vertex_normals_weigh_by_area():
-    # A vertex shared by a face of area 2 that looks up and one of area 1/2 that looks along x.
-    vertices = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 1, 0], [0, 0, 1], [9, 9, 9]], dtype=np.float32)
-    normals = vertex_normals(vertices, np.array([[0, 1, 2], [0, 3, 4]]))
-    expected = np.array([1, 0, 4]) / np.sqrt(17)
-    np.testing.assert_allclose(normals[0], expected, atol=1e-7)  # float32
-    np.testing.assert_allclose(normals[1], [0, 0, 1], atol=1e-7)
-    np.testing.assert_allclose(normals[3], [1, 0, 0], atol=1e-7)
-    assert normals[5].tolist() == [0, 0, 1], "no face: upright"
-    assert vertex_normals(vertices, np.zeros((0, 3), np.int64)).tolist() == [[0, 0, 1]] * 6
 
 
 def cut(path: Path, size: int) -> None:

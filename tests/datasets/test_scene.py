@@ -61,10 +61,16 @@ def test_a_kind_is_registered_once():
 def test_folders_that_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         open_dataset(tmp_path / "absent")
+    (tmp_path / "file.ply").touch()
+    with pytest.raises(InputError, match=r"is a file; .*geo3d.read_points"):
+        open_dataset(tmp_path / "file.ply")
+    (tmp_path / "file.ply").unlink()
     with pytest.raises(InputError, match=r"not recognised as any of scannet, .*docs/datasets.md"):
         open_dataset(tmp_path)
     with pytest.raises(InputError, match="unknown dataset kind 'kitti'; known: scannet"):
         open_dataset(tmp_path, "kitti")
+    with pytest.raises(InputError, match=r"unknown dataset kind 'scanet'; known: .*; did you mean 'scannet'\?"):
+        open_dataset(tmp_path, "scanet")
     with pytest.raises(InputError, match="no scene found in the scannet layout"):
         open_dataset(tmp_path, "scannet")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ def cloud(count: int, seed: int = 0) -> PointCloud:
 
 
 FIELDS = ("xyz", "colors", "normals", "semantic", "instance", "offsets")
+FAR = torch.tensor([[500000.0, 5400000.0, 301.0]], dtype=torch.float64)
 
 
 def test_a_single_scene_has_two_offsets():
@@ -94,6 +96,26 @@ def test_numpy_round_trip_leaves_out_what_is_unknown():
 def test_fields_that_do_not_fit(fields, message):
     with pytest.raises(ValueError, match=message):
         PointCloud(**{"xyz": torch.zeros(4, 3), **fields})
+
+
+def test_origins_are_packed_taken_apart_and_put_back():
+    far, near = replace(cloud(3, 1), origin=FAR), cloud(2, 2)
+    packed = PointCloud.pack([near, far, PointCloud.pack([far, near])])
+    assert packed.origin.tolist() == [[0, 0, 0], FAR[0].tolist(), FAR[0].tolist(), [0, 0, 0]]
+    assert packed.scene(1).origin.tolist() == FAR.tolist()
+    expected = torch.cat([near.xyz.double(), far.xyz.double() + FAR, far.xyz.double() + FAR, near.xyz.double()])
+    assert torch.equal(packed.world(), expected)
+    back = PointCloud.from_numpy(packed.to_numpy())
+    assert torch.equal(back.world(), expected)
+    assert PointCloud.pack([near, near]).origin is None
+    assert near.scene(0).origin is None
+    assert near.world().dtype == torch.float64
+
+
+@pytest.mark.parametrize("origin", [FAR.float(), FAR[0], FAR.repeat(2, 1)], ids=["float32", "one row", "two rows"])
+def test_origins_that_do_not_fit(origin):
+    with pytest.raises(ValueError, match=r"origin must be \(1, 3\) torch.float64"):
+        PointCloud(torch.zeros(4, 3), origin=origin)
 
 
 def test_an_empty_list_cannot_be_packed():

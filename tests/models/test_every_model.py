@@ -267,9 +267,7 @@ def test_an_unknown_model_is_told_with_the_nearest() -> None:
 def test_a_name_that_contradicts_the_file_is_told_with_the_files_own(tmp_path: Path) -> None:
     save_model(create_model("croco_tiny", encoder_depth=2), tmp_path / "croco")
     save_model(create_model("resnet_tiny"), tmp_path / "resnet")
-    with pytest.raises(
-        InputError, match=r"holds croco_tiny, not the croco_v2_base_small .*dim is 192 in the file"
-    ):
+    with pytest.raises(InputError, match=r"holds croco_tiny, not the croco_v2_base_small .*dim is 192 in the file"):
         create_model("croco_v2_base_small", checkpoint=tmp_path / "croco")
     with pytest.raises(InputError, match=r"holds a croco_tiny \(CroCo\), not a resnet50 \(ResNet\)"):
         create_model("resnet50", checkpoint=tmp_path / "croco")
@@ -280,11 +278,9 @@ def test_a_name_that_contradicts_the_file_is_told_with_the_files_own(tmp_path: P
         create_model(checkpoint=tmp_path / "bare.pth")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if family_of(SMALL[f]).read])  # that have authors' files
 def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> None:
     options = OPTIONS[family][0] | ({"decoder": "linear"} if family == "swin3d" else {})
-    if family == "sparse_resnet":
-        pytest.skip("its authors released no files, so that none come in their layout")
     model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
     state = model.state_dict()
     wrapped = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model.module._orig_mod."]
@@ -296,11 +292,6 @@ def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> 
     }  # fmt: skip
     numbers = {"history": np.arange(5.0), "n": np.uint8(3), "best": np.float64(1)}
     layouts["numpy beside"] = {"state_dict": state, **numbers}
-        "state_dict": state,
-        "history": np.arange(5.0),
-        "best": np.float32(0.5),
-        "n": np.uint8(3),
-    }
     layouts["numbers among"] = state | {"epoch": 3, "rng": np.arange(4), "note": "from Tuesday"}
     # CroCo's files state their sizes beside the weights where they are not the defaults.
     own = {"croco_kwargs": _published_arguments(model.config)} if family == "croco" else {}
@@ -437,7 +428,7 @@ def test_every_form_of_an_image_is_prepared_alike(image_encoder: Encoder) -> Non
     ("make", "message"),
     [
         (lambda a: a.astype(np.float32), r"must lie in \[0, 1\], found 0 to 255; hand in uint8"),
-        (lambda a: a.astype(np.int64), "type int64 are not read; hand in uint8"),
+        (lambda a: a.astype(np.int64), r"type torch\.int64 are not read; hand in uint8"),
         (lambda a: a.astype(np.uint16) * 257, "type uint16 are not read"),
         (lambda a: torch.from_numpy(a).int(), r"type torch\.int32 are not read"),
         (lambda a: a.transpose(2, 0, 1), r"got \(3, 60, 90\); move the channels last"),
@@ -517,7 +508,7 @@ def test_points_of_a_view_and_bare_positions() -> None:
         (lambda c: PointCloud(c.xyz.where(c.xyz > 0.5, torch.nan), c.colors, c.normals), "positions hold NaN"),
         (lambda c: PointCloud((100 * c.xyz).long(), c.colors, c.normals), "positions must be floats, metres"),
         (lambda c: PointCloud(c.xyz[:0]), "holds no point"),
-        (lambda c: torch.cat([c.xyz, c.colors], 1), r"an array of points is \(N, 3\), got \(60, 6\)"),
+        (lambda c: torch.cat([c.xyz, c.colors], 1), r"an array of points is \(N, 3\), got \(59, 6\)"),
         (lambda c: photos()[0], "not a Image"),
         (lambda c: [c, SparseVoxels(torch.zeros(1, 4).int(), torch.zeros(1, 6))], "not both in one list"),
         (lambda c: SparseVoxels(torch.zeros(1, 4).int(), torch.zeros(1, 5)), r"6 features \(colors, normals\), got"),

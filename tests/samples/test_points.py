@@ -14,6 +14,7 @@ from geo3d import InputError
 from geo3d.datasets import Mesh, MissingPart, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.ply import read_ply
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.geometry import PointCloud
 from geo3d.methods.spark3d import SparK3D, SparK3DConfig
 from geo3d.samples.points import LabelledScenes, PointScenes, labelled_points
@@ -39,7 +40,8 @@ class MemoryScene(Scene):
 class MemoryDataset(SceneDataset):
     """Scenes that are handed in."""
 
-    kind = "scannet"
+    kind = "memory"
+    classes = SCANNET20_CLASSES
 
     def __init__(self, scenes: list[Scene]) -> None:
         self.scenes = {scene.name: scene for scene in scenes}

@@ -1,0 +1,133 @@
+"""Files of points, one scene each: a layout of one's own without a line of code.
+
+Layout::
+
+    <root>/classes.txt             names of the classes, one a line; needed only for labels
+           <scene>.ply             or another file that read_points reads, and
+           <scene>/<any name>.ply  folders that hold one such file; such a folder may also be the root
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from geo3d.datasets.files import numeric_order, read_text, subfolders
+from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
+from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset, recognised_by
+from geo3d.errors import InputError
+from geo3d.geometry import PointCloud
+
+_CLASSES = "classes.txt"
+_LOOKED_AT = 8
+# Too much else is kept in these: lists, notes, tables.
+_NO_SCENES = frozenset({".txt", ".csv"})
+
+
+class PointFileScene(Scene):
+    """The points of one file.
+
+    ``labels`` are there when the dataset names its classes and the file has a column of labels. Nothing tells in which
+    unit a file's lengths are, nor which way is up: metres and z are assumed.
+
+    Args:
+        name: unique in the dataset.
+        file: the file.
+        classes: names of the classes that labels count in; None when there are none.
+
+    Raises:
+        BrokenScene: the file's header is damaged.
+    """
+
+    def __init__(self, name: str, file: Path, classes: tuple[str, ...] | None) -> None:
+        self.name, self.root, self.file, self._classes = name, file.parent, file, classes
+        labelled = classes is not None and holds_labels(file, name)
+        self.parts = frozenset({"points", "labels"} if labelled else {"points"})
+
+    @property
+    def origin(self) -> np.ndarray:
+        origin = self.points().origin
+        return super().origin if origin is None else origin[0].numpy()
+
+    def points(self) -> PointCloud:
+        """The file's points; labels are class numbers, -1 where ignored, and left out where no classes are named.
+
+        Raises:
+            BrokenScene: the file is damaged, or a label is no class.
+        """
+        cloud = read_scene_points(self.file, self.name)
+        if "labels" not in self.parts:
+            cloud.semantic = None
+            return cloud
+        low, high = int(cloud.semantic.min()), int(cloud.semantic.max())
+        if not -1 <= low <= high < len(self._classes):
+            reason = f"labels lie within {low} to {high}; {_CLASSES} names classes 0 to {len(self._classes) - 1}"
+            raise BrokenScene(self.name, self.file, f"{reason}, and -1 means none")
+        return cloud
+
+
+class PointFiles(SceneDataset):
+    """A folder of files of points, or of folders with one such file each; or one of these folders."""
+
+    kind = "point_files"
+    last_resort = True
+
+    @classmethod
+    def detect(cls, root: Path) -> bool:
+        holds = bool(_point_files(root)) or any(
+            len(_point_files(root / name)) == 1 for name in subfolders(root)[:_LOOKED_AT]
+        )
+        return holds and not recognised_by(root, but=cls.kind)
+
+    def names(self) -> list[str]:
+        files, folders = _point_files(self.root), subfolders(self.root)
+        inside = [name for name in folders if _point_files(self.root / name)]
+        alone = len(files) == 1 and not inside
+        self.classes = _read_classes([self.root, self.root.parent] if alone else [self.root])
+        if alone:
+            self._places = {self.root.name: self.root}
+            return [self.root.name]
+        places = [(Path(name).stem, self.root / name) for name in files] + [(name, self.root / name) for name in inside]
+        self._places = dict(places)
+        for name, place in places:
+            if self._places[name] != place:
+                raise InputError(f"{self.root}: {place.name} and {self._places[name].name} are both scene {name!r}")
+        return sorted(self._places, key=numeric_order)
+
+    def open(self, name: str) -> PointFileScene:
+        place = self._places[name]
+        if place.is_dir():
+            files = _point_files(place)
+            if len(files) != 1:
+                raise BrokenScene(name, place, f"holds {len(files)} files of points; one a folder is expected")
+            place /= files[0]
+        return PointFileScene(name, place, self.classes)
+
+
+def _point_files(folder: Path) -> list[str]:
+    """Names of the files of points in ``folder``."""
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+    endings = set(POINT_ENDINGS) - _NO_SCENES
+    return sorted((n for n in names if os.path.splitext(n)[1].lower() in endings), key=numeric_order)
+
+
+def _read_classes(folders: list[Path]) -> tuple[str, ...] | None:
+    """Names of the classes by the first list in some folders; None where there is none.
+
+    Raises:
+        InputError: the list is damaged or names none, or one twice.
+    """
+    path = next((folder / _CLASSES for folder in folders if (folder / _CLASSES).is_file()), None)
+    if path is None:
+        return None
+    try:
+        text = read_text(path, path.parent.name).removeprefix("\ufeff")
+    except BrokenScene as broken:
+        raise InputError(broken.detail) from broken
+    classes = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not classes or len(set(classes)) < len(classes):
+        raise InputError(f"{path}: the names of the classes are expected, one a line and each once, found {classes}")
+    return classes
