@@ -230,7 +230,7 @@ def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
         ("train: {epochs: soon}", "train: epochs: expected a number"),
         ("train: {optimizer: sgd}", "expected one of adamw, lamb"),
         ("method: {image_size: [64]}", "a list of 2"),
-        ("strict: 1", "expected bool"),
+        ("strict: 1", "expected true or false"),
         ("- 1", "the fields of CroCoRun"),
         ("a: [", "cannot be read"),
     ],

@@ -63,7 +63,7 @@ def test_the_encoder_goes_out_of_the_same_door(finished: Path) -> None:
     fresh = create_model("sparse_resnet_tiny", generator=torch.Generator().manual_seed(0))
     assert features.shape == (len(model.inputs(cloud).voxels), sum(model.channels))
     assert not torch.equal(features, fresh.voxel_features(model.inputs(cloud)))
-    with pytest.raises(InputError, match="family 'sparse_resnet', not swin3d"):
+    with pytest.raises(InputError, match=r"holds a sparse_resnet_tiny .*, not a swin3d_tiny"):
         create_model("swin3d_tiny", checkpoint=finished)
 
 
@@ -126,7 +126,7 @@ def test_scenes_without_normals_and_scale_train_too(data_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--method.model", "croco_tiny"], "must be a sparse_resnet or swin3d"),
+        (["--method.model", "croco_tiny"], "model must read voxels, such as sparse_resnet_tiny"),
         (["--method.mask-ratio", "1.5"], "mask_ratio must lie between 0 and 1"),
         (["--method.model", "sparse_resnet_huge"], "unknown model 'sparse_resnet_huge'"),
         (["--train.steps", "6"], "the warm-up takes 100 steps of a schedule of 6"),

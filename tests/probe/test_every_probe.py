@@ -1,9 +1,9 @@
-"""Probes by name: the example of the documentation, and what every probe has."""
+"""Probes by name: an example from outside the package, and what every probe has."""
 
 from __future__ import annotations
 
 import json
-import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,14 @@ from geo3d.probe import Probe, ProbeConfig, get_probe, list_probes, register_pro
 from geo3d.probe.linear_probe import LinearProbe
 from geo3d.probe.probe import table
 
-_DOCS = Path(__file__).parents[2] / "docs" / "probe.md"
+_EXAMPLE = Path(__file__).parents[2] / "examples" / "own_probe.py"
 
 
 @pytest.fixture
 def brightness(monkeypatch) -> type[Probe]:
-    """The probe of the documentation, registered while a test runs."""
+    """The probe of the example, registered while a test runs."""
     monkeypatch.setattr(registry._REGISTRY, "_known", dict(registry._REGISTRY._known))
-    (example,) = re.findall(r"```python\n(.*?)```", _DOCS.read_text(), re.DOTALL)
-    names = {"__name__": "brightness"}
-    exec(compile(example, str(_DOCS), "exec", dont_inherit=True), names)
-    return names["BrightnessProbe"]
+    return runpy.run_path(str(_EXAMPLE))["BrightnessProbe"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
-def test_the_documented_probe_is_found_by_name_and_compares(brightness, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_probe_of_ones_own_is_found_by_name_and_compares(brightness, checkpoint: Path, tmp_path: Path) -> None:
     assert list_probes() == ["brightness", "linear"]
     assert get_probe("brightness") is brightness
     lines: list[str] = []
@@ -52,7 +49,7 @@ def test_the_documented_probe_is_found_by_name_and_compares(brightness, checkpoi
     assert lines[-1].splitlines()[-2:] == ["input features         0.000", "over 16 pictures"]
 
 
-def test_the_documented_probe_is_a_command(brightness, checkpoint: Path, capsys) -> None:
+def test_a_probe_of_ones_own_is_a_command(brightness, checkpoint: Path, capsys) -> None:
     from geo3d.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
