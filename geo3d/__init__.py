@@ -33,7 +33,21 @@ _FACE = {
     "read_points": "geo3d.datasets",
 }
 
-_ROOMS = ("checkpoints", "datasets", "geometry", "methods", "models", "nn", "ops", "train")
+_ROOMS = (
+    "checkpoints",
+    "cli",
+    "datasets",
+    "geometry",
+    "methods",
+    "models",
+    "nn",
+    "ops",
+    "probe",
+    "recipes",
+    "samples",
+    "train",
+    "viz",
+)
 
 __all__ = [
     "Camera",

@@ -31,3 +31,20 @@ def segmentation_scores(confusion: Tensor) -> dict[str, float]:
         "accuracy": hits.sum().item() / total,
         "majority": truth.max().item() / total,
     }
+
+
+def accuracy(labels: Tensor, predicted: Tensor) -> Tensor:
+    """Share of the labelled rows that are named right, a scalar; 0 where nothing is labelled."""
+    labelled = labels != IGNORED
+    return ((predicted == labels) & labelled).sum() / labelled.sum().clamp_min(1)
+
+
+def intersection_and_union(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """How many entries of two bool tensors are set in both, and how many in either; sums over batches are allowed."""
+    return (predicted & truth).sum(), (predicted | truth).sum()
+
+
+def intersection_over_union(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Overlap of two bool tensors, a scalar of 0 to 1; 0 where both are empty."""
+    both, either = intersection_and_union(predicted, truth)
+    return both / either.clamp_min(1)

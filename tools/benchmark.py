@@ -7,12 +7,13 @@ import datetime
 import importlib
 import json
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geo3d.cli import command_line
+from geo3d.errors import InputError
 
-PROGRAM = "benchmark.py"
 #: name -> (module of `benchmarks`, its config class); ascending
 BENCHMARKS = {
     "croco": ("croco", "CroCoBenchmark"),
@@ -72,24 +73,32 @@ def summary(module: str, config: str) -> str:
     return ast.get_docstring(described).partition("\n")[0].rstrip(".")
 
 
-def main(args: list[str]) -> None:
+@dataclass(frozen=True)
+class Output:
+    """Where the rows go beside the table."""
+
+    json: Path | None = None
+    """File to write the rows to, as JSON. None: they are only printed."""
+
+    def __post_init__(self) -> None:
+        if self.json is not None and not self.json.parent.is_dir():
+            raise InputError(f"json: there is no folder {self.json.parent}")
+
+
+def main(args: list[str], program: str) -> None:
     """Read the command line, run one benchmark, print and write its rows."""
     summaries = {name: summary(module, config) for name, (module, config) in BENCHMARKS.items()}
-    name, rest = command_line.choose(args, summaries, PROGRAM)
-    target, rest = command_line.take_option(rest, "--json", f"{PROGRAM} {name}")
-    if target is not None and not Path(target).parent.is_dir():
-        command_line.fail(f"--json {target}: there is no folder {Path(target).parent}")
-    if {"-h", "--help"} & set(rest):
-        print("--json FILE     also write the rows as JSON\n")
+    name, rest = command_line.choose(args, summaries, program, noun="benchmark")
     module_name, config_name = BENCHMARKS[name]
     module = importlib.import_module(f"benchmarks.{module_name}")
-    config = command_line.parse(getattr(module, config_name), rest, f"{PROGRAM} {name}")
+    kind = getattr(module, config_name)
+    output, config = command_line.parse_two(Output, kind, rest, f"{program} {name}")
     rows = module.run(config)
     print(f"{hardware()}\n\n{table(rows)}")
-    if target is not None:
+    if output.json is not None:
         written = [{field: row.get(field) for field in _FIELDS} for row in rows]
-        Path(target).write_text(json.dumps(written, indent=1) + "\n")
+        output.json.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, "benchmark.py")

@@ -24,7 +24,6 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.recipes import get_recipe, list_recipes, pretrain
 
-PROGRAM = "frozen.py"
 COMMANDS = {"write": "write the numbers of this state to a file", "compare": "compare this state with a file"}
 STEPS = 20
 
@@ -75,11 +74,11 @@ def numbers() -> dict[str, Any]:
     return found | {f"recipe {name}": recipe_numbers(name) for name in list_recipes()}
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str], program: str) -> None:
     """Write the numbers, or say which differ and exit with 1."""
-    command, rest = command_line.choose(args, COMMANDS, PROGRAM)
+    command, rest = command_line.choose(args, COMMANDS, program)
     if len(rest) != 1:
-        raise InputError(f"{PROGRAM} {command} takes one file")
+        raise InputError(f"{program} {command} takes one file")
     file = Path(rest[0])
     if command == "write":
         file.write_text(json.dumps(numbers(), indent=1) + "\n")
@@ -97,4 +96,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, "frozen.py")

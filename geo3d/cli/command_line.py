@@ -1,92 +1,148 @@
-"""What the tools share: parsing into a typed config, and errors as one line with exit code 2."""
+"""What the commands share: options into a typed config, and errors as one line with exit code 2."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
-import re
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from geo3d.errors import InputError
+from geo3d.errors import InputError, did_you_mean
 
 Config = TypeVar("Config")
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+#: Exit codes, as shells know them: of bad input, of Ctrl-C, and of output that nobody reads any more.
+BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 def parse(kind: type[Config], args: Sequence[str], program: str, default: Config | None = None) -> Config:
     """Command line -> config; a wrong one ends the program with one line and exit code 2."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(args), prog=program, default=default)
-    except SystemExit as stop:
-        if stop.code != 2:
-            raise
-        fail(f"{_one_line(said.getvalue())}; see {program} --help")
+    return _ask_tyro(program, kind, args=list(args), default=default)
 
 
+def parse_two(
+    first: type[First],
+    second: type[Second],
+    args: Sequence[str],
+    program: str,
+    default: tuple[First, Second] | None = None,
+) -> tuple[First, Second]:
+    """The same of two configs, whose options stand side by side; the help is introduced by the second's docstring."""
+    bare = tyro.conf.arg(name="")
+    both = tuple[Annotated[first, bare], Annotated[second, bare]]
+    start = {} if default is None else {"default": default}
+    return _ask_tyro(program, both, args=list(args), description=inspect.getdoc(second), **start)
+
+
+def parse_part(kind: type[Config], args: Sequence[str], program: str) -> Config:
+    """The same, whatever other options there are; they are for another config to read."""
+    return _ask_tyro(program, kind, args=list(args), add_help=False, return_unknown_args=True)[0]
+
+
+# Sub-commands are told apart here and not by tyro, which would have to import the configs of all of them, and torch
+# with them, before it could name one; takes no options of a command whose name is left out; and does not say which
+# command is nearest to an unknown one. Their options are tyro's.
 def choose(
-    args: Sequence[str], commands: dict[str, str], program: str, default: str | None = None
+    args: Sequence[str], commands: dict[str, str], program: str, default: str | None = None, noun: str = "command"
 ) -> tuple[str, list[str]]:
     """The sub-command in front of ``args``, and what follows it.
 
     Args:
+        args: the command line.
         commands: name -> one line of help.
+        program: what the user typed before ``args``.
         default: taken when the command line names none.
+        noun: what the commands are called in messages, such as ``recipe``.
     """
     if args and args[0] in ("-h", "--help"):
         width = max(map(len, commands))
-        print(f"usage: {program} COMMAND [options]\n")
+        print(f"usage: {program} {noun.upper()} [options]\n")
         for name, line in commands.items():
             print(f"  {name:<{width}}  {line}{' (default)' if name == default else ''}")
-        print(f"\n{program} COMMAND --help explains every option.")
+        print(f"\n{program} {noun.upper()} --help explains every option.")
         sys.exit(0)
     if default is not None and (not args or args[0].startswith("-")):
         return default, list(args)
+    known = ", ".join(commands)
     if not args:
-        fail(f"{program}: name a command: {', '.join(commands)}")
+        fail(f"{program}: name a {noun}: {known}")
     if args[0] not in commands:
-        fail(f"{program}: unknown command {args[0]!r}; known: {', '.join(commands)}")
+        fail(f"{program}: unknown {noun} {args[0]!r}; known: {known}{did_you_mean(args[0], commands)}")
     return args[0], list(args[1:])
 
 
-def take_option(args: Sequence[str], name: str, program: str) -> tuple[str | None, list[str]]:
-    """The value of ``name VALUE`` or ``name=VALUE``, None where it is not given, and the arguments without it."""
-    rest, value = [], None
-    given = iter(args)
-    for word in given:
-        if word == name:
-            value = next(given, None)
-            if value is None or value.startswith("--"):
-                fail(f"{program}: {name} needs a value")
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-        else:
-            rest.append(word)
-    return value, rest
+def run(main: Callable[[list[str], str], Any], program: str, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the program.
 
+    An :class:`InputError` is printed as one line, with exit code 2; Ctrl-C and a reader that closes the pipe, as
+    ``head`` does, end it without a traceback. Bugs keep theirs.
 
-def run(main: Callable[[list[str]], Any]) -> NoReturn:
-    """Run a tool: exit 0, or print an :class:`InputError` as one line and exit 2; bugs keep their traceback."""
+    Args:
+        main: the command; takes its arguments and ``program``.
+        program: what the user typed before the arguments, for messages.
+        args: those of the process where they are not given.
+    """
     try:
-        main(sys.argv[1:])
+        try:
+            main(list(sys.argv[1:] if args is None else args), program)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be told from an error
     except InputError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
+        sys.exit(UNREAD)
     sys.exit(0)
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(BAD_INPUT)
+
+
+def _ask_tyro(program: str, kind: Any, **options: Any) -> Any:
+    """``tyro.cli``, whose framed messages become one line."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(kind, prog=program, **options)
+    except SystemExit as stop:
+        if stop.code != BAD_INPUT:
+            raise
+        fail(f"{_one_line(printed.getvalue())}; see {program} --help")
 
 
 def _one_line(box: str) -> str:
-    """The first paragraph of one of tyro's framed messages, on one line."""
-    rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", row).strip() for row in box.splitlines()]
-    body = [row for row in rows if row and not row.startswith(("╭", "╰"))]
-    end = next((i for i, row in enumerate(body) if set(row) == {"─"}), len(body))
-    return " ".join(body[:end])
+    """What one of tyro's framed messages says first, and the option that it holds to be meant."""
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        row = line.strip(" │|")
+        if row and set(row) <= set("─-"):
+            paragraphs.append([])
+        elif row and not row.startswith(("╭", "╰")):
+            paragraphs[-1].append(row)
+    if "╭" not in box:  # where the output takes ASCII alone the title is a paragraph, and not part of a frame
+        paragraphs = paragraphs[1:]
+    meant = [rows[1].split()[0].rstrip(",") for rows in paragraphs if rows[0].startswith("Perhaps you meant")]
+    return " ".join(paragraphs[0]) + "".join(f"; did you mean {option}?" for option in meant)
+
+
+def _is_unread(file: int) -> bool:
+    """Whether a file descriptor is a pipe whose reader has closed it."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

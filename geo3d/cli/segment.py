@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
+from geo3d.datasets.files import make_folder
 from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
@@ -20,7 +23,7 @@ class SegmentScene:
     """Name the class of every point of a scene."""
 
     checkpoint: Path
-    """Run folder of `pretrain.py swin3d`, one of its checkpoints, or the authors' file."""
+    """Run folder of `geo3d pretrain swin3d`, one of its checkpoints, or the authors' file."""
     scene: Path
     """Folder of one scene, such as a ScanNet scan, or a file of points or a mesh (PLY, PCD, OBJ, ...); metres, z up."""
     out: Path = Path("segmentation.ply")
@@ -29,29 +32,36 @@ class SegmentScene:
     """Edge of a voxel, metres; None: as in training."""
 
 
+def main(args: list[str], program: str) -> None:
+    """Read the command line, segment one scene, print what was found."""
+    print(segment_scene(command_line.parse(SegmentScene, args, program)))
+
+
 def segment_scene(config: SegmentScene) -> str:
     """Run the network and write PLY and picture.
 
     Returns:
-        Lines that say what was found, scored where the scene is labelled with as many classes.
+        Lines that say what was found, scored where the scene is labelled with as many classes as the network tells
+        apart.
 
     Raises:
-        InputError: checkpoint or scene cannot be read, or the scene lacks what the network reads.
+        InputError: checkpoint or scene cannot be read, the scene lacks what the network reads, or nothing can be
+            written where it is to be.
     """
+    make_folder(config.out.parent)
     model = create_model("swin3d", checkpoint=config.checkpoint)
-    cloud, labelled_with = read_cloud(config.scene)
+    cloud, known = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
     count = model.config.num_classes
-    scannet = count == len(SCANNET20_CLASSES)
-    classes = SCANNET20_CLASSES if scannet else tuple(f"class {number}" for number in range(count))
+    comparable = known is not None and len(known) == count
+    classes = known if comparable else _names(count)
 
     labels = predicted.numpy()
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     origin = None if cloud.origin is None else cloud.origin.numpy()
     write_labelled_points(config.out, cloud.xyz.numpy(), labels, count, origin)
     panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
     lines = [_shares(labels, classes)]
-    if cloud.semantic is not None and labelled_with == classes:
+    if cloud.semantic is not None and comparable:
         panels["labels"] = cloud.semantic.numpy()
         scores = segmentation_scores(confusion_matrix(cloud.semantic, predicted, count))
         lines.append(
@@ -64,7 +74,12 @@ def segment_scene(config: SegmentScene) -> str:
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
 
 
-def _shares(labels: np.ndarray, classes) -> str:
+def _names(count: int) -> Sequence[str]:
+    """What as many classes are called: ScanNet's names, which the authors' networks use, or numbers."""
+    return SCANNET20_CLASSES if count == len(SCANNET20_CLASSES) else [f"class {number}" for number in range(count)]
+
+
+def _shares(labels: np.ndarray, classes: Sequence[str]) -> str:
     """How much of a scene each class is, the largest first."""
     counts = np.bincount(labels, minlength=len(classes))
     order = [c for c in np.argsort(-counts, kind="stable") if counts[c]]

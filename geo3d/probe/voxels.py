@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from geo3d.metrics import IGNORED, confusion_matrix, segmentation_scores
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
 from geo3d.probe.linear import LinearReadout, fit_path
+from geo3d.probe.probe import Representation, Score
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.points import LabelledScenes
@@ -23,18 +24,15 @@ PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: Share of the training scenes that choose it; all of them are then learnt from.
 _VALIDATION = 0.2
 
-#: Features (N, C) of points of which each has a voxel to itself, on the CPU.
-Representation = Callable[[VoxelPoints], Tensor]
-
 
 @dataclass(frozen=True)
-class ProbeScore:
+class ProbeScore(Score):
     """How well the classes of held-out voxels are read off a representation.
 
     Args:
         miou: mean intersection over union of the classes that are there.
         accuracy: share of the voxels.
-        majority: share of who always names the most frequent class.
+        majority: share of the baseline that always names the most frequent class.
         voxels: labelled ones that were looked at.
         columns: features a voxel.
         penalty: of the squared weights, as the validation scenes chose it.
@@ -47,9 +45,14 @@ class ProbeScore:
     columns: int
     penalty: float
 
-    def as_dict(self) -> dict[str, float]:
-        """For a file."""
-        return asdict(self)
+    def cells(self) -> dict[str, str]:
+        """Column's title -> what stands in the row of the table."""
+        return {
+            "mean IoU": f"{100 * self.miou:.1f} %",
+            "accuracy": f"{100 * self.accuracy:.1f} %",
+            "features": f"{self.columns}",
+            "penalty": f"{self.penalty:.0e}",
+        }
 
 
 def network_features(network: VoxelEncoder, device: torch.device | str = "cpu") -> Representation:
@@ -197,4 +200,4 @@ class VoxelProbe:
             raise InputError("none of the scenes can be read; the reasons are named above")
 
 
-__all__ = ["PENALTIES", "ProbeScore", "Representation", "VoxelProbe", "input_features", "network_features"]
+__all__ = ["PENALTIES", "ProbeScore", "VoxelProbe", "input_features", "network_features"]

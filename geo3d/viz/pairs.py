@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from geo3d.viz.sheet import MARGIN, Sheet
 
 _COLUMNS = 3
 _TILE = (300, 225)  # room for one image, pixels
-_MARGIN = 8
 _CAPTION = 34
 _DOTS = 8
-_BACKGROUND, _INK = (255, 255, 255), (30, 30, 30)
 
 
 @dataclass(frozen=True)
@@ -44,43 +44,30 @@ def draw_pairs(pairs: Sequence[PicturedPair], path: Path) -> None:
         path: where to write the PNG.
     """
     columns = min(_COLUMNS, len(pairs))
-    cell = (2 * _TILE[0] + 3 * _MARGIN, _TILE[1] + _CAPTION + 2 * _MARGIN)
-    sheet = Image.new("RGB", (columns * cell[0], math.ceil(len(pairs) / columns) * cell[1]), _BACKGROUND)
+    cell = (2 * _TILE[0] + 3 * MARGIN, _TILE[1] + _CAPTION + 2 * MARGIN)
+    sheet = Sheet(columns * cell[0], math.ceil(len(pairs) / columns) * cell[1])
     for number, pair in enumerate(pairs):
         row, column = divmod(number, columns)
-        _draw_pair(sheet, (column * cell[0] + _MARGIN, row * cell[1] + _MARGIN), pair)
-    sheet.save(path, format="PNG")
+        _draw_pair(sheet, column * cell[0] + MARGIN, row * cell[1] + MARGIN, pair)
+    sheet.image.save(path, format="PNG")
 
 
-def _draw_pair(sheet: Image.Image, corner: tuple[int, int], pair: PicturedPair) -> None:
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    width = 2 * _TILE[0] + _MARGIN
+def _draw_pair(sheet: Sheet, left: int, top: int, pair: PicturedPair) -> None:
+    width = 2 * _TILE[0] + MARGIN
     for line, text in enumerate(pair.captions):
-        draw.text((corner[0], corner[1] + 16 * line), _fitted(text, font, width), fill=_INK, font=font)
+        sheet.write(text, left, top + 16 * line, width)
+    top += _CAPTION
     if pair.images is None:
-        text = _fitted(f"cannot be read: {pair.problem}", font, width)
-        draw.text((corner[0], corner[1] + _CAPTION), text, _INK, font)
+        sheet.write(f"cannot be read: {pair.problem}", left, top, width)
         return
     first = pair.matched[0]
     shown = np.linspace(0, len(first) - 1, min(_DOTS, len(first))).round().astype(np.int64)
     shown = np.argsort(first[:, 0], kind="stable")[shown]  # spread from left to right
-    left, top = corner[0], corner[1] + _CAPTION
     for image, uv in zip(pair.images, pair.matched):
         full = np.array(image.size)
         image.thumbnail(_TILE)
-        sheet.paste(image, (left, top))
+        sheet.put(image, left, top)
         for number, (x, y) in enumerate((uv[shown] + 0.5) * np.array(image.size) / full + (left, top)):
             color = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(number / _DOTS, 0.9, 1.0))
-            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color, outline=(0, 0, 0))
-        left += image.width + _MARGIN
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, its middle left out where it is wider than ``width`` pixels."""
-    kept = len(text)
-    fitted = text
-    while font.getlength(fitted) > width:
-        kept -= 1
-        fitted = f"{text[: math.ceil(kept / 2)]}...{text[len(text) - kept // 2 :]}"
-    return fitted
+            sheet.draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color, outline=(0, 0, 0))
+        left += image.width + MARGIN

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from geo3d.geometry import PointCloud
 from geo3d.viz.ply import write_ply
+from geo3d.viz.sheet import BACKGROUND, MARGIN, Sheet
 
 _SIZE = (520, 460)  # of one panel, pixels
-_CAPTION, _LEGEND_ROW, _MARGIN = 22, 18, 8
-_BACKGROUND, _INK, _UNLABELLED = (255, 255, 255), (30, 30, 30), (190, 190, 190)
+_CAPTION, _LEGEND_ROW = 22, 18
+_UNLABELLED = (190, 190, 190)
 _AZIMUTH, _ELEVATION = np.radians(35), np.radians(50)  # from where the scene is seen
 _GOLDEN = 0.618034
 _LARGEST_DOT = 9  # pixels
@@ -76,12 +76,12 @@ def draw_clouds(panels: dict[str, PointCloud]) -> np.ndarray:
     """
     xyz = np.concatenate([cloud.xyz.cpu().numpy() for cloud in panels.values()])
     view = _View(xyz)
-    sheet = _Sheet(len(panels))
-    for number, (caption, cloud) in enumerate(panels.items()):
+    drawn = {}
+    for caption, cloud in panels.items():
         normals = None if cloud.normals is None else cloud.normals.cpu().numpy()
         uv, depth, facing = view.project(cloud.xyz.cpu().numpy(), normals)
-        sheet.add(number, caption, _splat(uv[facing], depth[facing], _bytes(cloud)[facing]))
-    return np.array(sheet.image)
+        drawn[caption] = _splat(uv[facing], depth[facing], _bytes(cloud)[facing])
+    return _panels(drawn).pixels()
 
 
 def draw_labels(
@@ -103,15 +103,16 @@ def draw_labels(
     shown = [values for values in panels.values() if values.ndim == 1]
     present = [int(c) for c in np.unique(np.concatenate(shown)) if c >= 0] if shown else []
     columns = max(1, len(panels) * _SIZE[0] // 150)
-    sheet = _Sheet(len(panels), -(-len(present) // columns) * _LEGEND_ROW)
-    for number, (caption, values) in enumerate(panels.items()):
+    drawn = {}
+    for caption, values in panels.items():
         colors = palette[values] if values.ndim == 1 else values
-        sheet.add(number, caption, _splat(uv[facing], depth[facing], colors[facing]))
+        drawn[caption] = _splat(uv[facing], depth[facing], colors[facing])
+    sheet = _panels(drawn, -(-len(present) // columns) * _LEGEND_ROW)
     for place, label in enumerate(present):
-        left, top = _MARGIN + place % columns * 150, _CAPTION + _SIZE[1] + place // columns * _LEGEND_ROW
+        left, top = MARGIN + place % columns * 150, _CAPTION + _SIZE[1] + place // columns * _LEGEND_ROW
         sheet.draw.rectangle((left, top + 2, left + 12, top + 14), fill=tuple(int(c) for c in palette[label]))
-        sheet.draw.text((left + 18, top), classes[label], fill=_INK, font=sheet.font)
-    return np.array(sheet.image)
+        sheet.write(classes[label], left + 18, top)
+    return sheet.pixels()
 
 
 def _coordinates(xyz: np.ndarray, origin: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -132,18 +133,13 @@ def _bytes(cloud: PointCloud) -> np.ndarray:
     return np.where(known, np.nan_to_num(colors) * 255, _UNLABELLED).round().astype(np.uint8)
 
 
-class _Sheet:
-    """Panels side by side under their captions, with room below."""
-
-    def __init__(self, panels: int, below: int = 0) -> None:
-        size = (panels * _SIZE[0], _CAPTION + _SIZE[1] + below + _MARGIN)
-        self.image = Image.new("RGB", size, _BACKGROUND)
-        self.draw, self.font = ImageDraw.Draw(self.image), ImageFont.load_default(13)
-
-    def add(self, number: int, caption: str, panel: np.ndarray) -> None:
-        """Put a panel in its place."""
-        self.image.paste(Image.fromarray(panel), (number * _SIZE[0], _CAPTION))
-        self.draw.text((number * _SIZE[0] + _MARGIN, 3), caption, fill=_INK, font=self.font)
+def _panels(panels: dict[str, np.ndarray], below: int = 0) -> Sheet:
+    """Panels side by side under their captions, with so many pixels of room below."""
+    sheet = Sheet(len(panels) * _SIZE[0], _CAPTION + _SIZE[1] + below + MARGIN)
+    for number, (caption, panel) in enumerate(panels.items()):
+        sheet.put(panel, number * _SIZE[0], _CAPTION)
+        sheet.write(caption, number * _SIZE[0] + MARGIN, 3)
+    return sheet
 
 
 class _View:
@@ -155,7 +151,7 @@ class _View:
         self.axes = np.stack([right, np.cross(self.forward, right)], 1)  # right and down
         plane = xyz @ self.axes
         self.low, self.high = (plane.min(0), plane.max(0)) if len(plane) else (np.zeros(2), np.ones(2))
-        self.scale = ((np.array(_SIZE) - 2 * _MARGIN) / np.maximum(self.high - self.low, 1e-6)).min()
+        self.scale = ((np.array(_SIZE) - 2 * MARGIN) / np.maximum(self.high - self.low, 1e-6)).min()
 
     def project(self, xyz: np.ndarray, normals: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels (N, 2), depth (N,) away from the eye, and which points are shown: not those that face away."""
@@ -169,7 +165,7 @@ class _View:
 def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Square dots as large as the points are apart; nearer ones cover those behind."""
     width, height = _SIZE
-    image = np.full((height, width, 3), _BACKGROUND, np.uint8)
+    image = np.full((height, width, 3), BACKGROUND, np.uint8)
     if len(uv) == 0:
         return image
     covered = len(np.unique((uv // 8).astype(np.int64), axis=0)) * 64  # pixels

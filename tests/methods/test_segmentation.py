@@ -11,7 +11,6 @@ import torch
 from geo3d import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import Segmentation, SegmentationConfig, augment, crop_nearest
-from geo3d.metrics import confusion_matrix, segmentation_scores
 
 CLASSES = ("wall", "floor", "chair")
 CONFIG = SegmentationConfig(voxel_size=0.1, max_voxels=60)
@@ -155,17 +154,6 @@ def test_blocks_learn_at_a_tenth_of_the_rate() -> None:
     assert "network.layers.0.blocks.0.attn.query_xyz_table" in factors
     assert "network.upsamples.0.block.blocks.0.mlp.fc1.weight" in factors
     assert not any("classifier" in name or "downsample" in name or "stem" in name for name in factors)
-
-
-def test_scores_by_hand() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1, -1, -1])
-    predicted = torch.tensor([0, 0, 1, 1, 2, 0, 2])
-    confusion = confusion_matrix(labels, predicted, 3)
-    assert confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
-    scores = segmentation_scores(confusion)
-    # Class 0: 2 of 3; class 1: 1 of 3; class 2 is not there.
-    assert scores == pytest.approx({"miou": (2 / 3 + 1 / 3) / 2, "accuracy": 3 / 5, "majority": 3 / 5})
-    assert segmentation_scores(torch.zeros(3, 3, dtype=torch.int64)) == {"miou": 0, "accuracy": 0, "majority": 0}
 
 
 def test_picture_shows_labels_beside_predictions() -> None:

@@ -1,18 +1,26 @@
-"""What benchmarks rest on: variants that compute different things are refused, memory is what a call takes."""
+"""tools/benchmark.py, and what benchmarks rest on: what differs is refused, memory is what a call takes."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from benchmark import BENCHMARKS, main, table
+from benchmarks.croco_twin import CroCoTwin
 from benchmarks.padded_windows import PaddedAttention
 from benchmarks.race import Variant, extra_memory_mb, race
 from torch import Tensor
 
+from geo3d import create_model
+from geo3d.cli import command_line
+from geo3d.methods.croco import completion_loss
+from geo3d.models.croco import visible_from_mask
+from geo3d.nn.patches import patchify
 from geo3d.ops import voxel_attention
 
 _TEMPORARY, _RESULT = 60, 20  # MiB
@@ -84,7 +92,7 @@ def test_columns_that_rows_add_stand_in_the_table() -> None:
 
 def test_help_says_what_each_measures_in_order(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
+        main(["--help"], "benchmark.py")
     assert stop.value.code == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert [name for name, _ in lines] == sorted(BENCHMARKS)
@@ -92,3 +100,51 @@ def test_help_says_what_each_measures_in_order(capsys) -> None:
         module, config = BENCHMARKS[name]
         described = getattr(importlib.import_module(f"benchmarks.{module}"), config).__doc__
         assert described.startswith(f"{line}.")
+
+
+def _call(*args: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(main, "benchmark.py", args)
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "benchmark.py: name a benchmark: croco"),
+        (["krn"], "unknown benchmark 'krn'"),
+        (["loader", "--json", "{tmp}/none/rows.json"], "there is no folder {tmp}/none"),
+        (["croco", "--model", "crocodile"], "unknown model 'crocodile'"),
+        (["croco", "--model", "croco_v1_base", "--size", "32"], "rotary embedding only"),
+        (["loader", "--pairs", "few"], "--pairs"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, message: str, tmp_path: Path, capsys) -> None:
+    assert _call(*(a.format(tmp=tmp_path) for a in args)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message.format(tmp=tmp_path) in error
+
+
+def test_a_benchmark_prints_ratios_and_writes_its_rows(tmp_path: Path, capsys) -> None:
+    target = tmp_path / "rows.json"
+    sizes = ["--model", "croco_tiny", "--size", "64", "--batch", "2", "--turns", "1", "--threads", "1"]
+    assert _call("croco", *sizes, "--json", str(target)) == 0
+    rows = json.loads(target.read_text())
+    assert [row["dtype"] for row in rows] == ["float32", "float32", "bfloat16", "bfloat16"]
+    assert all(set(row) >= {"case", "variant", "device", "dtype", "seconds", "peak_mb"} for row in rows)
+    assert all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows)
+    out = capsys.readouterr().out
+    assert "1.00 x" in out
+    assert torch.__version__ in out
+
+
+def test_the_twin_computes_the_same_loss() -> None:
+    network = create_model("croco_tiny", generator=torch.Generator().manual_seed(0)).double()
+    first, second = torch.randn(2, 2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(2, 64, generator=torch.Generator().manual_seed(2)).argsort(1) < 57
+    prediction = network(first, second, visible_from_mask(mask)).prediction
+    ours = completion_loss(prediction, patchify(first, 8), mask, normalise_patches=True)
+    # The twin turns by float32 angles, as one would write it: 1e-7 of the loss.
+    assert CroCoTwin(network)(first, second, mask).item() == pytest.approx(ours.item(), rel=1e-5)

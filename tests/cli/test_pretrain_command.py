@@ -1,4 +1,4 @@
-"""tools/pretrain.py from the command line to the run folder."""
+"""`geo3d pretrain` from the command line to the run folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import typing
 from pathlib import Path
 
 import numpy as np
-import pretrain as tool
 import pytest
 import torch
+from geo3d_command import error_of, run
 from PIL import Image
 
 from geo3d import InputError, create_model
-from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.recipes.croco import CroCoRecipe, CroCoRun
 from geo3d.recipes.pretrain import numbered_folder
 
-TOOLS = Path(__file__).parents[2] / "tools"
 QUICK = ["--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0", "--train.log-every", "1"]
 QUICK += ["--train.warmup-steps", "1"]
 
@@ -41,17 +39,10 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-def _run(args: list[str]) -> None:
-    sys.argv = ["pretrain.py", *args]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 0
-
-
 @pytest.fixture(scope="module")
 def finished(photos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK])
+    run("pretrain", "croco", "--data", photos, "--out", folder, *QUICK)
     return folder
 
 
@@ -77,7 +68,7 @@ def test_the_checkpoint_goes_out_of_the_same_door(finished: Path) -> None:
 
 def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _run(["croco", "--config", str(finished / "config.yaml")])
+    run("pretrain", "croco", "--config", finished / "config.yaml")
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (finished, tmp_path / "runs" / "croco-001")
@@ -88,11 +79,11 @@ def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path, monke
 
 def test_a_run_goes_on_where_it_stopped(finished: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    args = ["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.schedule", "constant"]
-    _run([*args, "--train.steps", "2"])
-    _run([*args, "--train.steps", "4"])
+    args = ["pretrain", "croco", "--data", photos, "--out", folder, *QUICK, "--train.schedule", "constant"]
+    run(*args, "--train.steps", "2")
+    run(*args, "--train.steps", "4")
     straight = tmp_path / "straight"
-    _run(["croco", "--data", str(photos), "--out", str(straight), *QUICK, "--train.schedule", "constant"])
+    run("pretrain", "croco", "--data", photos, "--out", straight, *QUICK, "--train.schedule", "constant")
     weights = [
         create_model("croco", checkpoint=f / "checkpoints" / "step_00000004").state_dict() for f in (folder, straight)
     ]
@@ -104,22 +95,12 @@ def _copied(photos: Path, folder: Path) -> Path:
     return folder
 
 
-def _fails(args: list[str], capsys) -> str:
-    sys.argv = ["pretrain.py", *args]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    return error
-
-
 def test_a_run_is_not_continued_on_other_data(photos: Path, tmp_path: Path, capsys) -> None:
     other = _copied(photos, tmp_path / "other")
     folder = tmp_path / "run"
-    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.steps", "2"])
+    run("pretrain", "croco", "--data", photos, "--out", folder, *QUICK, "--train.steps", "2")
     pairs = (folder / "pairs.tsv").read_text()
-    error = _fails(["croco", "--data", str(other), "--out", str(folder), *QUICK, "--train.steps", "4"], capsys)
+    error = error_of(capsys, "pretrain", "croco", "--data", other, "--out", folder, *QUICK, "--train.steps", "4")
     assert "other data" in error
     assert str(other) in error
     assert (folder / "pairs.tsv").read_text() == pairs
@@ -127,12 +108,12 @@ def test_a_run_is_not_continued_on_other_data(photos: Path, tmp_path: Path, caps
 
 def test_pairs_of_a_start_that_failed_are_not_taken_up(photos: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
-    args = ["--out", str(folder), "--train.batch-size", "4", "--train.workers", "0"]
+    args = ["--out", folder, "--train.batch-size", "4", "--train.workers", "0"]
     late = ["--train.steps", "None", "--train.epochs", "1", "--train.warmup-steps", "99"]  # only the data can tell
-    assert "warm-up" in _fails(["croco", "--data", str(photos), *args, *late], capsys)
+    assert "warm-up" in error_of(capsys, "pretrain", "croco", "--data", photos, *args, *late)
     assert (folder / "pairs.tsv").exists()
     other = _copied(photos, tmp_path / "other")
-    _run(["croco", "--data", str(other), *args, "--train.steps", "4", "--train.warmup-steps", "1"])
+    run("pretrain", "croco", "--data", other, *args, "--train.steps", "4", "--train.warmup-steps", "1")
     assert str(other.name) in (folder / "pairs.tsv").read_text()
 
 
@@ -140,20 +121,20 @@ def test_a_damaged_image_is_left_out(photos: Path, tmp_path: Path) -> None:
     data = _copied(photos, tmp_path / "data")
     victim = data / "place1" / "1.jpg"
     victim.write_bytes(victim.read_bytes()[:1500])
-    _run(["croco", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
+    run("pretrain", "croco", "--data", data, "--out", tmp_path / "run", *QUICK)
     assert "place1" in (tmp_path / "run" / "quarantine.txt").read_text()
     assert json.loads((tmp_path / "run" / "report.json").read_text())["after"]["loss"] < 3
 
 
 def test_a_single_place_is_enough(photos: Path, tmp_path: Path, capsys) -> None:
-    _run(["croco", "--data", str(photos / "place0"), "--out", str(tmp_path / "run"), *QUICK])
+    run("pretrain", "croco", "--data", photos / "place0", "--out", tmp_path / "run", *QUICK)
     assert "was not measured" in capsys.readouterr().out
     assert "loss_other_scene" not in json.loads((tmp_path / "run" / "report.json").read_text())["after"]
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    _run(["croco", "--data", str(photos), "--out", str(folder), *QUICK, "--train.save-every-steps", "2"])
+    run("pretrain", "croco", "--data", photos, "--out", folder, *QUICK, "--train.save-every-steps", "2")
     whole = create_model("croco", checkpoint=folder / "checkpoints" / "step_00000002")
     newest = folder / "checkpoints" / "step_00000004" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -164,7 +145,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over(photos: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", TOOLS / "pretrain.py", "croco"]
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", "-m", "geo3d", "pretrain", "croco"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--data", photos, *QUICK, "--train.batch-size", "2", "--train.accelerator", "cpu"],
@@ -179,11 +160,11 @@ def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["cocor"], "unknown command 'cocor'; known: croco"),
+        (["cocor"], "unknown recipe 'cocor'; known: croco"),
         (["croco", "--rooms", "many"], "--rooms"),
         (["croco", "--speed", "3"], "--speed"),
         (["croco", "--preset", "huge"], "unknown preset 'huge'; known: tiny, paper, paper-v1"),
-        (["croco", "--preset"], "--preset needs a value"),
+        (["croco", "--preset"], "Missing value for argument '--preset'"),
         (["croco", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
         (["croco", "--data", "absent"], "data: absent is not a folder"),
         (["croco", "--data", "{empty}"], "{empty}"),
@@ -201,43 +182,21 @@ def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) 
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     places = {"photos": str(photos), "empty": str(tmp_path / "empty")}
-    sys.argv = ["pretrain.py", *(a.format(**places) for a in args), "--out", str(tmp_path / "run")]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ")
-    assert "\n" not in error
+    error = error_of(capsys, "pretrain", *(a.format(**places) for a in args), "--out", tmp_path / "run")
     assert not (tmp_path / "run" / "pairs.tsv").exists()
     assert message.format(**places) in error
 
 
 def test_a_run_folder_of_another_run_is_refused_and_kept(finished: Path, photos: Path, capsys) -> None:
     before = sorted((finished / "checkpoints").rglob("*"))
-    sys.argv = [
-        "pretrain.py",
-        "croco",
-        "--data",
-        str(photos),
-        "--out",
-        str(finished),
-        *QUICK,
-        "--method.mask-ratio",
-        "0.5",
-    ]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 2
-    assert "mask_ratio" in capsys.readouterr().err
+    args = ["pretrain", "croco", "--data", photos, "--out", finished, *QUICK, "--method.mask-ratio", "0.5"]
+    assert "mask_ratio" in error_of(capsys, *args)
     assert sorted((finished / "checkpoints").rglob("*")) == before
     assert load_config(CroCoRun, finished / "config.yaml").method.mask_ratio == 0.9
 
 
 def test_help_explains_every_option(capsys) -> None:
-    sys.argv = ["pretrain.py", "croco", "--help"]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 0
+    run("pretrain", "croco", "--help")
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
 
     def options(kind: type, prefix: str = "--"):
@@ -271,7 +230,7 @@ def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
         ("train: {epochs: soon}", "train: epochs: expected a number"),
         ("train: {optimizer: sgd}", "expected one of adamw, lamb"),
         ("method: {image_size: [64]}", "a list of 2"),
-        ("strict: 1", "expected bool"),
+        ("strict: 1", "expected true or false"),
         ("- 1", "the fields of CroCoRun"),
         ("a: [", "cannot be read"),
     ],
@@ -287,13 +246,3 @@ def test_run_folders_are_numbered(tmp_path: Path) -> None:
     for name in ("croco-002", "croco-010", "croco-x", "other-099"):
         (tmp_path / name).mkdir()
     assert numbered_folder(tmp_path, "croco").name == "croco-011"
-
-
-def test_as_a_program_help_lists_the_methods(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, TOOLS / "pretrain.py", "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
-    assert done.returncode == 0
-    assert "croco" in done.stdout
-    assert not list(tmp_path.iterdir())

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-import pretrain
 import pytest
-import segment
 import torch
 from corner_scans import write_corner
+from geo3d_command import error_of, run
 from PIL import Image
 
 from geo3d import create_model
-from geo3d.cli import command_line
+from geo3d.cli.segment import SegmentScene, segment_scene
 from geo3d.config import load_config, save_config
 from geo3d.datasets.ply import read_ply
+from geo3d.datasets.scannet import SCANNET20_CLASSES, ScanNet
 from geo3d.recipes.swin3d import Swin3DRecipe, Swin3DRun
 from geo3d.viz.ply import write_ply
 
@@ -26,24 +25,9 @@ QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.2", "--method.max-
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("scannet") / "scans"
-    for number in range(11):
-        write_corner(root, f"scene{number:04d}_00", number)
-    return root
-
-
-def _run(tool, args: list[str]) -> None:
-    sys.argv = [tool.PROGRAM, *args]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(tool.main)
-    assert stop.value.code == 0
-
-
-@pytest.fixture(scope="module")
 def finished(scans, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    _run(pretrain, ["swin3d", "--data", str(scans), "--out", str(folder), *QUICK])
+    run("pretrain", "swin3d", "--data", scans, "--out", folder, *QUICK)
     return folder
 
 
@@ -70,17 +54,17 @@ def test_the_checkpoint_goes_out_of_the_same_door(finished: Path) -> None:
 
 
 def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:
-    _run(pretrain, ["swin3d", "--config", str(finished / "config.yaml"), "--out", str(tmp_path / "again")])
+    run("pretrain", "swin3d", "--config", finished / "config.yaml", "--out", tmp_path / "again")
     weights = [create_model("swin3d", checkpoint=folder).state_dict() for folder in (finished, tmp_path / "again")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_run_goes_on_where_it_stopped(scans: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("stopped", "straight")]
-    args = ["swin3d", "--data", str(scans), *QUICK, "--train.schedule", "constant"]
-    _run(pretrain, [*args, "--out", str(folders[0]), "--train.steps", "1"])
+    args = ["pretrain", "swin3d", "--data", scans, *QUICK, "--train.schedule", "constant"]
+    run(*args, "--out", folders[0], "--train.steps", "1")
     for folder in folders:
-        _run(pretrain, [*args, "--out", str(folder)])
+        run(*args, "--out", folder)
     weights = [create_model("swin3d", checkpoint=folder).state_dict() for folder in folders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -92,22 +76,19 @@ def test_broken_scans_are_named_and_left_out(scans: Path, tmp_path: Path, capsys
     mesh = folder / "scene0002_00_vh_clean_2.ply"
     mesh.write_bytes(mesh.read_bytes()[:2000])
     out = tmp_path / "run"
-    _run(pretrain, ["swin3d", "--data", str(root), "--out", str(out), *QUICK])
+    run("pretrain", "swin3d", "--data", root, "--out", out, *QUICK)
     assert "left out of the report: " in capsys.readouterr().out
     assert "scene0002_00" in (out / "quarantine.txt").read_text()
-    sys.argv = ["pretrain.py", "swin3d", "--data", str(root), "--out", str(tmp_path / "strict"), "--strict", *QUICK]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(pretrain.main)
-    assert stop.value.code == 2
-    assert "scene0002_00" in capsys.readouterr().err
+    args = ["pretrain", "swin3d", "--data", root, "--out", tmp_path / "strict", "--strict", *QUICK]
+    assert "scene0002_00" in error_of(capsys, *args)
 
 
 def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tmp_path, capsys) -> None:
     scan = scans / "scene0003_00"
-    _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "a.ply")])
+    run("segment", "--checkpoint", finished, "--scene", scan, "--out", tmp_path / "a.ply")
     assert "mean IoU" in capsys.readouterr().out
     mesh = scan / "scene0003_00_vh_clean_2.ply"
-    _run(segment, ["--checkpoint", str(finished), "--scene", str(mesh), "--out", str(tmp_path / "b.ply")])
+    run("segment", "--checkpoint", finished, "--scene", mesh, "--out", tmp_path / "b.ply")
     said = capsys.readouterr().out
     assert "mean IoU" not in said
     assert str(tmp_path / "b.png") in said
@@ -127,17 +108,8 @@ def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path
     write_ply(tmp_path / "far.ply", mesh.vertex | far, mesh.faces)
     write_ply(tmp_path / "near.ply", mesh.vertex, mesh.faces)
     for name in ("near", "far"):
-        _run(
-            segment,
-            [
-                "--checkpoint",
-                str(finished),
-                "--scene",
-                str(tmp_path / f"{name}.ply"),
-                "--out",
-                str(tmp_path / f"{name}_labels.ply"),
-            ],
-        )
+        out = tmp_path / f"{name}_labels.ply"
+        run("segment", "--checkpoint", finished, "--scene", tmp_path / f"{name}.ply", "--out", out)
         assert "mean IoU" not in capsys.readouterr().out
     found = read_ply(tmp_path / "far_labels.ply", "scan")
     assert np.abs(found.stacked("x", "y", "z") - np.stack(list(far.values()), 1)).max() < 1e-6
@@ -145,9 +117,22 @@ def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path
     assert agreeing.mean() > 0.9, "voxels begin at the least coordinates, which differ by rounding"
 
 
+def test_from_python_classes_are_called_as_the_dataset_calls_them(finished, scans, tmp_path, monkeypatch) -> None:
+    config = SegmentScene(checkpoint=finished, scene=scans / "scene0003_00", out=tmp_path / "new" / "a.ply")
+    expected = segment_scene(config)
+    own = tuple(f"own {name}" for name in SCANNET20_CLASSES)
+    monkeypatch.setattr(ScanNet, "classes", own, raising=False)
+    shares, scores, *_ = segment_scene(config).splitlines()
+    assert all(share.startswith("own ") for share in shares.split(", "))
+    assert shares.replace("own ", "") == expected.splitlines()[0]
+    assert scores == expected.splitlines()[1]
+    monkeypatch.setattr(ScanNet, "classes", own[:5])  # which the network's 20 cannot be compared with
+    assert "mean IoU" not in segment_scene(config)
+
+
 def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) -> None:
     scan = data_folder / "scannet" / "scans" / "scene0000_00"
-    _run(segment, ["--checkpoint", str(finished), "--scene", str(scan), "--out", str(tmp_path / "scan.ply")])
+    run("segment", "--checkpoint", finished, "--scene", scan, "--out", tmp_path / "scan.ply")
     assert "mean IoU" in capsys.readouterr().out
     labels = read_ply(tmp_path / "scan.ply", "scan").vertex["label"]
     assert len(labels) == 81_369
@@ -160,21 +145,19 @@ def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) ->
     [("", "holds 11 scenes"), ("scene0000_00/absent.ply", "cannot be read"), ("absent", "no such folder")],
 )
 def test_wrong_scenes_are_one_line(finished, scans, scene: str, message: str, capsys) -> None:
-    sys.argv = ["segment.py", "--checkpoint", str(finished), "--scene", str(scans / scene)]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(segment.main)
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    assert message in error_of(capsys, "segment", "--checkpoint", finished, "--scene", scans / scene)
 
 
 def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, capsys) -> None:
     write_ply(tmp_path / "bare.ply", {axis: np.zeros(3, np.float32) for axis in "xyz"})
-    sys.argv = ["segment.py", "--checkpoint", str(finished), "--scene", str(tmp_path / "bare.ply")]
-    with pytest.raises(SystemExit):
-        command_line.run(segment.main)
-    assert "reads colours, but the points have none" in capsys.readouterr().err
+    error = error_of(capsys, "segment", "--checkpoint", finished, "--scene", tmp_path / "bare.ply")
+    assert "reads colours, but the points have none" in error
+
+
+def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
+    assert "file: cannot be made as a folder" in error_of(capsys, "segment", *args)
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:

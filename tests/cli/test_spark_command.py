@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-import pretrain
 import pytest
 import torch
+from geo3d_command import error_of, run
 from PIL import Image
 
 from geo3d import create_model
-from geo3d.cli import command_line
 from geo3d.config import load_config, save_config
 from geo3d.recipes.spark import SparKRecipe, SparKRun
 
@@ -31,17 +29,10 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-def _run(args: list[str], code: int = 0) -> None:
-    sys.argv = ["pretrain.py", "spark", *args]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(pretrain.main)
-    assert stop.value.code == code
-
-
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    _run(["--data", str(photos), "--out", str(folder), *QUICK])
+    run("pretrain", "spark", "--data", photos, "--out", folder, *QUICK)
     return folder
 
 
@@ -67,10 +58,10 @@ def test_encoder_and_whole_network_go_out_of_the_same_door(finished: Path) -> No
 
 def test_a_run_goes_on_where_it_stopped_bit_for_bit(finished: Path, photos: Path, tmp_path: Path) -> None:
     # Rate and weight decay run over a fixed number of epochs, so that a shorter run is the beginning of a longer one.
-    args = ["--data", str(photos), *QUICK, "--train.schedule-epochs", "2"]
-    _run([*args, "--out", str(tmp_path / "parts"), "--train.steps", "2"])
-    _run([*args, "--out", str(tmp_path / "parts")])
-    _run([*args, "--out", str(tmp_path / "straight")])
+    args = ["pretrain", "spark", "--data", photos, *QUICK, "--train.schedule-epochs", "2"]
+    run(*args, "--out", tmp_path / "parts", "--train.steps", "2")
+    run(*args, "--out", tmp_path / "parts")
+    run(*args, "--out", tmp_path / "straight")
     weights = [
         create_model("spark", checkpoint=tmp_path / name / "checkpoints" / "step_00000004").state_dict()
         for name in ("parts", "straight")
@@ -88,10 +79,7 @@ def test_a_run_goes_on_where_it_stopped_bit_for_bit(finished: Path, photos: Path
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:
-    _run(["--data", str(photos), "--out", str(tmp_path / "run"), *QUICK, *args], code=2)
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
+    assert message in error_of(capsys, "pretrain", "spark", "--data", photos, "--out", tmp_path / "run", *QUICK, *args)
 
 
 @pytest.mark.parametrize("preset", SparKRecipe.presets)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import probe
 import pytest
 import torch
 from corner_scans import write_corner
+from geo3d_command import error_of, run
 
 from geo3d import create_model
 from geo3d.checkpoints.loading import save_model
-from geo3d.cli import command_line
 
 QUICK = ["--voxels-per-scene", "60", "--voxel-size", "0.2"]
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("scannet") / "scans"
-    for number in range(11):
-        write_corner(root, f"scene{number:04d}_00", number)
-    return root
 
 
 @pytest.fixture(scope="module", params=["sparse_resnet_tiny", "swin3d_tiny"])
@@ -34,17 +24,10 @@ def checkpoint(request, tmp_path_factory) -> Path:
     return path
 
 
-def _run(args: list[str]) -> int:
-    sys.argv = [probe.PROGRAM, "linear", *args]
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(probe.main)
-    return stop.value.code
-
-
 def test_the_table_holds_what_is_compared(checkpoint: Path, scans: Path, tmp_path: Path, capsys) -> None:
-    args = ["--checkpoint", str(checkpoint), "--data", str(scans), *QUICK, "--fresh", "2", "--seed", "6"]
+    args = ["--checkpoint", checkpoint, "--data", scans, *QUICK, "--fresh", "2", "--seed", "6"]
     for name in ("first", "second"):
-        assert _run([*args, "--out", str(tmp_path / name / "probe.json")]) == 0
+        run("probe", "linear", *args, "--out", tmp_path / name / "probe.json")
     said = capsys.readouterr().out
     assert "10 scenes to learn from, 1 held out; voxels of 20 cm" in said
     files = [(tmp_path / name / "probe.json").read_text() for name in ("first", "second")]
@@ -63,28 +46,23 @@ def test_the_table_holds_what_is_compared(checkpoint: Path, scans: Path, tmp_pat
 
 def test_scenes_of_another_folder_are_measured_on(checkpoint: Path, scans: Path, tmp_path: Path, capsys) -> None:
     write_corner(tmp_path / "scans", "scene0020_00", 20)
-    args = ["--checkpoint", str(checkpoint), "--data", str(scans), "--test-data", str(tmp_path / "scans"), *QUICK]
-    assert _run(args) == 0
+    args = ["--checkpoint", checkpoint, "--data", scans, "--test-data", tmp_path / "scans", *QUICK]
+    run("probe", "linear", *args)
     assert "11 scenes to learn from, 1 held out" in capsys.readouterr().out
-    args += ["--test-data", str(tmp_path / "scans"), str(scans)]
-    assert "scene0000_00 is among the scenes to learn from and among those to measure on" in _fails(args, capsys)
-
-
-def _fails(args: list[str], capsys) -> str:
-    assert _run(args) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+    args += ["--test-data", tmp_path / "scans", scans]
+    assert "scene0000_00 is among the scenes to learn from and among those to measure on" in error_of(
+        capsys, "probe", "linear", *args
+    )
 
 
 def test_wrong_checkpoints_are_one_line(scans: Path, tmp_path: Path, capsys) -> None:
     def message(name: str, *more: str) -> str:
-        return _fails(["--checkpoint", str(tmp_path / name), "--data", str(scans), *more], capsys)
+        return error_of(capsys, "probe", "linear", "--checkpoint", tmp_path / name, "--data", scans, *more)
 
     save_model(create_model("croco_tiny"), tmp_path / "croco.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "bare.pth")
     assert "no such checkpoint file" in message("absent")
-    assert "croco has no features of voxels; give a sparse_resnet or a swin3d" in message("croco.safetensors")
+    assert "croco reads image; give an encoder of voxels" in message("croco.safetensors")
     assert "does not say which model it holds; name it" in message("bare.pth")
     assert "unknown model 'swin4d'" in message("bare.pth", "--model", "swin4d")
 
@@ -99,12 +77,14 @@ def test_wrong_checkpoints_are_one_line(scans: Path, tmp_path: Path, capsys) -> 
     ],
 )
 def test_wrong_settings_are_one_line(args: list[str], message: str, tmp_path: Path, capsys) -> None:
-    assert message in _fails(["--checkpoint", str(tmp_path), *args], capsys)
+    assert message in error_of(capsys, "probe", "linear", "--checkpoint", tmp_path, *args)
 
 
 def test_scenes_without_labels_or_too_few_are_one_line(checkpoint: Path, tmp_path: Path, capsys) -> None:
     folder = write_corner(tmp_path / "scans", "scene0000_00", 0)
-    args = ["--checkpoint", str(checkpoint), "--data", str(tmp_path / "scans")]
-    assert "1 scenes are too few to hold any out, which takes 10; give others" in _fails(args, capsys)
+    args = ["--checkpoint", checkpoint, "--data", tmp_path / "scans"]
+    assert "1 scenes are too few to hold any out, which takes 10; give others" in error_of(
+        capsys, "probe", "linear", *args
+    )
     (folder / "scene0000_00_vh_clean_2.labels.ply").unlink()
-    assert "no scene holds labelled points or a labelled mesh" in _fails(args, capsys)
+    assert "no scene holds labelled points or a labelled mesh" in error_of(capsys, "probe", "linear", *args)

@@ -1,0 +1,124 @@
+"""Probe: what frozen features of a checkpoint tell, beside those of fresh weights and what both networks are handed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from geo3d.errors import InputError
+from geo3d.models import Encoder
+from geo3d.progress import Log
+
+#: Takes what a probe looks at, such as the points of a scene; gives features (N, C), on the CPU.
+Representation = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What every probe says; probes add their own fields."""
+
+    checkpoint: Path
+    """Run folder of `geo3d pretrain`, one of its checkpoints, or the authors' file."""
+    model: str | None = None
+    """Network that the file holds; None: as it says itself, which the authors' files do not (`swin3d`)."""
+    seed: int = 0
+    """Seed of all draws."""
+    fresh: int = 1
+    """Networks with fresh weights to compare with (count), of seeds that follow on `seed`."""
+    device: str = "cpu"
+    """Where the networks run, such as `cuda`."""
+    out: Path | None = None
+    """JSON file for the figures. None: they are only printed."""
+
+    def __post_init__(self) -> None:
+        if self.fresh < 1:
+            raise InputError(f"fresh must be at least 1, got {self.fresh}")
+        if self.seed < 0:
+            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"device {self.device!r} cannot be used here ({reason})") from error
+
+
+class Score(ABC):
+    """Base of the figures of one representation: a dataclass of numbers."""
+
+    def as_dict(self) -> dict[str, float]:
+        """For a file."""
+        return asdict(self)
+
+    @abstractmethod
+    def cells(self) -> dict[str, str]:
+        """Column's title -> what stands in the row of the table."""
+
+
+class Probe(ABC):
+    """What is measured of a checkpoint by name; an instance is the network with the data it is measured on.
+
+    A probe names its config as a class attribute and says what is done; what is compared is the same for all.
+
+    Args:
+        config: the probe's.
+        log: takes lines for people.
+
+    Raises:
+        InputError: checkpoint or data cannot be used; says what to do.
+    """
+
+    #: One line of help.
+    summary: ClassVar[str]
+    #: Config class.
+    settings: ClassVar[type[ProbeConfig]]
+
+    #: The checkpoint's; set by subclasses.
+    network: Encoder
+
+    def __init__(self, config: Any, log: Log) -> None:
+        self.config, self.log = config, log
+
+    def representations(self) -> dict[str, Representation]:
+        """What is compared: features of the checkpoint, those of fresh weights, and what both networks are handed."""
+        found = {"checkpoint": self.network_features(self.network)}
+        for seed in range(self.config.seed, self.config.seed + self.config.fresh):
+            fresh = self.network.fresh(torch.Generator().manual_seed(seed))
+            found[f"fresh weights, seed {seed}"] = self.network_features(fresh)
+        return found | {"input features": self.input_features()}
+
+    @abstractmethod
+    def network_features(self, network: Encoder) -> Representation:
+        """Features of a network, the checkpoint's or one with fresh weights."""
+
+    @abstractmethod
+    def input_features(self) -> Representation:
+        """What the networks are handed."""
+
+    @abstractmethod
+    def measure(self, representations: dict[str, Representation]) -> dict[str, Score]:
+        """Figures of each representation, on the same data and with the same budget."""
+
+    @abstractmethod
+    def note(self, scores: dict[str, Score]) -> str:
+        """The line under the table: what the figures are of."""
+
+
+def table(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Rows of cells under their titles, which are those of the first row."""
+    titles = list(next(iter(rows.values())))
+    widths = {title: max(len(title), *(len(cells[title]) for cells in rows.values())) for title in titles}
+    first = max(map(len, rows))
+    lines = [" " * first, *(f"{name:<{first}}" for name in rows)]
+    for title in titles:
+        column = [title, *(cells[title] for cells in rows.values())]
+        lines = [f"{line}  {cell:>{widths[title]}}" for line, cell in zip(lines, column, strict=True)]
+    return "\n".join(lines)
+
+
+__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "table"]

@@ -1,0 +1,45 @@
+"""`geo3d prepare` from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from geo3d_command import error_of, run
+from PIL import Image
+
+from geo3d.datasets import open_dataset
+
+
+def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
+    root, index = tmp_path / "made", tmp_path / "pairs.tsv"
+    sizes = ["--scenes", "1", "--objects", "0", "--views", "20", "--width", "96", "--height", "72", "--workers", "1"]
+    run("prepare", "synthetic", "--output", root, *sizes)
+    assert open_dataset(root / "scannet")[0].depth(0).shape == (72, 96)
+    run("prepare", "pairs", "--data", root / "scannet", "--output", index)
+    assert "pairs" in capsys.readouterr().out
+    assert index.stat().st_size > 0
+    with Image.open(index.with_suffix(".png")) as picture:
+        picture.verify()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "geo3d prepare: name a command: synthetic, pairs"),
+        (["cook"], "unknown command 'cook'; known: synthetic, pairs\n"),
+        (["sinthetic"], "did you mean 'synthetic'?"),
+        (["synthetic", "--scenes", "-1"], "scenes must be at least 0"),
+        (["synthetic", "--scene", "1"], "did you mean --scenes?; see geo3d prepare synthetic --help"),
+        (["pairs"], "Missing from geo3d prepare pairs: --data"),
+        (["pairs", "--data", "absent"], "absent: no such folder"),
+        (["pairs", "--data", "{tmp}/places", "--output", "{tmp}/file/pairs.tsv"], "cannot be made as a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, message: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "places" / "one").mkdir(parents=True)
+    for number in range(2):
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "places" / "one" / f"{number}.png")
+    assert message in error_of(capsys, "prepare", *(a.format(tmp=tmp_path) for a in args))
