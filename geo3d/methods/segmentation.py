@@ -15,7 +15,7 @@ from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_share
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
-from geo3d.metrics import IGNORED
+from geo3d.metrics import IGNORED, accuracy
 from geo3d.models import create_model
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.samples.packing import pack
@@ -136,12 +136,12 @@ class Segmentation(Method):
         """Cross-entropy over the labelled voxels; paths are dropped by torch's global generator."""
         logits = self.network(self._inputs(batch))
         labels = batch["semantic"]
-        labelled = labels != IGNORED
-        count = labelled.sum().clamp_min(1)
+        count = (labels != IGNORED).sum().clamp_min(1)
         loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / count
         predicted = logits.argmax(1)
-        accuracy = ((predicted == labels) & labelled).sum() / count
-        return MethodOutput({"cross_entropy": loss}, {"accuracy": accuracy}, {"predicted": predicted})
+        return MethodOutput(
+            {"cross_entropy": loss}, {"accuracy": accuracy(labels, predicted)}, {"predicted": predicted}
+        )
 
     def rate_factors(self) -> dict[str, float]:
         """Parameters of attention blocks learn at a tenth of the rate, as published."""

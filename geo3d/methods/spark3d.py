@@ -21,6 +21,7 @@ from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
+from geo3d.metrics import intersection_over_union
 from geo3d.models import create_encoder, family_of, model_options
 from geo3d.models.voxel_decoder import MaskedVoxelDecoder
 from geo3d.models.voxel_encoder import VoxelEncoder
@@ -326,9 +327,7 @@ class SparK3D(Method):
             known = target.isfinite().all(1)
             error = (predicted[:, columns] - torch.where(known.unsqueeze(1), target, 0)).square().sum(1)
             losses[name] = getattr(self.config, f"{name}_weight") * masked.mean(error, known)
-        filled = logit > 0
-        union = (filled | masked.occupied).sum()
-        iou = (filled & masked.occupied).sum() / union.clamp_min(1)
+        iou = intersection_over_union(logit > 0, masked.occupied)
         extras = {"sites": sites.coords, "predicted": predicted, "occupied": masked.occupied}
         return MethodOutput(losses, {"occupancy_iou": iou}, extras)
 

@@ -9,26 +9,8 @@ from geo3d.probe.probe import Probe, ProbeConfig, Score, table
 from geo3d.progress import Log
 from geo3d.registry import Registry
 
-_REGISTRY = Registry("probe", Probe)
-
-
-def register_probe(name: str, probe: type[Probe]) -> type[Probe]:
-    """Make a probe known under ``name``; a name is registered once."""
-    return _REGISTRY.register(name, probe)
-
-
-def list_probes() -> list[str]:
-    """Names of all probes, sorted; those of other packages are not imported for it."""
-    return _REGISTRY.names()
-
-
-def get_probe(name: str) -> type[Probe]:
-    """The probe of ``name``; that of another package is imported when it is first asked for.
-
-    Raises:
-        InputError: there is none, or the package that names it does not hold one.
-    """
-    return _REGISTRY.get(name)
+PROBES = Registry("probe", Probe)
+register_probe, list_probes, get_probe = PROBES.register, PROBES.names, PROBES.get
 
 
 def run_probe(name: str, config: ProbeConfig, log: Log = print) -> dict[str, Score]:

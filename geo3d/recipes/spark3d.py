@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
+from geo3d.metrics import intersection_and_union
 from geo3d.random import Stream, stream_generator
 from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
 from geo3d.samples.points import PointScenes
@@ -129,8 +130,9 @@ class SparK3DRecipe(Recipe):
             masked = method.truth(sites, voxels)
             truth = masked.occupied
             for name, filled in (("network", predicted[:, 0] > 0), ("copied", copied_occupancy(method, batch, sites))):
-                add(f"{name} both", (filled & truth).sum())
-                add(f"{name} either", (filled | truth).sum())
+                both, either = intersection_and_union(filled, truth)
+                add(f"{name} both", both)
+                add(f"{name} either", either)
             logit = predicted[:, 0].double() - math.log(method.config.occupied_weight)  # of the voxels as they are
             add("entropy", F.binary_cross_entropy_with_logits(logit, truth.double(), reduction="sum"))
             add("filled", (predicted[:, 0] > 0).sum())

@@ -21,7 +21,7 @@ _EXAMPLE = Path(__file__).parents[2] / "examples" / "own_probe.py"
 @pytest.fixture
 def brightness(monkeypatch) -> type[Probe]:
     """The probe of the example, registered while a test runs."""
-    monkeypatch.setattr(registry._REGISTRY, "_known", dict(registry._REGISTRY._known))
+    monkeypatch.setattr(registry.PROBES, "_known", dict(registry.PROBES._known))
     return runpy.run_path(str(_EXAMPLE))["BrightnessProbe"]
 
 

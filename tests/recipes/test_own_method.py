@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method.py"
 
 @pytest.fixture
 def example(monkeypatch) -> ModuleType:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry.RECIPES, "_known", dict(registry.RECIPES._known))
     spec = importlib.util.spec_from_file_location("own_method", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "own_method", module)
