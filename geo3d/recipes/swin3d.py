@@ -76,7 +76,7 @@ class Swin3DRecipe(Recipe):
             return scene
 
         rows = first_readable(range(len(every)), row_of, MEASURED_SCENES, self.config.strict, self.log)
-        super().prepare_measuring(source, measured.of_groups(rows))
+        super().prepare_measuring(source, measured.of_groups([measured.group(row) for row in rows]))
 
     def describe(self) -> str:
         """The number of classes."""

@@ -184,7 +184,13 @@ class SampleSource(Generic[Opened]):
         return int(self.items.group[self.row(index)])
 
     def of_groups(self, numbers: Sequence[int] | np.ndarray) -> Self:
-        """The items of some groups alone, whose numbers stay the same."""
+        """The items of some groups alone, whose numbers stay the same.
+
+        Raises:
+            ValueError: there is no group of a number.
+        """
+        if len(unknown := np.setdiff1d(numbers, self.items.group)):
+            raise ValueError(f"{self.kind}: there is no group {unknown.tolist()[:8]}")
         part = copy.copy(self)  # which leaves behind what is open, as pickling does
         part.items = self.items.kept(np.isin(self.items.group, numbers))
         return part
