@@ -158,7 +158,7 @@ def read_pair_index(path: str | Path) -> PairIndex:
     path = Path(path)
     reader = _by_suffix(path, {".tsv": _read_text, ".parquet": _read_parquet})
     if not path.is_file():
-        raise InputError(f"{path}: no such index of view pairs; `tools/prepare.py pairs` makes one")
+        raise InputError(f"{path}: no such index of view pairs; `geo3d prepare pairs` makes one")
     return reader(path)
 
 

@@ -25,7 +25,7 @@ class CroCoRun(Run):
     """Pre-train CroCo: complete a masked view from another view of the same scene."""
 
     pairs: Path | None = None
-    """Index of view pairs, as `tools/prepare.py pairs` writes it. None: pairs are mined from the data at the start."""
+    """Index of view pairs, as `geo3d prepare pairs` writes it. None: pairs are mined from the data at the start."""
 
     method: CrossViewCompletionConfig = field(default_factory=CrossViewCompletionConfig)
     """The task and the network."""

@@ -160,7 +160,7 @@ class ViewPairs(SampleSource[Scene]):
                 if len(pairs):
                     found.append(MinedScene(number, scene.name, pairs=pairs))
         if not found:
-            raise InputError(f"no scene of {folders(datasets)} lists view pairs; mine them: `tools/prepare.py pairs`")
+            raise InputError(f"no scene of {folders(datasets)} lists view pairs; mine them: `geo3d prepare pairs`")
         return cls._of_mined(datasets, found, both_orders)
 
     @classmethod
