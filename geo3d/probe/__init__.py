@@ -1,4 +1,4 @@
-"""Probes: what a representation is worth, measured by simple read-outs of frozen features, by name."""
+"""Probes: how much a representation tells, measured by simple read-outs of frozen features, by name."""
 
 from geo3d.probe.linear_probe import LinearProbe
 from geo3d.probe.probe import Probe, ProbeConfig, Score
