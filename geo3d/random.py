@@ -14,14 +14,17 @@ import numpy as np
 class Stream(IntEnum):
     """Who draws. A number once given stays, since it is part of what makes a run repeatable."""
 
+    SYNTHETIC_ROOMS = 0
+    SYNTHETIC_OBJECTS = 1
     HOLD_OUT = 101
     MEASURE_CROCO = 102
     MEASURE_SPARK = 103
     MEASURE_SPARK3D = 104
     PROBE_VALIDATION = 105
     PROBE_VOXELS = 106
-    SURFACE_SAMPLES = 120
     MEASURE = 107
+    MEASURED_PASSES = 108
+    SURFACE_SAMPLES = 120
 
 
 @unique
@@ -42,6 +45,11 @@ def stream_generator(seed: int, stream: Stream, *counters: int) -> np.random.Gen
         counters: such as the number of an item.
     """
     return np.random.default_rng([seed, int(stream), *counters])
+
+
+def stream_seed(seed: int, stream: Stream, *counters: int) -> int:
+    """Seed, in [0, 2^63), of a generator of torch's that draws from a stream."""
+    return int(stream_generator(seed, stream, *counters).integers(2**63))
 
 
 def training_sequence(seed: int, stream: TrainingStream, *counters: int) -> np.random.SeedSequence:

@@ -24,11 +24,11 @@ from geo3d.datasets.synthetic.write_mvimgnet import write_instance
 from geo3d.datasets.synthetic.write_scannet import write_labels_table, write_scan
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera
+from geo3d.random import Stream, stream_generator
 
 #: Raised whenever the same configuration would give other files.
 VERSION = 1
 _MANIFEST, _UNFINISHED = "synthetic.json", "unfinished"
-_ROOMS, _OBJECTS = 0, 1  # so that room i and object i draw from different streams
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _object_folder(index: int) -> str:
 
 def write_room(folder: Path, config: SyntheticConfig, index: int) -> None:
     """Make room ``index`` and write it as a ScanNet scan into an existing folder."""
-    rng = np.random.default_rng([config.seed, _ROOMS, index])
+    rng = stream_generator(config.seed, Stream.SYNTHETIC_ROOMS, index)
     kind = list(ROOM_KINDS)[index % len(ROOM_KINDS)]
     palette = Palette(rng)
     room = furnish_room(kind, palette, rng)
@@ -118,7 +118,7 @@ def write_room(folder: Path, config: SyntheticConfig, index: int) -> None:
 
 def write_object(folder: Path, config: SyntheticConfig, index: int) -> None:
     """Make object capture ``index`` and write it as an MVImgNet instance into an existing folder."""
-    rng = np.random.default_rng([config.seed, _OBJECTS, index])
+    rng = stream_generator(config.seed, Stream.SYNTHETIC_OBJECTS, index)
     object_class = list(SMALL_OBJECTS)[index % len(SMALL_OBJECTS)]
     palette = Palette(rng)
     room = furnish_tabletop(object_class, palette, rng)

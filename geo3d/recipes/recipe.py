@@ -15,7 +15,7 @@ from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
 from geo3d.errors import InputError
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Log
-from geo3d.random import Stream, stream_generator
+from geo3d.random import Stream, stream_generator, stream_seed
 from geo3d.train.config import TrainConfig
 
 Result = TypeVar("Result")
@@ -221,7 +221,7 @@ class Recipe:
     def figures(self) -> dict[str, float]:
         """What is measured, in evaluation mode and without gradients: the mean loss, and of how many samples."""
         losses: list[float] = []
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, Stream.MEASURED_PASSES))
         for batch, count in self.batches():
             losses += [self.method(batch, generator).loss.item()] * count
         return {"loss": float(np.mean(losses)), self.items: self.measured_count}
