@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -54,7 +55,14 @@ def launch(config: TrainConfig) -> Fabric:
             f"accelerator={config.accelerator}, devices={devices}, strategy={config.strategy}, num_nodes={num_nodes}"
         )
         raise InputError(f"cannot train with {asked}: {' '.join(str(error).split())}") from error
+    atexit.register(_leave_processes)  # of gloo Fabric leaves it to luck whether its threads end before the interpreter
     return fabric
+
+
+def _leave_processes() -> None:
+    """End the connection to the other processes, where there are any."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def first_process(fabric: Fabric, function: Callable[[], T]) -> T:
