@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -62,7 +63,9 @@ def launch(config: TrainConfig) -> Fabric:
 def _leave_processes() -> None:
     """End the connection to the other processes, where there are any."""
     if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # sharded networks are cycles, which hold their groups of processes
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def first_process(fabric: Fabric, function: Callable[[], T]) -> T:
