@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from geo3d.errors import InputError
+from geo3d.progress import Log
 
 
 class BrokenScene(InputError):
@@ -75,3 +77,15 @@ class Quarantine:
     def report(self) -> str:
         """One line for each broken scene, then one for each remark; empty when all is well."""
         return "\n".join(map(str, [*self.entries, *self.remarks]))
+
+
+def log_broken(datasets: Iterable[Any], log: Log) -> None:
+    """Name the broken scenes that datasets left out.
+
+    Args:
+        datasets: each with a ``quarantine``.
+        log: takes the lines.
+    """
+    for dataset in datasets:
+        if dataset.quarantine.entries:
+            log(f"{len(dataset.quarantine)} broken scenes left out:\n{dataset.quarantine.report()}")

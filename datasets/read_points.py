@@ -283,4 +283,4 @@ def read_cloud(path: str | Path) -> tuple[PointCloud, tuple[str, ...] | None]:
     scenes = open_dataset(path)
     if len(scenes) != 1:
         raise InputError(f"{path}: holds {len(scenes)} scenes; give the folder of one, or a file of points")
-    return scenes[0].points(), scenes.classes
+    return scenes[0].cloud(), scenes.classes

@@ -162,6 +162,18 @@ class Scene:
         """The scene's points, with colours, normals and labels where known."""
         raise MissingPart(f"scene {self.name} has no points")
 
+    def cloud(self) -> PointCloud:
+        """The scene's points, or else the vertices of its mesh, with what is known of them.
+
+        Raises:
+            MissingPart: the scene has neither.
+            BrokenScene: its files are damaged.
+        """
+        if "mesh" in self.parts and "points" not in self.parts:
+            return self.mesh().to_points(self.origin)
+        self.require("points")
+        return self.points()
+
     def mesh(self) -> Mesh:
         """The scene's mesh, with labels where known."""
         raise MissingPart(f"scene {self.name} has no mesh")
@@ -260,7 +272,11 @@ class SceneDataset(Sequence):
 
     def __repr__(self) -> str:
         count = len(self)
-        return f"{type(self).__name__}({str(self.root)!r}, {count} scene{'' if count == 1 else 's'})"
+        return f"{type(self).__name__}({self.kind}: {count} scene{'' if count == 1 else 's'} in {str(self.root)!r})"
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a scene of a name."""
+        return name in self.scene_names
 
     @overload
     def __getitem__(self, index: int | str) -> Scene: ...

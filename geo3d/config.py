@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import numpy as np
 import yaml
 
 from geo3d.errors import InputError, did_you_mean
@@ -52,6 +53,8 @@ def typed_value(kind: Any, value: Any, where: str) -> Any:
     Raises:
         InputError: a value of another type, an unknown or misspelt field; says what was expected and what was found.
     """
+    if isinstance(value, np.ndarray | np.bool_):
+        value = value.tolist()
     if dataclasses.is_dataclass(kind):
         return value if type(value) is kind else _dataclass_from_plain(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)

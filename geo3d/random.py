@@ -12,7 +12,10 @@ import numpy as np
 
 @unique
 class Stream(IntEnum):
-    """Who draws. A number once given stays, since it is part of what makes a run repeatable."""
+    """Who draws. A number once given stays, since it is part of what makes a run repeatable.
+
+    A stream is drawn from once, or at counters, not both: the draw without a counter is that of counter 0.
+    """
 
     SYNTHETIC_ROOMS = 0
     SYNTHETIC_OBJECTS = 1
@@ -24,6 +27,7 @@ class Stream(IntEnum):
     PROBE_VOXELS = 106
     MEASURE = 107
     MEASURED_PASSES = 108
+    MEASURED_ORDER = 109
     SURFACE_SAMPLES = 120
 
 

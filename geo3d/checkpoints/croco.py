@@ -32,21 +32,21 @@ _ROTARY = "RoPE"
 def read_croco(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
     """What a file of the authors, or of their training code, holds.
 
-    ``{"model", "croco_kwargs"}`` (version 2 releases), ``{"model"}`` (version 1: the constructor's defaults),
-    ``{"model", "args"}`` (training runs: the network stands in ``args.model`` as the text of a constructor call, which
-    is parsed and never evaluated), or a state dict without any of them.
+    ``{"model", "croco_kwargs"}`` (version 2 releases), ``{"model"}`` with sine-cosine embeddings (version 1: the
+    constructor's defaults), ``{"model", "args"}`` (training runs: the network stands in ``args.model`` as the text of a
+    constructor call, which is parsed and never evaluated), or a state dict without any of them.
 
     Raises:
         InputError: none of these layouts, or arguments that are not known.
     """
     state = as_state_dict(content, path)
-    if not (isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)):
-        return Stored(state, "croco", None)
     if "croco_kwargs" in content:
         return Stored(state, "croco", config_from_published(content["croco_kwargs"], path))
     args = content.get("args")
-    text = args.model if isinstance(args, Namespace) and hasattr(args, "model") else None
-    return Stored(state, "croco", config_from_published({} if text is None else _parse_call(text, path), path))
+    if isinstance(args, Namespace) and hasattr(args, "model"):
+        return Stored(state, "croco", config_from_published(_parse_call(args.model, path), path))
+    first_version = isinstance(content.get("model"), Mapping) and "enc_pos_embed" in state
+    return Stored(state, "croco", config_from_published({}, path) if first_version else None)
 
 
 def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
     config: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in _FIELDS:
-            config[_FIELDS[name]] = tuple(value) if isinstance(value, list) else value
+            config[_FIELDS[name]] = value
         elif name == "pos_embed" and value == "cosine":
             config["rope_base"] = None
         elif name == "pos_embed" and str(value).startswith(_ROTARY):

@@ -90,12 +90,14 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
     Args:
         path: a file of ``torch.save`` or safetensors, whatever its ending; a checkpoint folder of geo3d's trainer, or a
-            run folder, of which the newest checkpoint is taken.
+            run folder, of which the newest checkpoint is taken (name ``checkpoints/best`` in it for the best).
 
     Raises:
         InputError: no such file, a damaged one, or one that asks for classes which are not plain data.
     """
     path = Path(path)
+    if path.name == "best" and path.is_file():  # of a run: names the folder of its best checkpoint
+        path = path.with_name(path.read_text().strip())
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -189,9 +191,10 @@ def save_model(model: nn.Module, path: str | Path) -> None:
             f"save_model: {type(model).__name__} is no model of geo3d's, which say how they are built again by card(); "
             "hand in what create_model made, or write its state_dict with torch.save"
         )
-    state = model.state_dict()
+    state = {_INFIXES.sub("", name.removeprefix("_orig_mod.")): value for name, value in model.state_dict().items()}
     if any(value.is_meta for value in state.values()):
         raise InputError(f"save_model: this {type(model).__name__} lies on the meta device and has no weights to write")
+    _require_whole(model, state)
     state = untied({name: value.detach().cpu().contiguous() for name, value in state.items()})
     text = json.dumps(card())
     try:
@@ -202,6 +205,24 @@ def save_model(model: nn.Module, path: str | Path) -> None:
             _replace(path, lambda target: save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text}))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path}: the model cannot be written there ({error})") from error
+
+
+def _require_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise InputError where a model is not what its config describes, so that its file could not be loaded."""
+    if not hasattr(model, "config"):
+        return
+    with torch.device("meta"):
+        planned = type(model)(model.config).state_dict()
+    changed = sorted(
+        name
+        for name in planned.keys() | state.keys()
+        if name not in planned or name not in state or planned[name].shape != state[name].shape
+    )
+    if changed:
+        raise InputError(
+            f"save_model: this {type(model).__name__} is not what its config describes, by {_shorten(changed)}; "
+            "choose sizes by options of create_model, or write its state_dict with torch.save"
+        )
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

@@ -6,6 +6,7 @@ Version 1 adds sine-cosine embeddings, version 2 turns queries and keys by their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -55,9 +56,10 @@ class CroCoConfig:
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
         sizes |= {"mlp_ratio": self.mlp_ratio, "image_size": min(self.image_size)}
-        wrong = [f"{name}={getattr(self, name)!r}" for name, value in sizes.items() if not value > 0]
+        sizes |= {} if self.rope_base is None else {"rope_base": self.rope_base}
+        wrong = [f"{name}={getattr(self, name)!r}" for name, value in sizes.items() if not 0 < value < math.inf]
         if wrong:
-            raise InputError(f"CroCo: sizes must be positive, got {', '.join(wrong)}")
+            raise InputError(f"CroCo: sizes must be positive and finite, got {', '.join(wrong)}")
         height, width = self.image_size
         if height % self.patch_size or width % self.patch_size:
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -51,6 +52,7 @@ class Encoder(nn.Module, ABC):
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
         config: sizes.
         name: under which ``create_model`` made it; empty where it was built by its class.
+        licence: of the weights, where their authors license them for non-commercial use alone; files tell it on.
     """
 
     family: ClassVar[str]
@@ -58,6 +60,7 @@ class Encoder(nn.Module, ABC):
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
     config: Any
     name: str = ""
+    licence: str = ""
 
     @property
     @abstractmethod
@@ -96,12 +99,14 @@ class Encoder(nn.Module, ABC):
         names = [stage.name for stage in self.feature_info]
         if layers is None:
             return list(range(len(names)))
+        if isinstance(layers, str | Integral):
+            raise InputError(f"{type(self).__name__}.features: layers is a list, such as [{layers!r}]")
         numbers = []
         for layer in layers:
             if isinstance(layer, str) and layer in names:
                 numbers.append(names.index(layer))
-            elif isinstance(layer, int) and -len(names) <= layer < len(names):
-                numbers.append(layer % len(names))
+            elif isinstance(layer, Integral) and not isinstance(layer, bool) and -len(names) <= layer < len(names):
+                numbers.append(int(layer) % len(names))
             else:
                 near = did_you_mean(layer, names) if isinstance(layer, str) else ""
                 raise InputError(
@@ -113,7 +118,8 @@ class Encoder(nn.Module, ABC):
     def card(self) -> dict[str, Any]:
         """What a file must hold beside the weights so that the network can be built again."""
         named = {"name": self.name} if self.name else {}
-        return {"family": self.family, **named, "config": to_plain(self.config)}
+        licence = {"licence": self.licence} if self.licence else {}
+        return {"family": self.family, **named, **licence, "config": to_plain(self.config)}
 
     def fresh(self, generator: torch.Generator | None = None) -> Self:
         """Another network of the same config, in evaluation mode, whose weights ``generator`` draws."""

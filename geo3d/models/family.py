@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from geo3d.checkpoints.loading import Stored, WeightFile, load_exactly, own_state
+from geo3d.checkpoints.loading import Stored, WeightFile, as_state_dict, load_exactly, own_state
 from geo3d.config import typed_value
 from geo3d.errors import InputError, NonCommercialWeights, did_you_mean
 from geo3d.models.encoder import Encoder, Kind
@@ -46,7 +46,7 @@ class Family:
         config: dataclass of its sizes, whose ``__post_init__`` raises InputError on values that make no sense. Its
             annotations are what options are checked against.
         presets: name -> config. The first is what the family's own name stands for.
-        read: reads files of the authors; None: geo3d's own files alone.
+        read: reads files of the authors; None: there are none, beside geo3d's own a state dict will do.
         published: family of the literature that it belongs to; its own name when not given.
         named: fields that a preset's name promises, so that a file of others is refused. None: all but the ``free``.
         free: fields that weights do not depend on, so that they can be chosen when weights are loaded.
@@ -130,8 +130,8 @@ class Family:
         """
         if file.card:
             return own_state(file, path)
-        if self.read is None:
-            raise InputError(f"{path}: does not say which model it holds; a {self.name} file is one that geo3d wrote")
+        if self.read is None:  # a state dict alone: the name and the options describe the network
+            return Stored(as_state_dict(file.content, path), self.name, None)
         return self.read(file.content, path, options)
 
     def load(
@@ -164,6 +164,8 @@ class Family:
             found = self._part_of(found, name, path, families or {})
         stored = self._stored_config(name, found, path)
         changeable = self.free if found.stated else (*self.free, *self.unstated)
+        if found.config is None:
+            changeable = tuple(self.options())
         if fresh_decoder:
             changeable = (*changeable, *self.of_decoder)
             if self._is_bare(stored):
@@ -172,9 +174,11 @@ class Family:
         self._require_unchanged(wanted, options, changeable, path)
         model = self.assemble(stored, wanted, found, path, fresh_decoder, generator)
         model.name = found.name or (name if name in self.presets else "")
-        if self.non_commercial and not file.card:
+        released = self.licence if self.non_commercial and not file.card else ""
+        model.licence = released or str(file.card.get("licence", ""))
+        if model.licence:
             warnings.warn(
-                f"{path}: the authors of {self.title} license their weights for non-commercial use ({self.licence})",
+                f"{path}: the authors of {self.title} license their weights for non-commercial use ({model.licence})",
                 NonCommercialWeights,
                 stacklevel=3,
             )
@@ -229,7 +233,7 @@ class Family:
         Raises:
             InputError: the name promises another one.
         """
-        preset = self.presets.get(name)
+        preset = self.presets.get(name) if name != self.name else None  # the family's own name takes what there is
         if found.config is None:
             return self.default if preset is None else preset
         stored = self.configure(self.config(), found.config)

@@ -34,7 +34,7 @@ class ImageEncoder(Encoder):
         """Images as the network reads them: normalised, padded to whole patches, and as one batch.
 
         Args:
-            inputs: an image or a list of images, each a Pillow image of any mode, a ``View``, or an array or tensor
+            inputs: an image or a list of images, each a Pillow image of 8 bits, a ``View``, or an array or tensor
                 (H, W, 3), or several of one size (B, H, W, 3): uint8 of 0 to 255, or floats of 0 to 1. Sizes may vary.
 
         Returns:
@@ -79,6 +79,8 @@ class PyramidEncoder(ImageEncoder):
 def _colours(image: Any) -> list[Tensor]:
     """Images (H, W, 3) in one of the forms that people have them in: uint8, or float in [0, 1]."""
     if isinstance(image, Image.Image):
+        if image.mode.startswith("I") or image.mode == "F":
+            raise InputError(f"prepare: images of mode {image.mode} have no range that is known; {_HINT}")
         return [torch.from_numpy(np.array(image.convert("RGB")))]
     if isinstance(image, View):
         if image.image is None:
@@ -87,7 +89,7 @@ def _colours(image: Any) -> list[Tensor]:
     if isinstance(image, np.ndarray):
         if image.dtype.kind not in "uif" or image.dtype.name == "uint16":
             raise InputError(f"prepare: images of type {image.dtype} are not read; {_HINT}")
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = torch.from_numpy(np.array(image))
     if not isinstance(image, Tensor):
         raise InputError(
             f"prepare: an image is a Pillow image, a View, an array or a tensor, not a {type(image).__name__}"

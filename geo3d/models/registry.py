@@ -23,8 +23,10 @@ def register_family(family: Family) -> Family:
     """Make the models of a family known to :func:`create_model`: its presets, and the family's own name.
 
     Raises:
-        ValueError: a name that is taken.
+        ValueError: a name that is taken, or a network that calls its family otherwise.
     """
+    if family.network.family != family.name:
+        raise ValueError(f"the network of the family {family.name!r} calls it {family.network.family!r}")
     names = list(dict.fromkeys([*family.presets, family.name]))
     taken = [name for name in names if name in _MODELS]
     if taken:

@@ -239,6 +239,8 @@ class SparKFamily(Family):
         options = dict(options)
         kind, encoder = options.pop("encoder_kind", None), options.pop("encoder", None)
         rate = options.pop("drop_path_rate", None)
+        if kind is not None and not isinstance(encoder, Mapping):
+            raise InputError("SparK: unknown option encoder_kind; encoder names a kind and its sizes, such as resnet50")
         if kind is not None:
             family = ENCODER_FAMILIES[typed_value(Literal["resnet", "convnext"], kind, "SparK: encoder_kind")]
             encoder = family.configure(family.config(), encoder)

@@ -7,6 +7,7 @@ are computed on, so what was masked away has no influence on any feature.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -64,7 +65,7 @@ class SparseResNetConfig:
             raise InputError(f"sparse ResNet: signals must be one of {', '.join(SIGNALS)}, got {self.signals!r}")
         if self.block not in BLOCKS:
             raise InputError(f"sparse ResNet: block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
-        if min(self.stem, *self.depths, *self.channels) < 1 or not self.voxel_size > 0:
+        if min(self.stem, *self.depths, *self.channels) < 1 or not 0 < self.voxel_size < math.inf:
             raise InputError(f"sparse ResNet: sizes must be at least 1 and voxel_size positive, got {self}")
         if self.block == "bottleneck" and any(c % _BOTTLENECK for c in self.channels):
             raise InputError(

@@ -6,6 +6,7 @@ colour and normal differ by enters the attention through learnt tables (contextu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -98,7 +99,7 @@ class Swin3DConfig:
             raise InputError(f"Swin3D: channels {self.channels} over heads {self.heads} must give whole heads")
         sizes = (*self.depths[1:], *self.windows, self.num_classes, self.quant_size)
         fits = min(sizes) >= 1 and self.first_stride >= 2 and self.depths[0] >= 0
-        if not (fits and 0 <= self.drop_path_rate < 1 and self.voxel_size > 0):
+        if not (fits and 0 <= self.drop_path_rate < 1 and 0 < self.voxel_size < math.inf):
             raise InputError(
                 "Swin3D: depths, windows, num_classes and quant_size must be at least 1, first_stride at least 2, "
                 f"drop_path_rate in [0, 1), voxel_size positive, got {self}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.models import create_model
@@ -100,9 +101,13 @@ def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> VoxelEncode
 
 def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
     """Scenes to learn from, and those to measure on."""
+    if not (config.data or config.test_data) and config.rooms < SCENES_TO_SPARE:
+        raise InputError(f"rooms must be at least {SCENES_TO_SPARE} so that some can be held out, got {config.rooms}")
     scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),))
+    log_broken(scenes.datasets, log)
     if config.test_data:
         others = LabelledScenes.find(config.test_data)
+        log_broken(others.datasets, log)
         both = {scenes.describe(i) for i in range(len(scenes))} & {others.describe(i) for i in range(len(others))}
         if both:
             raise InputError(f"{min(both)} is among the scenes to learn from and among those to measure on")

@@ -100,7 +100,7 @@ def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: 
         why = _listed(misfits) or f"its names are such as {_listed(list(stored), 3)}, not {_listed(list(wanted), 3)}"
         raise InputError(f"init: nothing in {path} fits {method.name} ({part}): {why}")
     fresh = [name for name in own if name not in taken]
-    return InitialWeights(path, part, taken, fresh, misfits, [name for name in stored if name not in own])
+    return InitialWeights(path, part, taken, fresh, misfits, [name for name in stored if name not in taken])
 
 
 def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from geo3d.train.checkpoint import write_text
 from geo3d.train.launch import first_process, launch
 from geo3d.train.measuring import Measuring
 from geo3d.train.result import RunResult
+from geo3d.train.sharding import gathered
 from geo3d.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
         save_config(replace(run, out=None), folder / _CONFIG)  # a run that is continued may be given other bounds
     if result.stopped_by == "signal":
         return result, None
-    figures, text = task.report(beginning.before, result.measured or task.measure())
+    after = result.measured or task.measure()
+    with gathered(task.method):
+        figures, text = task.report(beginning.before, after)
     figures |= beginning.init
     if fabric.is_global_zero:
         write_text(folder / "report.json", json.dumps(figures, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 
+from geo3d.config import to_plain, typed_value
+from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
-from geo3d.errors import InputError
+from geo3d.errors import InputError, MissingExtra
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator, stream_seed
 from geo3d.train.config import TrainConfig
+from geo3d.train.sharding import gathered
 
 Result = TypeVar("Result")
 
@@ -140,7 +144,11 @@ class Recipe:
         """
         if not isinstance(config, cls.run):
             raise InputError(f"this recipe is configured by {cls.run.__name__}, got {type(config).__name__}")
+        for name, value in to_plain(config).items():  # from Python, values of any type come
+            typed_value(typing.get_type_hints(cls.run, include_extras=True)[name], value, name)
         config.check()
+        if not config.data:
+            split_scenes(config.rooms, config.held_out, config.train.seed)
         with torch.device("meta"):
             return cls.build_method(config, None, None)
 
@@ -188,7 +196,8 @@ class Recipe:
 
     def find_source(self) -> Any:
         """Where samples come from: what the method reads under the folders of data."""
-        return self.method_class.source.find(self.config.data or (rooms_folder(self.config.rooms, self.seed),))
+        folders = self.config.data or (rooms_folder(self.config.rooms, self.seed),)
+        return self.method_class.source.find(folders, strict=self.config.strict)
 
     def describe(self) -> str:
         """What else the log says of the data, after the numbers of samples."""
@@ -212,7 +221,7 @@ class Recipe:
 
     def measure(self) -> dict[str, float]:
         """Figures of the network as it is now, on data and masks that are the same at every call."""
-        with self.method.measuring():
+        with self.method.measuring(), gathered(self.method):
             figures = self.figures()
         if self.best not in figures:
             raise ValueError(f"{type(self).__name__}.best names {self.best!r}, but figures() gives {sorted(figures)}")
@@ -232,7 +241,8 @@ class Recipe:
         Args:
             least: samples to draw at least; where there are fewer they are drawn several times.
         """
-        order = stream_generator(self.seed, self.stream).permutation(len(self.measured))[: self.measured_count]
+        every = stream_generator(self.seed, Stream.MEASURED_ORDER).permutation(len(self.measured))
+        order = every[: self.measured_count]
         items = np.resize(order, max(least, len(order)))
         for start in range(0, len(items), MEASURED_BATCH):
             numbers = range(start, min(start + MEASURED_BATCH, len(items)))
@@ -281,17 +291,11 @@ def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> di
     for step in range(_TRIES):
         try:
             return samples.draw((item + step) % len(samples), rng)
+        except MissingExtra:
+            raise
         except InputError as error:
             broken = error
     raise broken
-
-
-def log_broken(datasets: Iterable[Any], log: Log) -> None:
-    """Name the broken scenes that datasets left out."""
-    for dataset in datasets:
-        quarantine = getattr(dataset, "quarantine", None)  # folders of photographs have none
-        if quarantine is not None and quarantine.entries:
-            log(f"{len(quarantine)} broken scenes left out:\n{quarantine.report()}")
 
 
 def first_readable(

@@ -104,7 +104,8 @@ class Swin3DRecipe(Recipe):
         normals = None if cloud.normals is None else cloud.normals.numpy()
         panels = {"labels": cloud.semantic.numpy(), "predicted": labels}
         Image.fromarray(draw_labels(xyz, normals, panels, self.method.classes)).save(self.folder / "segmentation.png")
-        write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes))
+        origin = None if cloud.origin is None else cloud.origin[0].numpy()
+        write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes), origin)
         return (
             f"mean IoU on {self.measured_count} {self.measured_on} scenes: {100 * before['miou']:.1f} % "
             f"{self.beginning}, {100 * after['miou']:.1f} % trained; accuracy {100 * before['accuracy']:.1f} % and "

@@ -26,7 +26,7 @@ class PointScenes(SampleSource[LoadedPoints]):
     one_of = ("points", "mesh")
 
     def load(self, scene: Scene) -> LoadedPoints:
-        cloud = scene_points(scene)
+        cloud = scene.cloud()
         if len(cloud) == 0:
             raise InputError(f"scene {scene.name} ({scene.root}) holds no point")
         return LoadedPoints(cloud, scene.metric)
@@ -82,26 +82,3 @@ class LabelledScenes(PointScenes):
         if not -1 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise InputError(f"scene {scene.name} ({scene.root}) has labels outside -1 to {len(self.classes) - 1}")
         return loaded
-
-
-def scene_points(scene: Scene) -> PointCloud:
-    """A scene's points, or else the vertices of its mesh, with what is known of them.
-
-    Raises:
-        MissingPart: the scene has neither.
-        BrokenScene: its files are damaged.
-    """
-    if "points" in scene.parts:
-        return scene.points()
-    return scene.mesh().to_points(scene.origin)
-
-
-def labelled_points(scene: Scene) -> PointCloud:
-    """The same of a labelled scene.
-
-    Raises:
-        MissingPart: the scene has neither points nor mesh, or no labels.
-        BrokenScene: its files are damaged.
-    """
-    scene.require("labels")
-    return scene_points(scene)

@@ -103,7 +103,7 @@ class SampleSource(Generic[Opened]):
         """The items of all scenes under some folders.
 
         Args:
-            roots: the folders.
+            roots: the folders, or one.
             strict: whether the first broken scene is an error; else they go to the quarantine of their dataset.
             options: as :meth:`of_datasets` of the kind takes them.
 
@@ -111,6 +111,7 @@ class SampleSource(Generic[Opened]):
             InputError: a folder is no dataset, or no scene holds what is read.
             BrokenScene: the first broken scene, if ``strict``.
         """
+        roots = [roots] if isinstance(roots, str | Path) else roots
         return cls.of_datasets([cls.open_root(root, Quarantine(strict=strict)) for root in roots], **options)
 
     @classmethod
@@ -125,9 +126,9 @@ class SampleSource(Generic[Opened]):
         first_group = 0
         for number, dataset in enumerate(datasets):
             for scene in dataset.readable(*cls.needs):
-                if not cls.reads(scene):
-                    continue
                 try:
+                    if not cls.reads(scene):
+                        continue
                     groups = cls.groups_in(scene)
                 except BrokenScene as broken:
                     dataset.quarantine.add(broken)

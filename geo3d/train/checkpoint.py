@@ -32,6 +32,8 @@ from geo3d.errors import InputError
 
 _NAME = re.compile(r"step_(\d{8,})")
 _UNFINISHED = ".unfinished-"
+#: Name of the figure by which checkpoints are compared where nothing is measured.
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Figure:
     higher_is_better: bool = False
 
     def at_least_as_good_as(self, other: Figure | None) -> bool:
-        """Whether it is; a finite one is better than none, and than a figure of another name."""
+        """Whether it is; a finite one is better than none, and what was measured than the loss."""
         if not math.isfinite(self.value):
             return False
-        if other is None or other.name != self.name or not math.isfinite(other.value):
+        if other is None or not math.isfinite(other.value):
             return True
+        if other.name != self.name:
+            return self.name != LOSS
         return self.value >= other.value if self.higher_is_better else self.value <= other.value
 
 
@@ -107,7 +111,7 @@ class CheckpointStore:
         Returns:
             Its folder.
         """
-        figure = figure or Figure("loss", loss)
+        figure = figure or Figure(LOSS, loss)
         final = self.folder / f"step_{step:08d}"
         unfinished = self.folder / (_UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -166,6 +170,12 @@ class CheckpointStore:
         if self.folder.is_dir():
             for path in self.folder.glob(_UNFINISHED + "*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def mark_again(self, path: Path) -> None:
+        """Mark a checkpoint if it is the best: a crash may have come between it and its mark."""
+        figure = figure_of(path)
+        if figure is not None:
+            self._mark_best(path, figure)
 
     def _mark_best(self, path: Path, figure: Figure) -> None:
         best = self.best()

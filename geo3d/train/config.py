@@ -119,7 +119,7 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
 
     keep_best: bool = True
-    """Also keep the checkpoint of lowest smoothed training loss."""
+    """Also keep the best checkpoint: by what is measured while training, or else of lowest smoothed training loss."""
 
     log_every: int = 10
     """Optimizer steps between lines of metrics.jsonl."""
@@ -138,6 +138,7 @@ class TrainConfig:
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or None")
         for name in ("workers", "seed", "max_bad_steps", "weight_decay", "warmup_epochs", "min_lr"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("seed", self.seed < 2**63, "below 2^63")
         for name in ("minutes", "lr", "clip_norm", "schedule_epochs", "save_every_minutes"):
             value = getattr(self, name)
             self._require(name, value is None or (value > 0 and math.isfinite(value)), "above 0, or None")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,26 @@ def is_sharded(value: Any) -> bool:
 def local_part(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, sharing its memory; a whole tensor as it is."""
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Context in which every process holds all weights of a module, so that parts of it can be called by themselves.
+
+    Every process must enter it.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in sharded:
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in sharded:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
 
 
 def sum_over_shards(values: Tensor, like: Tensor) -> Tensor:

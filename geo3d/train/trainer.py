@@ -327,6 +327,8 @@ class Trainer:
         check_same_run(self.run_dir, state["identity"], self._identity)
         self._engine.load_state(state | {"model": weights, "ema": ema})
         self._state = RunState(**state["counters"])
+        if self._main:
+            self._store.mark_again(path)
         self._saved, self._saved_step = path, self._state.step
         self._log.log(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
         if state["steps"] != self._total and self.config.schedule_epochs is None:

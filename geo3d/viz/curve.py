@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+#: Points below which each is marked.
+_FEW = 20
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Records of a metrics.jsonl, in order; a last line that was cut off is left out."""
@@ -36,7 +39,8 @@ def draw_loss_curve(metrics: Path, picture: Path, title: str = "", measured: str
     heights = [2, 1] if points else [1]
     axes, *below = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     axes.plot(steps, _column(records, "loss"), color="tab:blue", alpha=0.3, linewidth=1, label="loss")
-    axes.plot(steps, _column(records, "loss_smooth"), color="tab:blue", label="loss, smoothed")
+    few = {"marker": "."} if len(steps) < _FEW else {}  # of which a line alone may show nothing
+    axes.plot(steps, _column(records, "loss_smooth"), color="tab:blue", label="loss, smoothed", **few)
     parts = [key for key in records[-1] if key.startswith("loss/")]
     for key in parts if len(parts) > 1 else []:
         axes.plot(steps, _column(records, key), alpha=0.6, linewidth=1, label=key.removeprefix("loss/"))

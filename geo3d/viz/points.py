@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.geometry import PointCloud
+from geo3d.geometry.origin import find_origin
 from geo3d.viz.ply import write_ply
 from geo3d.viz.sheet import BACKGROUND, MARGIN, Sheet
 
@@ -116,12 +117,12 @@ def draw_labels(
 
 
 def _coordinates(xyz: np.ndarray, origin: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Columns x, y, z: float32, or float64 with an origin put back that is not zero."""
-    if origin is None or not origin.any():
-        placed = xyz.astype(np.float32)
-    else:
-        placed = xyz.astype(np.float64) + origin
-    return {axis: placed[:, i] for i, axis in enumerate("xyz")}
+    """Columns x, y and z as they are written: float64 where an origin is put back, or float32 would lose places."""
+    if origin is not None and origin.any():
+        xyz = xyz.astype(np.float64) + origin.reshape(1, 3)
+    elif xyz.dtype != np.float64 or not find_origin(xyz).any():
+        xyz = xyz.astype(np.float32)
+    return {axis: xyz[:, i] for i, axis in enumerate("xyz")}
 
 
 def _bytes(cloud: PointCloud) -> np.ndarray:

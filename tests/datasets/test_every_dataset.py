@@ -203,7 +203,10 @@ def test_masks(dataset):
 def test_scenes_are_found_by_name_and_described(kind, root, dataset):
     for number, name in enumerate(dataset.scene_names):
         assert dataset[name].name == dataset[number].name == name
-    assert repr(dataset) == f"{type(dataset).__name__}('{root}', {len(dataset)} scenes)"
+    count = f"{len(dataset)} scene{'s' * (len(dataset) != 1)}"
+    assert repr(dataset) == f"{type(dataset).__name__}({dataset.kind}: {count} in {str(dataset.root)!r})"
+    assert dataset.scene_names[0] in dataset
+    assert "no such scene" not in dataset
     close = dataset.scene_names[0] + "x"
     with pytest.raises(InputError, match=rf"is named '{close}'; did you mean '"):
         dataset[close]

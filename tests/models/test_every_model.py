@@ -149,7 +149,7 @@ def test_face_forward_and_backward(name: str) -> None:
     inputs = prepared(model)
     with torch.no_grad():
         every = model.features(inputs)
-        last, first = model.features(inputs, layers=[-1, model.feature_info[0].name])
+        last, first = model.features(inputs, layers=[np.int64(-1), model.feature_info[0].name])
     assert len(every) == len(model.feature_info)
     for info, found in zip(model.feature_info, every, strict=True):
         if model.kind == "image":
@@ -163,7 +163,10 @@ def test_face_forward_and_backward(name: str) -> None:
     # Not to the bit: libraries may choose another algorithm for memory that lies elsewhere.
     torch.testing.assert_close(values[2], values[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(values[3], values[1], rtol=1e-4, atol=1e-5)
-    for unknown in ("stage77", len(every), -len(every) - 1):
+    for alone in (0, "stage0"):
+        with pytest.raises(InputError, match="layers is a list"):
+            model.features(inputs, layers=alone)
+    for unknown in ("stage77", len(every), -len(every) - 1, True):
         with pytest.raises(InputError, match=f"there is no {unknown!r}"):
             model.features(inputs, layers=[unknown])
 
@@ -244,6 +247,9 @@ def test_options_are_checked_by_name_and_type(family: str) -> None:
         ("resnet_tiny", {"depths": 3}, "option depths: expected a list of a whole number, found 3"),
         ("swin3d_tiny", {"signals": 3}, "option signals: expected text, found 3"),
         ("swin3d_tiny", {"voxel_size": "2 cm"}, "option voxel_size: expected a number, found '2 cm'"),
+        ("croco_tiny", {"rope_base": -1.0}, "rope_base=-1.0"),
+        ("croco_tiny", {"mlp_ratio": float("inf")}, "mlp_ratio=inf"),
+        ("spark", {"encoder_kind": "resnet"}, "unknown option encoder_kind"),
         ("spark", {"encoder": "resnet5"}, "unknown encoder 'resnet5'.*did you mean 'resnet50'"),
         ("spark", {"densify_norm": "layer"}, "option densify_norm: expected one of bn, ln, none, found 'layer'"),
     ],
@@ -278,7 +284,7 @@ def test_a_name_that_contradicts_the_file_is_told_with_the_files_own(tmp_path: P
         create_model(checkpoint=tmp_path / "bare.pth")
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if family_of(SMALL[f]).read])  # that have authors' files
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> None:
     options = OPTIONS[family][0] | ({"decoder": "linear"} if family == "swin3d" else {})
     model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
@@ -298,12 +304,27 @@ def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> 
     for layout, content in layouts.items():
         path = tmp_path / "file.pth"
         torch.save({"model": content, **own} if own else content, path)
-        loaded = create_model(family, checkpoint=path).state_dict()
+        told = options if family == "sparse_resnet" else {}  # whose sizes no file of others states
+        loaded = create_model(family, checkpoint=path, **told).state_dict()
         assert loaded.keys() == state.keys(), layout
         assert all(torch.equal(value, loaded[key]) for key, value in state.items()), layout
     torch.save({"model": layouts["module."] | state, **own}, path)
     with pytest.raises(InputError, match="it holds two networks"):
         create_model(family, checkpoint=path)
+
+
+def test_options_describe_a_state_dict_that_states_nothing(tmp_path: Path) -> None:
+    for name, options in (
+        ("croco_tiny", {"encoder_depth": 2, "decoder_depth": 1}),
+        ("sparse_resnet_tiny", {"stem": 8}),
+    ):
+        state = create_model(name, **options).state_dict()
+        for content in (state, {"model": state}, {"module": {f"module.{k}": v for k, v in state.items()}}):
+            torch.save(content, tmp_path / "bare.pth")
+            loaded = create_model(name, checkpoint=tmp_path / "bare.pth", **options).state_dict()
+            assert all(torch.equal(value, loaded[key]) for key, value in state.items())
+        with pytest.raises(InputError, match="does not fit"):
+            create_model(name, checkpoint=tmp_path / "bare.pth")
 
 
 def _published_arguments(config: Any) -> dict[str, Any]:
@@ -322,6 +343,10 @@ def test_weights_for_non_commercial_use_say_so(tmp_path: Path) -> None:
         create_model("croco", checkpoint=tmp_path / "croco.pth")
     assert len(told) == 1
     assert told[0].filename == __file__
+    with pytest.warns(geo3d.NonCommercialWeights):
+        save_model(create_model("croco", checkpoint=tmp_path / "croco.pth"), tmp_path / "again")
+    with pytest.warns(geo3d.NonCommercialWeights, match="again.*CC-BY-NC-SA"):  # whoever wrote the file
+        create_model(checkpoint=tmp_path / "again")
     assert model_info("croco_v1_base").non_commercial
     assert not model_info("resnet50").non_commercial
     assert not model_info("croco_tiny").non_commercial  # of which no file was released
@@ -330,6 +355,8 @@ def test_weights_for_non_commercial_use_say_so(tmp_path: Path) -> None:
 def test_own_weights_are_loaded_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     save_model(create_model("croco_tiny", **OPTIONS["croco"][0]), tmp_path / "own")
     create_model(checkpoint=tmp_path / "own")
+    torch.save(create_model("resnet_tiny").state_dict(), tmp_path / "mit.pth")
+    create_model("resnet_tiny", checkpoint=tmp_path / "mit.pth")
     assert not [w for w in recwarn if issubclass(w.category, geo3d.NonCommercialWeights)]
 
 
@@ -371,6 +398,10 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
         model = create_model("resnet_tiny")
     with pytest.raises(InputError, match="meta device"):
         save_model(model, tmp_path / "model")
+    changed = create_model("swin3d_tiny")
+    changed.classifier[3] = torch.nn.Linear(32, 7)
+    with pytest.raises(InputError, match=r"not what its config describes, by classifier\.3\.bias, "):
+        save_model(changed, tmp_path / "model")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be written there"):
         save_model(create_model("resnet_tiny"), tmp_path / "file" / "model")
@@ -379,7 +410,10 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
 
 def test_wrapped_models_are_saved_as_themselves(tmp_path: Path) -> None:
     model = create_model("resnet_tiny")
-    for number, wrapped in enumerate((torch.compile(model), torch.nn.DataParallel(model))):
+    partly = create_model("resnet_tiny")
+    partly.load_state_dict(model.state_dict())
+    partly.layer1 = torch.compile(partly.layer1)
+    for number, wrapped in enumerate((torch.compile(model), torch.nn.DataParallel(model), partly)):
         save_model(wrapped, tmp_path / str(number))
         loaded = create_model(checkpoint=tmp_path / str(number))
         assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
@@ -435,6 +469,8 @@ def test_every_form_of_an_image_is_prepared_alike(image_encoder: Encoder) -> Non
         (lambda a: a[..., 0], r"images are \(H, W, 3\)"),
         (lambda a: np.where(a == 0, np.nan, a / 255), "NaN"),
         (lambda a: a[:0], r"images are \(H, W, 3\)"),
+        (lambda a: Image.fromarray(a[..., 0].astype(np.uint16) * 257), "images of mode I;16 have no range"),
+        (lambda a: Image.fromarray(a[..., 0] / np.float32(255)), "images of mode F have no range"),
         (lambda a: [], "the list is empty"),
         (lambda a: "photo.jpg", "not a str"),
         (lambda a: cloud(), "not a PointCloud"),
@@ -537,7 +573,8 @@ def test_a_family_is_one_declaration_and_one_line(tmp_path: Path) -> None:
         assert "shallow_4" in list_models("sh*")
         assert "shallow" in str(model_info("shallow_4"))
         torch.save(model.state_dict(), tmp_path / "bare.pth")
-        with pytest.raises(InputError, match="a shallow file is one that geo3d wrote"):
+        assert create_model("shallow", checkpoint=tmp_path / "bare.pth", width=8).config == model.config
+        with pytest.raises(InputError, match="does not fit Shallow"):
             create_model("shallow", checkpoint=tmp_path / "bare.pth")
         with pytest.raises(ValueError, match="'shallow_4', 'shallow' is registered twice"):
             register_family(family)

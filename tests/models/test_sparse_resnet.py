@@ -99,7 +99,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds a sparse_resnet_tiny .*, not a swin3d"):
         create_model("swin3d", checkpoint=tmp_path / "model.safetensors")
     torch.save(model.state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(InputError, match="does not say which model it holds"):
+    with pytest.raises(InputError, match="does not fit SparseResNet"):
         create_model("sparse_resnet", checkpoint=tmp_path / "bare.pth")
 
 

@@ -11,7 +11,7 @@ from geo3d import InputError
 from geo3d.datasets import MissingPart, open_dataset, register_dataset
 from geo3d.datasets import scene as scene_module
 from geo3d.datasets.scannet import SCANNET20_CLASSES
-from geo3d.samples.points import LabelledScenes, PointScenes, labelled_points
+from geo3d.samples.points import LabelledScenes, PointScenes
 
 
 def _scenes(*scenes: MemoryScene) -> LabelledScenes:
@@ -19,10 +19,10 @@ def _scenes(*scenes: MemoryScene) -> LabelledScenes:
 
 
 def test_points_come_before_the_mesh_and_labels_stay() -> None:
-    assert labelled_points(MemoryScene("a")).semantic.tolist() == [0, -1, 19]
-    assert labelled_points(MemoryScene("b", parts=("mesh", "points", "labels"))).semantic.tolist() == [7]
-    with pytest.raises(MissingPart, match="labels"):
-        labelled_points(MemoryScene("c", parts=("mesh",)))
+    assert MemoryScene("a").cloud().semantic.tolist() == [0, -1, 19]
+    assert MemoryScene("b", parts=("mesh", "points", "labels")).cloud().semantic.tolist() == [7]
+    with pytest.raises(MissingPart, match="has no points"):
+        MemoryScene("c", parts=()).cloud()
 
 
 def test_clouds_are_read_once() -> None:
