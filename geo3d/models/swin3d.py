@@ -253,6 +253,8 @@ class Stage(nn.Module):
 class EncoderStage(Stage):
     """Blocks of attention, and the way to the next stage's features."""
 
+    called_in_parts = True  # the way is taken from outside, so FSDP must not shard a stage as one
+
     def __init__(self, config: Swin3DConfig, stage: int) -> None:
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu").tolist()
         first = sum(config.depths[:stage])

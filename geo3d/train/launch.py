@@ -18,7 +18,8 @@ from geo3d.train.config import TrainConfig
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: Under FSDP, members of a ModuleList (the blocks of a network) from this many parameters on are a shard of their own.
+#: Under FSDP, members of a ModuleList (the blocks of a network) from this many parameters on are a shard of their own,
+#: unless they are ``called_in_parts``: modules whose children are called from outside their own forward pass.
 SHARD_FROM = 1_000_000
 #: How long a process waits for the others: the first one may mine pairs of thousands of scenes meanwhile.
 _PATIENCE = timedelta(days=1)
@@ -157,6 +158,7 @@ def _shard(module: nn.Module, mesh: Any) -> nn.Module:
         distributed.broadcast(tensor.detach(), 0)
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     for block in [block for members in reversed(lists) for block in members]:
-        if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
+        whole = not getattr(block, "called_in_parts", False)
+        if whole and sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
             fully_shard(block, mesh=everyone)
     return fully_shard(module, mesh=everyone)

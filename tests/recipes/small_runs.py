@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from geo3d.recipes import Run, get_recipe, pretrain
-from geo3d.train import TrainConfig
+from geo3d.train import TrainConfig, launch
 
 #: Recipe -> changes to the method of its preset ``tiny``.
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,11 +40,24 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
+def two_processes(name: str, data: Path, out: Path, init: Path | None = None, strategy: str = "auto") -> str:
+    """Run a recipe in two processes, a sample a process, measured after each step; what they said."""
+    program = [__file__, name, str(data), str(out), str(init or ""), strategy]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [*launcher, *program], capture_output=True, text=True, timeout=180, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def main() -> None:
-    """Run as ``small_runs.py NAME DATA OUT INIT``: a sample a process, measured after each step."""
-    name, data, out, init = sys.argv[1], *map(Path, sys.argv[2:])
-    run = small_run(name, data=(data,), out=out, init=init, measure_every=1)
-    run.train.batch_size = 1
+    """Run as ``small_runs.py NAME DATA OUT INIT STRATEGY``, see :func:`two_processes`."""
+    name, data, out, init, strategy = sys.argv[1:]
+    run = small_run(name, data=(Path(data),), out=Path(out), init=Path(init) if init else None, measure_every=1)
+    run.train.batch_size, run.train.strategy = 1, strategy
+    launch.SHARD_FROM = 1000  # so that blocks of these small networks are sharded too
     pretrain(name, run)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_runs import SMALL, records, small_run
+from small_runs import SMALL, records, small_run, two_processes
 
 from geo3d import InputError, create_model, save_model
 from geo3d.config import load_config, save_config
@@ -119,3 +119,16 @@ def test_a_recipe_holds_only_what_is_its_own(name: str) -> None:
     assert issubclass(get_recipe(name), Recipe)
     assert "__init__" not in vars(get_recipe(name))
     assert "report" not in vars(get_recipe(name))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "swin3d" else []) for name in SMALL]
+)
+def test_sharded_networks_are_measured_and_reported(name: str, rooms: Path, tmp_path: Path) -> None:
+    """FSDP shards weights over two processes; figures and reports call parts of the network by themselves."""
+    for strategy in ("ddp", "fsdp"):
+        two_processes(name, rooms, tmp_path / strategy, strategy=strategy)
+    one, two = (json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("ddp", "fsdp"))
+    assert two["before"] == one["before"]
+    # Sums in another order; of segmentation whole points may change their class.
+    assert two["after"] == pytest.approx(one["after"], rel=1e-3)

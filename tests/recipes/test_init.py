@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import small_runs
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import records, small_run
+from small_runs import records, small_run, two_processes
 from torch import Tensor, nn
 
 from geo3d import InputError, create_model, save_model
@@ -90,14 +86,8 @@ def test_a_run_that_goes_on_does_not_read_the_file_again(spark3d_run: Path, room
 
 
 def test_two_processes_begin_alike_and_measure(spark3d_run: Path, rooms: Path, tmp_path: Path) -> None:
-    program = [small_runs.__file__, "spark3d", str(rooms), str(tmp_path / "two"), str(spark3d_run)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [*launcher, *program], capture_output=True, text=True, timeout=180, env=environment | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"starting from {spark3d_run}") == 1  # only the first process talks
+    said = two_processes("spark3d", rooms, tmp_path / "two", spark3d_run)
+    assert said.count(f"starting from {spark3d_run}") == 1  # only the first process talks
     run = small_run("spark3d", data=(rooms,), init=spark3d_run, out=tmp_path / "one", measure_every=1)
     pretrain("spark3d", run, print)
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
