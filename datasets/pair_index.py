@@ -10,8 +10,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from geo3d.datasets.covisibility import EVIDENCE
 from geo3d.errors import InputError, require_extra
+from geo3d.writing import replacing
 
 #: Columns of an index file; ``dataset`` counts in the datasets of the header.
 COLUMNS = ("dataset", "scene", "first", "second", "overlap", "angle_degrees", "score", "evidence")
@@ -160,19 +160,6 @@ def read_pair_index(path: str | Path) -> PairIndex:
     if not path.is_file():
         raise InputError(f"{path}: no such index of view pairs; `geo3d prepare pairs` makes one")
     return reader(path)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block succeeds, and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _by_suffix(path: Path, choices: dict[str, Callable]) -> Callable:

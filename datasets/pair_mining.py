@@ -30,11 +30,12 @@ from geo3d.datasets.covisibility import (
     track_covisibility,
 )
 from geo3d.datasets.files import make_folder
-from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer, replacing
+from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
 from geo3d.viz.pairs import PicturedPair, draw_pairs
+from geo3d.writing import replacing
 
 #: Called after each scene with the number of scenes done, of all scenes, and the scene's name.
 Progress = Callable[[int, int, str], None]

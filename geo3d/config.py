@@ -13,11 +13,12 @@ import numpy as np
 import yaml
 
 from geo3d.errors import InputError, did_you_mean
+from geo3d.writing import write_text
 
 
 def save_config(config: Any, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads."""
-    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
 def load_config(kind: type, path: Path) -> Any:

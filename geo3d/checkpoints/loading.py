@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
+from geo3d.writing import replacing
 
 #: Key of a file's metadata under which geo3d describes the model that the weights are of.
 MODEL_CARD_KEY = "geo3d.model"
@@ -199,10 +199,11 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     text = json.dumps(card())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in TORCH_ENDINGS:
-            _replace(path, lambda target: torch.save({"state_dict": state, MODEL_CARD_KEY: text}, target))
-        else:
-            _replace(path, lambda target: save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text}))
+        with replacing(path) as target:
+            if path.suffix in TORCH_ENDINGS:
+                torch.save({"state_dict": state, MODEL_CARD_KEY: text}, target)
+            else:
+                save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text})
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path}: the model cannot be written there ({error})") from error
 
@@ -223,16 +224,6 @@ def _require_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"save_model: this {type(model).__name__} is not what its config describes, by {_shorten(changed)}; "
             "choose sizes by options of create_model, or write its state_dict with torch.save"
         )
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file such that the old one stays whole until the new one is."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

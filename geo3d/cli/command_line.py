@@ -8,7 +8,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
@@ -77,6 +77,22 @@ def choose(
     if args[0] not in commands:
         fail(f"{program}: unknown {noun} {args[0]!r}; known: {known}{did_you_mean(args[0], commands)}")
     return args[0], list(args[1:])
+
+
+def summaries(names: Iterable[str], get: Callable[[str], Any]) -> dict[str, str]:
+    """One line of help of each of some registered things; of one that cannot be had, the reason.
+
+    Args:
+        names: of all.
+        get: the thing of a name, which has a ``summary``.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = get(name).summary
+        except InputError as error:  # of another package, and no reason to keep those of geo3d from their users
+            found[name] = f"cannot be used: {error}"
+    return found
 
 
 def run(main: Callable[[list[str], str], Any], program: str, args: Sequence[str] | None = None) -> NoReturn:

@@ -15,10 +15,13 @@ class Models:
     """List the models, or describe one."""
 
     name: tyro.conf.Positional[str | None] = None
-    """Model to describe. None: all are listed."""
+    """Model to describe, or a shell wildcard of names to list, such as 'sparse_*'. None: all are listed."""
 
 
 def main(args: list[str], program: str) -> None:
     """Read the command line and print."""
     name = command_line.parse(Models, args, program).name
-    print("\n".join(geo3d.list_models()) if name is None else geo3d.model_info(name))
+    if name is None or set("*?[") & set(name):
+        print("\n".join(geo3d.list_models(name or "*")))
+    else:
+        print(geo3d.model_info(name))

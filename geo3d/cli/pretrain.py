@@ -21,7 +21,7 @@ def main(args: list[str], program: str) -> None:
     from geo3d.config import load_config
     from geo3d.recipes import get_recipe, list_recipes, pretrain
 
-    summaries = {name: get_recipe(name).summary for name in list_recipes()}
+    summaries = command_line.summaries(list_recipes(), get_recipe)
     name, rest = command_line.choose(args, summaries, program, DEFAULT, "recipe")
     recipe, program = get_recipe(name), f"{program} {name}"
     start = _start(recipe.presets)

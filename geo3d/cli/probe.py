@@ -9,6 +9,6 @@ def main(args: list[str], program: str) -> None:
     """Read the command line, probe, print what was found."""
     from geo3d.probe import get_probe, list_probes, run_probe
 
-    summaries = {name: get_probe(name).summary for name in list_probes()}
+    summaries = command_line.summaries(list_probes(), get_probe)
     name, rest = command_line.choose(args, summaries, program, noun="probe")
     run_probe(name, command_line.parse(get_probe(name).settings, rest, f"{program} {name}"))

@@ -8,6 +8,7 @@ from geo3d.datasets.files import make_folder
 from geo3d.probe.probe import Probe, ProbeConfig, Score, table
 from geo3d.progress import Log
 from geo3d.registry import Registry
+from geo3d.writing import write_text
 
 PROBES = Registry("probe", Probe)
 register_probe, list_probes, get_probe = PROBES.register, PROBES.names, PROBES.get
@@ -34,6 +35,6 @@ def run_probe(name: str, config: ProbeConfig, log: Log = print) -> dict[str, Sco
     scores = probe.measure(probe.representations())
     if config.out is not None:
         figures = {representation: score.as_dict() for representation, score in scores.items()}
-        config.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(config.out, json.dumps(figures, indent=2) + "\n")
     log(f"{table({representation: score.cells() for representation, score in scores.items()})}\n{probe.note(scores)}")
     return scores

@@ -15,12 +15,12 @@ from geo3d.progress import Log
 from geo3d.recipes.init import find_initial_weights
 from geo3d.recipes.recipe import Recipe, Run
 from geo3d.recipes.registry import get_recipe
-from geo3d.train.checkpoint import write_text
 from geo3d.train.launch import first_process, launch
 from geo3d.train.measuring import Measuring
 from geo3d.train.result import RunResult
 from geo3d.train.sharding import gathered
 from geo3d.train.trainer import Trainer
+from geo3d.writing import write_text
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -29,9 +28,9 @@ from torch import Tensor
 import geo3d
 from geo3d.checkpoints.loading import untied
 from geo3d.errors import InputError
+from geo3d.writing import UNFINISHED, to_disk, write_text
 
 _NAME = re.compile(r"step_(\d{8,})")
-_UNFINISHED = ".unfinished-"
 #: Name of the figure by which checkpoints are compared where nothing is measured.
 LOSS = "loss"
 
@@ -113,7 +112,7 @@ class CheckpointStore:
         """
         figure = figure or Figure(LOSS, loss)
         final = self.folder / f"step_{step:08d}"
-        unfinished = self.folder / (_UNFINISHED + final.name)
+        unfinished = self.folder / (UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         save_file(untied(model), unfinished / "model.safetensors", metadata)
@@ -130,10 +129,10 @@ class CheckpointStore:
         }
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*unfinished.iterdir(), unfinished]:
-            _to_disk(path)
+            to_disk(path)
         self._remove(final)  # a damaged one of the same step, from before a restart
         unfinished.rename(final)
-        _to_disk(self.folder)
+        to_disk(self.folder)
         self._mark_best(final, figure)
         self._prune()
         return final
@@ -168,7 +167,7 @@ class CheckpointStore:
     def clean(self) -> None:
         """Delete what an interrupted save or deletion left."""
         if self.folder.is_dir():
-            for path in self.folder.glob(_UNFINISHED + "*"):
+            for path in self.folder.glob(UNFINISHED + "*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def mark_again(self, path: Path) -> None:
@@ -191,7 +190,7 @@ class CheckpointStore:
     def _remove(self, path: Path) -> None:
         """Delete a folder such that no half of it is ever taken for a checkpoint."""
         if path.exists():
-            rest = path.with_name(f"{_UNFINISHED}removed-{path.name}")
+            rest = path.with_name(f"{UNFINISHED}removed-{path.name}")
             shutil.rmtree(rest, ignore_errors=True)
             path.rename(rest)
             shutil.rmtree(rest)
@@ -233,15 +232,6 @@ def damage(path: Path, sizes_only: bool = False) -> str | None:
     return None if "model.safetensors" in files and "state.pt" in files else "manifest.json lists too few files"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content such that it holds the old or the new one at any moment."""
-    unfinished = path.with_name(_UNFINISHED + path.name)
-    unfinished.write_text(text)
-    _to_disk(unfinished)
-    unfinished.replace(path)
-    _to_disk(path.parent)
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     return json.loads((path / "manifest.json").read_text())
 
@@ -252,12 +242,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         while block := file.read(1 << 22):
             digest.update(block)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geo3d.errors import MissingExtra, require_extra
+from geo3d.writing import write_text
 
 #: Seconds between movements of the progress bar, and between progress lines where there is no terminal for a bar.
 SECONDS_BETWEEN_REFRESHES, SECONDS_BETWEEN_LINES = 0.2, 10.0
@@ -122,9 +123,7 @@ def keep_metrics(path: Path, step: int) -> None:
         return
     with path.open() as file:
         kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-    unfinished = path.with_name(".unfinished-" + path.name)
-    unfinished.write_text("".join(kept))
-    unfinished.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from geo3d.writing import replacing
+
 #: Points below which each is marked.
 _FEW = 20
 
@@ -56,9 +58,8 @@ def draw_loss_curve(metrics: Path, picture: Path, title: str = "", measured: str
         lower.set(ylabel=measured)
         lower.grid(alpha=0.3)
     figure.axes[len(below)].set_xlabel("step")
-    unfinished = picture.with_name(".unfinished-" + picture.name)
-    figure.savefig(unfinished, dpi=100)
-    unfinished.replace(picture)
+    with replacing(picture) as unfinished:
+        figure.savefig(unfinished, dpi=100)
 
 
 def _column(records: list[dict[str, Any]], key: str) -> np.ndarray:

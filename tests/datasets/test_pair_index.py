@@ -14,9 +14,9 @@ from geo3d.datasets.pair_index import (
     PairIndex,
     PairIndexBuilder,
     read_pair_index,
-    replacing,
 )
 from geo3d.errors import InputError, MissingExtra
+from geo3d.writing import replacing
 
 HEADER = "# geo3d view pairs, format 1\n# dataset 0 = scannet\tscans\n"
 NAMES = "\t".join(COLUMNS) + "\n"
