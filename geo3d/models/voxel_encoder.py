@@ -123,7 +123,10 @@ class VoxelEncoder(Encoder):
         for part in self.reads:
             values = getattr(scene, part)
             if values is None:
-                raise InputError(f"prepare: {type(self).__name__} reads {part}, and the points have none")
+                raise InputError(
+                    f"prepare: {type(self).__name__} reads {part}, and the points have none; add them, or make one "
+                    "without by the option signals"
+                )
             _check_part(part, values)
         return scene
 

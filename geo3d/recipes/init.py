@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.loading import read_weight_file
+from geo3d.checkpoints.loading import WeightFile, as_state_dict, read_weight_file
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
 from geo3d.models import create_model, family_of, list_models
@@ -128,7 +128,7 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> dict[s
         state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
         others = {name: v for name, v in file.content.items() if not name.startswith(inside)}
     elif family in {*list_models()}:
-        state = _of_authors(path, method)
+        state = _of_authors(path, file, method)
     else:
         state = file.content
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -142,15 +142,18 @@ def _parts(family: str | None) -> Iterable[str]:
     return family_of(family).parts if family in list_models() else ()
 
 
-def _of_authors(path: Path, method: Method) -> dict[str, Tensor]:
-    """The tensors of a file in a layout of the network's authors."""
+def _of_authors(path: Path, file: WeightFile, method: Method) -> dict[str, Tensor]:
+    """The tensors of a file in a layout of the network's authors, or of a state dict alone."""
     reasons = []
     for name in method.model_names():
         try:
             return create_model(name, checkpoint=path).state_dict()
         except InputError as error:
             reasons.append(f"as {name}: {error}")
-    raise InputError(f"init: {'; '.join(reasons)}")
+    try:
+        return as_state_dict(file.content, path)  # of which what fits is taken
+    except InputError as error:
+        raise InputError(f"init: {'; '.join(reasons)}") from error
 
 
 def _place(state: Mapping[str, Tensor], network: nn.Module) -> str:

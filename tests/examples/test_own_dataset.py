@@ -36,7 +36,7 @@ def orchard(tmp_path, monkeypatch) -> Path:
 def test_the_example_runs_and_trains(orchard, capsys):
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     first, *scenes = capsys.readouterr().out.splitlines()
-    assert first == f"Orchard({str(orchard)!r}, 2 scenes)"
+    assert first == f"Orchard(orchard: 2 scenes in {str(orchard)!r})"
     assert [line.split()[0] for line in scenes] == ["north", "south"]
     assert all(sum(ast.literal_eval(line.split(" ", 1)[1]).values()) == 400 for line in scenes)
     assert list_datasets()[-2:] == ["orchard", "point_files"]
