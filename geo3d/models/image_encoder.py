@@ -38,7 +38,7 @@ class ImageEncoder(Encoder):
                 (H, W, 3), or several of one size (B, H, W, 3): uint8 of 0 to 255, or floats of 0 to 1. Sizes may vary.
 
         Returns:
-            (B, 3, H, W) float32 on the network's device, of ImageNet's mean and deviation; H and W are the largest of
+            (B, 3, H, W) on the network's device and in its type, of ImageNet's mean and deviation; H and W are the largest of
             the images', rounded up to whole patches. What is added at the right and below is the mean colour, 0.
 
         Raises:
@@ -49,7 +49,7 @@ class ImageEncoder(Encoder):
         height, width = (-(-max(image.shape[axis] for image in images) // step) * step for axis in (0, 1))
         normalised = (normalise(image.to(self.device).unsqueeze(0)) for image in images)
         padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in normalised]
-        return torch.cat(padded)
+        return torch.cat(padded).to(next(self.parameters()).dtype)
 
 
 class PyramidEncoder(ImageEncoder):

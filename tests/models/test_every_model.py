@@ -456,6 +456,8 @@ def test_every_form_of_an_image_is_prepared_alike(image_encoder: Encoder) -> Non
     for floats in (pixels / 255, (pixels / 255).astype(np.float32), View("a", image=torch.from_numpy(pixels) / 255)):
         torch.testing.assert_close(image_encoder.prepare(floats), expected, rtol=0, atol=1e-6)  # rounding of float32
     assert image_encoder.prepare(photos()).shape == (2, 3, 64, 96)
+    double = image_encoder.fresh(torch.Generator().manual_seed(0)).double()
+    assert double.features(double.prepare(photos()))[-1].dtype == torch.float64
 
 
 @pytest.mark.parametrize(
