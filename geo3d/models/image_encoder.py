@@ -38,8 +38,9 @@ class ImageEncoder(Encoder):
                 (H, W, 3), or several of one size (B, H, W, 3): uint8 of 0 to 255, or floats of 0 to 1. Sizes may vary.
 
         Returns:
-            (B, 3, H, W) on the network's device and in its type, of ImageNet's mean and deviation; H and W are the largest of
-            the images', rounded up to whole patches. What is added at the right and below is the mean colour, 0.
+            (B, 3, H, W) on the network's device and in its type, of ImageNet's mean and deviation; H and W are the
+            largest of the images', rounded up to whole patches. What is added at the right and below is the mean
+            colour, 0.
 
         Raises:
             InputError: something else than an image; channels first; another type; values out of range.
