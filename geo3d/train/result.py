@@ -28,6 +28,7 @@ class RunState:
         broken: samples that could not be read and were replaced.
         seconds: wall-clock time in training, over all calls.
         best_measured: best measured figure.
+        measured_step: step after which was last measured.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class RunState:
     broken: int = 0
     seconds: float = 0.0
     best_measured: float | None = None
+    measured_step: int = 0
 
     def count_step(self, outcome: Outcome, loss: float) -> None:
         """Count a step and take its loss into the smoothed loss, unless it is bad."""

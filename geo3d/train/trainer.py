@@ -171,13 +171,17 @@ class Trainer:
         if state.step == 0:
             self._draw_picture()
         self._meter = Meter(self._plan.effective_batch)
+        if self._measure():  # what a signal did not leave the time for
+            self._save()
         while state.step < self._total:
             agreed = self._train_step(batches)
+            if agreed.signal and state.step < self._total:  # to be saved before anything that takes its time
+                return "signal"
             if config.picture_every and state.step % config.picture_every == 0 and state.step < self._total:
                 self._draw_picture()
             best = self._measure()
-            if state.step < self._total and (agreed.signal or agreed.late):
-                return "signal" if agreed.signal else "time"
+            if state.step < self._total and agreed.late:
+                return "time"
             if agreed.save or best or (config.save_every_steps and state.step % config.save_every_steps == 0):
                 self._save()
                 self._save_timer.restart()
@@ -212,10 +216,11 @@ class Trainer:
     def _measure(self) -> bool:
         """Measure where it is time to; whether the best checkpoint is to be saved. Every process must call it."""
         state, measuring, self._measured = self._state, self._measuring, None
-        if measuring is None or not measuring.due(state.step, self._total):
+        if measuring is None or state.measured_step == state.step or not measuring.due(state.step, self._total):
             return False
         with undisturbed(self.method):
             self._measured = self._fabric.broadcast(measuring.figures())  # the best is the same for every process
+        state.measured_step = state.step
         figure = measuring.figure(self._measured[measuring.best])
         best = figure.at_least_as_good_as(measuring.figure(state.best_measured))
         if best:
