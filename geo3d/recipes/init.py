@@ -29,7 +29,8 @@ class InitialWeights:
         taken: name in the method -> tensor.
         fresh: names of the method's other tensors, which stay as they were drawn.
         misfits: of these, the ones that the file holds in another shape, with both shapes.
-        unused: names in the file that the method has no place for.
+        unused: names in the file that are not taken.
+        licence: of weights that their authors license for non-commercial use alone.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class InitialWeights:
     fresh: list[str]
     misfits: list[str]
     unused: list[str]
+    licence: str = ""
 
     @torch.no_grad()
     def load_into(self, method: Method) -> None:
@@ -45,6 +47,7 @@ class InitialWeights:
         own = method.state_dict()
         for name, tensor in self.taken.items():
             own[name].copy_(tensor)
+        tell_licence(method, self.licence)
 
     def summary(self) -> dict[str, Any]:
         """Plain values for files: counts of tensors, by the parts of the network that they belong to."""
@@ -55,6 +58,7 @@ class InitialWeights:
             "fresh": _by_part(self.fresh),
             "of_another_shape": self.misfits,
             "unused": _by_part(self.unused),
+            "licence": self.licence,
         }
 
     def __str__(self) -> str:
@@ -68,6 +72,12 @@ class InitialWeights:
         if self.unused:
             lines.append(f"{len(self.unused)} tensors of the file are not used ({_counts(self.unused)})")
         return "\n".join(lines)
+
+
+def tell_licence(method: Method, licence: str) -> None:
+    """Have the files of a method's network tell the licence of the weights that it began with."""
+    if licence:
+        method.get_submodule(method.model_card().get("prefix", "").removesuffix(".")).licence = licence
 
 
 def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: Method) -> InitialWeights:
@@ -86,7 +96,7 @@ def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: 
     """
     prefix = method.model_card().get("prefix", "")
     network = method.get_submodule(prefix.removesuffix("."))
-    stored = _read(path, method, network, prefix)
+    stored, licence = _read(path, method, network, prefix)
     own = {name: tensor for name, tensor in method.state_dict().items() if not method.is_frozen(name)}
     wanted = own if part == "whole" else _of_encoder(own, network, prefix)
     known = wanted.keys() & stored.keys()
@@ -100,7 +110,7 @@ def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: 
         why = _listed(misfits) or f"its names are such as {_listed(list(stored), 3)}, not {_listed(list(wanted), 3)}"
         raise InputError(f"init: nothing in {path} fits {method.name} ({part}): {why}")
     fresh = [name for name in own if name not in taken]
-    return InitialWeights(path, part, taken, fresh, misfits, [name for name in stored if name not in taken])
+    return InitialWeights(path, part, taken, fresh, misfits, [name for name in stored if name not in taken], licence)
 
 
 def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> dict[str, Tensor]:
@@ -111,13 +121,14 @@ def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> d
     }
 
 
-def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Tensors of a file by the names that they have, or would have, in the method."""
+def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a file by the names that they have, or would have, in the method; and their licence, if it binds."""
     try:
         file = read_weight_file(path)
     except InputError as error:
         raise InputError(f"init: {error}") from error
     family, held, others = method.model_card().get("family"), file.card.get("family"), {}
+    licence = str(file.card.get("licence", ""))
     if file.card:
         if held != family and held not in _parts(family):
             raise InputError(
@@ -128,13 +139,13 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> dict[s
         state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
         others = {name: v for name, v in file.content.items() if not name.startswith(inside)}
     elif family in {*list_models()}:
-        state = _of_authors(path, file, method)
+        state, licence = _of_authors(path, file, method)
     else:
         state = file.content
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
             raise InputError(f"init: {path}: expected names with tensors, found {type(state).__name__}")
     place = prefix + _place(state, network)
-    return {place + name: tensor for name, tensor in state.items()} | others
+    return {place + name: tensor for name, tensor in state.items()} | others, licence
 
 
 def _parts(family: str | None) -> Iterable[str]:
@@ -142,16 +153,17 @@ def _parts(family: str | None) -> Iterable[str]:
     return family_of(family).parts if family in list_models() else ()
 
 
-def _of_authors(path: Path, file: WeightFile, method: Method) -> dict[str, Tensor]:
-    """The tensors of a file in a layout of the network's authors, or of a state dict alone."""
+def _of_authors(path: Path, file: WeightFile, method: Method) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file in a layout of the network's authors, or of a state dict alone; and their licence."""
     reasons = []
     for name in method.model_names():
         try:
-            return create_model(name, checkpoint=path).state_dict()
+            model = create_model(name, checkpoint=path)
+            return model.state_dict(), model.licence
         except InputError as error:
             reasons.append(f"as {name}: {error}")
     try:
-        return as_state_dict(file.content, path)  # of which what fits is taken
+        return as_state_dict(file.content, path), ""  # of which what fits is taken
     except InputError as error:
         raise InputError(f"init: {'; '.join(reasons)}") from error
 

@@ -12,7 +12,7 @@ from geo3d.config import load_config, save_config, to_plain
 from geo3d.datasets.files import make_folder
 from geo3d.errors import InputError
 from geo3d.progress import Log
-from geo3d.recipes.init import find_initial_weights
+from geo3d.recipes.init import find_initial_weights, tell_licence
 from geo3d.recipes.recipe import Recipe, Run
 from geo3d.recipes.registry import get_recipe
 from geo3d.train.launch import first_process, launch
@@ -108,6 +108,7 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     if not fresh:
         stored = first_process(fabric, lambda: json.loads(path.read_text()) if path.is_file() else None)
         if stored is not None:
+            tell_licence(task.method, stored["init"].get("initial_weights", {}).get("licence", ""))
             task.method.to(fabric.device)
             return _Beginning(**stored)
         if run.init is not None:

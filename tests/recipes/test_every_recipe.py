@@ -132,3 +132,27 @@ def test_sharded_networks_are_measured_and_reported(name: str, rooms: Path, tmp_
     assert two["before"] == one["before"]
     # Sums in another order; of segmentation whole points may change their class.
     assert two["after"] == pytest.approx(one["after"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("no_rooms")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda run: setattr(run.train, "optimizer", "sgd"),
+            "train: optimizer: expected one of adamw, lamb, found 'sgd'",
+        ),
+        (lambda run: setattr(run.train, "schedule", "cosin"), "train: schedule: expected one of cosine"),
+        (lambda run: setattr(run.train, "precision", "16"), "train: precision: expected one of 32, bf16, fp16"),
+        (lambda run: setattr(run.train, "seed", 2**70), "seed is .* below"),
+        (lambda run: setattr(run, "init_part", "decoder"), "init_part: expected one of whole, encoder"),
+        (lambda run: setattr(run, "data", "photos"), "data: expected a list of a path, found 'photos'"),
+        (lambda run: setattr(run, "held_out", 0.97), "held_out 0.97 leaves none of 16 scenes"),
+    ],
+)
+def test_settings_from_python_are_told_before_there_is_data(change, message: str, tmp_path: Path) -> None:
+    run = small_run("spark", out=tmp_path / "run", rooms=16)
+    change(run)
+    with pytest.raises(InputError, match=message):
+        pretrain("spark", run)
+    assert not (tmp_path / "run").exists()

@@ -135,11 +135,15 @@ def test_croco_takes_a_whole_network_or_a_file_of_its_authors(tmp_path: Path) ->
         "dec_depth": config.decoder_depth, "dec_num_heads": config.decoder_heads, "pos_embed": "RoPE100",
     }  # fmt: skip
     torch.save({"model": source.network.state_dict(), "croco_kwargs": arguments}, tmp_path / "authors.pth")
-    for name in ("run.safetensors", "network.safetensors", "authors.pth"):
+    torch.save({"module": source.network.state_dict()}, tmp_path / "bare.pth")
+    for name in ("run.safetensors", "network.safetensors", "authors.pth", "bare.pth"):
         method = method_of("croco")
         weights = find_initial_weights(tmp_path / name, "whole", method)
         weights.load_into(method)
         assert (weights.fresh, weights.unused, weights.misfits) == ([], [], [])
+        # What is trained on from there is still of weights for non-commercial use, and its files say so.
+        licence = "CC-BY-NC-SA-4.0" if name == "authors.pth" else ""
+        assert weights.summary()["licence"] == licence == method.model_card().get("licence", "")
         assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in method.state_dict().items())
 
 

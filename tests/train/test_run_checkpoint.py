@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from geo3d.errors import InputError
 from geo3d.train import checkpoint as checkpoint_module
-from geo3d.train.checkpoint import CheckpointStore, damage, load_checkpoint, loss_of
+from geo3d.train.checkpoint import CheckpointStore, Figure, damage, load_checkpoint, loss_of
 
 
 def save(store: CheckpointStore, step: int, loss: float = 1.0) -> Path:
@@ -178,3 +178,28 @@ def test_a_crash_while_saving_leaves_the_one_before(tmp_path: Path, monkeypatch,
     assert list(tmp_path.glob(".unfinished-*"))
     store.clean()
     assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "best"}
+
+
+def test_the_best_measured_one_stays_where_nothing_more_is_measured(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    for step, loss, figure in [(1, 3.0, 0.5), (2, 2.0, 0.4), (3, 1.0, 0.7)]:
+        store.save(step, loss, {}, {"w": torch.zeros(1)}, figure=Figure("measured/miou", figure, higher_is_better=True))
+    for step in (4, 5):
+        store.save(step, 0.1, {}, {"w": torch.zeros(1)})
+    assert store.best().name == "step_00000003"
+    assert names(store) == ["step_00000003", "step_00000005"]
+    store.save(6, 9.0, {}, {"w": torch.zeros(1)}, figure=Figure("measured/miou", 0.8, higher_is_better=True))
+    assert store.best().name == "step_00000006"
+
+
+def test_a_crash_before_the_mark_does_not_lose_the_best(tmp_path: Path, monkeypatch) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.save(1, 3.0, {}, {"w": torch.zeros(1)}, figure=Figure("measured/loss", 2.0))
+    with monkeypatch.context() as crash:
+        crash.setattr(CheckpointStore, "_mark_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.save(2, 2.0, {}, {"w": torch.zeros(1)}, figure=Figure("measured/loss", 1.0))
+    assert store.best().name == "step_00000001"
+    store.mark_again(tmp_path / "step_00000002")  # as a run does that goes on from there
+    store.save(3, 1.0, {}, {"w": torch.zeros(1)}, figure=Figure("measured/loss", 1.5))
+    assert store.best().name == "step_00000002"
