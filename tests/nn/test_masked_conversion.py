@@ -260,12 +260,13 @@ def test_hidden_pixels_have_no_influence(body: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("body", [name for name in BODIES if name not in ("gate", "flat gate", "grouped", "dropped")])
-def test_all_cells_active_is_the_dense_network_bit_for_bit(body: str) -> None:
+def test_all_cells_active_is_the_dense_network(body: str) -> None:
+    """The same calls of torch's layers; which algorithm they take may depend on where memory lies (AVX2: 3e-7 seen)."""
     dense = network(body).eval()
     encoder = to_sparse(copy.deepcopy(dense))
     images, active = inputs()
     (maps,) = encoder(images, torch.ones_like(active), "dense")
-    assert torch.equal(maps, dense(images))
+    torch.testing.assert_close(maps, dense(images), rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("body", ["gate", "flat gate", "grouped", "dropped"])
