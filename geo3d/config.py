@@ -10,7 +10,6 @@ from types import UnionType
 from typing import Any
 
 import numpy as np
-import yaml
 
 from geo3d.errors import InputError, did_you_mean
 from geo3d.writing import write_text
@@ -18,6 +17,8 @@ from geo3d.writing import write_text
 
 def save_config(config: Any, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads."""
+    import yaml  # here, so that models need no more than torch and numpy
+
     write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
@@ -27,6 +28,8 @@ def load_config(kind: type, path: Path) -> Any:
     Raises:
         InputError: no such file, not YAML, an unknown field or a value of the wrong type: says which.
     """
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

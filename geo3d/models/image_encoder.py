@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from geo3d.errors import InputError
@@ -79,7 +79,8 @@ class PyramidEncoder(ImageEncoder):
 
 def _colours(image: Any) -> list[Tensor]:
     """Images (H, W, 3) in one of the forms that people have them in: uint8, or float in [0, 1]."""
-    if isinstance(image, Image.Image):
+    pillow = sys.modules.get("PIL.Image")  # which whoever hands in an image of its has imported
+    if pillow is not None and isinstance(image, pillow.Image):
         if image.mode.startswith("I") or image.mode == "F":
             raise InputError(f"prepare: images of mode {image.mode} have no range that is known; {_HINT}")
         return [torch.from_numpy(np.array(image.convert("RGB")))]
