@@ -183,7 +183,9 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: a model that is not geo3d's or has no weights yet; a path that cannot be written.
     """
-    while isinstance(inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None), nn.Module):
+    while isinstance(inner := model._modules.get("_orig_mod"), nn.Module) or (
+        not hasattr(model, "card") and isinstance(inner := model._modules.get("module"), nn.Module)
+    ):
         model = inner
     card, path = getattr(model, "card", None), Path(path)
     if card is None:

@@ -144,8 +144,9 @@ class Recipe:
         """
         if not isinstance(config, cls.run):
             raise InputError(f"this recipe is configured by {cls.run.__name__}, got {type(config).__name__}")
+        hints = typing.get_type_hints(cls.run, include_extras=True)
         for name, value in to_plain(config).items():  # from Python, values of any type come
-            typed_value(typing.get_type_hints(cls.run, include_extras=True)[name], value, name)
+            typed_value(hints[name], value, name)
         config.check()
         if not config.data:
             split_scenes(config.rooms, config.held_out, config.train.seed)

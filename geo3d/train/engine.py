@@ -45,7 +45,7 @@ class Engine:
         self.model = fabric.setup_module(method).train()
         self.optimizer = fabric.setup_optimizers(build_optimizer(method, config))
         self.ema = Ema(method, config.ema_decay) if config.ema_decay is not None else None
-        self._buffers: list[Tensor] = []
+        self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def set_rates(self, lr: float, beta1: float | None, weight_decay: float | None = None) -> None:
         """Learning rate, and decay of the first moment and of the weights unless None, of the next update."""
@@ -58,7 +58,8 @@ class Engine:
 
     def remember_buffers(self) -> None:
         """Keep the buffers (such as running statistics) in case the step turns out bad."""
-        self._buffers = [buffer.clone() for buffer in self.method.buffers()]
+        trained = (buffer for name, buffer in self.method.named_buffers() if not self.method.is_frozen(name))
+        self._buffers = [(buffer, buffer.clone()) for buffer in trained]
 
     def forward_backward(self, data: Any, generator: torch.Generator, last: bool) -> dict[str, Tensor]:
         """One of a step's forward passes, and its gradient added up; returns its :func:`scalars`.
@@ -85,7 +86,7 @@ class Engine:
         if outcome == "updated" and self.ema is not None:
             self.ema.update()
         if outcome == "bad":
-            for buffer, before in zip(self.method.buffers(), self._buffers):
+            for buffer, before in self._buffers:
                 buffer.copy_(before)
         return norm, outcome
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from corner_scans import write_corner
+from geo3d_command import run
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,12 @@ def scans(tmp_path_factory) -> Path:
     for number in range(11):
         write_corner(root, f"scene{number:04d}_00", number)
     return root
+
+
+@pytest.fixture(scope="module")
+def finished(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
+    """The folder of a run of the recipe, and on the data, that the module names as ``FINISHED``, with its ``QUICK``."""
+    recipe, data = request.module.FINISHED
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run("pretrain", recipe, "--data", request.getfixturevalue(data), "--out", folder, *request.module.QUICK)
+    return folder

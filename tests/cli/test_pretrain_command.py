@@ -22,6 +22,8 @@ from geo3d.config import load_config, save_config
 from geo3d.recipes.croco import CroCoRecipe, CroCoRun
 from geo3d.recipes.pretrain import numbered_folder
 
+#: Recipe of the fixture `finished`, and the fixture of its data.
+FINISHED = ("croco", "photos")
 QUICK = ["--train.steps", "4", "--train.batch-size", "4", "--train.workers", "0", "--train.log-every", "1"]
 QUICK += ["--train.warmup-steps", "1"]
 
@@ -37,13 +39,6 @@ def photos(tmp_path_factory) -> Path:
         for shift in range(3):
             coarse.crop((10 * shift, 0, 200 + 10 * shift, 200)).save(root / f"place{place}" / f"{shift}.jpg")
     return root
-
-
-@pytest.fixture(scope="module")
-def finished(photos, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run("pretrain", "croco", "--data", photos, "--out", folder, *QUICK)
-    return folder
 
 
 def test_a_run_leaves_everything_behind(finished: Path) -> None:

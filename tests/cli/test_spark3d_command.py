@@ -18,16 +18,11 @@ from geo3d.datasets.ply import read_ply
 from geo3d.geometry import PointCloud
 from geo3d.recipes.spark3d import SparK3DRecipe, SparK3DRun
 
+#: Recipe of the fixture `finished`, and the fixture of its data.
+FINISHED = ("spark3d", "scans")
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.1", "--method.max-voxels", "300"]
 QUICK += ["--method.decoder-width", "32", "--method.decoder-context", "1"]
-
-
-@pytest.fixture(scope="module")
-def finished(scans, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run("pretrain", "spark3d", "--data", scans, "--out", folder, *QUICK)
-    return folder
 
 
 def test_a_run_leaves_everything_behind(finished: Path) -> None:

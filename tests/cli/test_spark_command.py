@@ -15,6 +15,8 @@ from geo3d import create_model
 from geo3d.config import load_config, save_config
 from geo3d.recipes.spark import SparKRecipe, SparKRun
 
+#: Recipe of the fixture `finished`, and the fixture of its data.
+FINISHED = ("spark", "photos")
 QUICK = ["--train.steps", "4", "--train.batch-size", "3", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.decoder-width", "32", "--method.image-size", "64", "96"]
 QUICK += ["--method.drop-path-rate", "0.3", "--train.optimizer", "lamb", "--train.weight-decay-end", "0.2"]
@@ -27,13 +29,6 @@ def photos(tmp_path_factory) -> Path:
         coarse = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((160, 120)).save(root / f"{number}.jpg")
     return root
-
-
-@pytest.fixture(scope="module")
-def finished(photos: Path, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run("pretrain", "spark", "--data", photos, "--out", folder, *QUICK)
-    return folder
 
 
 def test_a_run_leaves_everything_behind(finished: Path) -> None:

@@ -20,15 +20,10 @@ from geo3d.datasets.scannet import SCANNET20_CLASSES, ScanNet
 from geo3d.recipes.swin3d import Swin3DRecipe, Swin3DRun
 from geo3d.viz.ply import write_ply
 
+#: Recipe of the fixture `finished`, and the fixture of its data.
+FINISHED = ("swin3d", "scans")
 QUICK = ["--train.steps", "3", "--train.batch-size", "2", "--train.workers", "0", "--train.warmup-steps", "1"]
 QUICK += ["--train.log-every", "1", "--method.voxel-size", "0.2", "--method.max-voxels", "200"]
-
-
-@pytest.fixture(scope="module")
-def finished(scans, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run("pretrain", "swin3d", "--data", scans, "--out", folder, *QUICK)
-    return folder
 
 
 def test_a_run_leaves_everything_behind(finished: Path) -> None:
