@@ -14,6 +14,7 @@
 #include <new>
 #include <numeric>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "voxel_attention.h"
@@ -78,16 +79,46 @@ inline void prefetch(const Scalar* row, int64_t count) {
   for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(row + at, kWrite);
 }
 
+// Eight values that follow each other, as floats.
+template <typename Scalar>
+inline Lanes load_lanes(const Scalar* from) {
+  Lanes lanes;
+  if constexpr (std::is_same_v<Scalar, float>) {
+    std::memcpy(&lanes, from, sizeof lanes);
+  } else {
+    for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(from[i]);
+  }
+  return lanes;
+}
+
+template <typename Scalar>
+inline void store_lanes(Scalar* to, Lanes lanes) {
+  if constexpr (std::is_same_v<Scalar, float>) {
+    std::memcpy(to, &lanes, sizeof lanes);
+  } else {
+    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<Scalar>(lanes[i]);
+  }
+}
+
 template <typename Scalar>
 void pack_as(const View& view, const int64_t* rows, int64_t count, Group group, int64_t channels, int64_t depth,
-             float scale, float* out) {
+             float scale, Lanes* out) {
   const Scalar* data = static_cast<const Scalar*>(view.data) + group.first_head * view.head;
-  for (int64_t i = 0; i < count; ++i, out += depth * kLanes) {
+  const int64_t transposed = kTransposes && view.channel == 1 ? channels / kLanes * kLanes : 0;
+  for (int64_t i = 0; i < count; ++i, out += depth) {
     if (i + kAhead < count) prefetch<false>(data + rows[i + kAhead] * view.row, group.heads * view.head);
     const Scalar* from = data + rows[i] * view.row;
-    for (int64_t h = 0; h < group.heads; ++h) {
-      for (int64_t c = 0; c < channels; ++c) {
-        out[c * kLanes + h] = static_cast<float>(from[h * view.head + c * view.channel]) * scale;
+    for (int64_t c = 0; c < transposed; c += kLanes) {
+      Lanes block[kLanes];
+#pragma GCC unroll 8
+      for (int h = 0; h < kLanes; ++h) block[h] = h < group.heads ? load_lanes(from + h * view.head + c) : Lanes{};
+      transpose(block);
+      for (int k = 0; k < kLanes; ++k) out[c + k] = block[k] * scale;
+    }
+    for (int64_t c = transposed; c < depth; ++c) {
+      out[c] = Lanes{};
+      for (int64_t h = 0; c < channels && h < group.heads; ++h) {
+        out[c][h] = static_cast<float>(from[h * view.head + c * view.channel]) * scale;
       }
     }
   }
@@ -96,17 +127,15 @@ void pack_as(const View& view, const int64_t* rows, int64_t count, Group group, 
 // Rows of a tensor, as (count, depth) vectors of eight heads; lanes and channels that the tensor does not have are zero.
 inline void pack(const View& view, const int64_t* rows, int64_t count, Group group, int64_t channels, int64_t depth,
           float scale, Lanes* out) {
-  if (group.heads < kLanes || channels < depth) std::memset(out, 0, count * depth * sizeof(Lanes));
-  float* floats = reinterpret_cast<float*>(out);
   switch (view.dtype) {
     case ScalarType::Float:
-      return pack_as<float>(view, rows, count, group, channels, depth, scale, floats);
+      return pack_as<float>(view, rows, count, group, channels, depth, scale, out);
     case ScalarType::BFloat16:
-      return pack_as<BFloat16>(view, rows, count, group, channels, depth, scale, floats);
+      return pack_as<BFloat16>(view, rows, count, group, channels, depth, scale, out);
     case ScalarType::Half:
-      return pack_as<Half>(view, rows, count, group, channels, depth, scale, floats);
+      return pack_as<Half>(view, rows, count, group, channels, depth, scale, out);
     case ScalarType::Double:  // log-sum-exp may be
-      return pack_as<double>(view, rows, count, group, channels, depth, scale, floats);
+      return pack_as<double>(view, rows, count, group, channels, depth, scale, out);
     default:
       STD_TORCH_CHECK(false, "voxel_attention has no CPU kernel for this dtype");
   }
@@ -115,14 +144,23 @@ inline void pack(const View& view, const int64_t* rows, int64_t count, Group gro
 template <typename Scalar>
 void unpack_as(const Lanes* in, const int64_t* rows, int64_t count, Group group, int64_t heads, int64_t channels,
                int64_t depth, Scalar* out) {
-  const float* floats = reinterpret_cast<const float*>(in);
-  for (int64_t i = 0; i < count; ++i, floats += depth * kLanes) {
+  const int64_t transposed = kTransposes ? channels / kLanes * kLanes : 0;
+  for (int64_t i = 0; i < count; ++i, in += depth) {
     if (i + kAhead < count) {
       prefetch<true>(out + (rows[i + kAhead] * heads + group.first_head) * channels, group.heads * channels);
     }
     Scalar* to = out + (rows[i] * heads + group.first_head) * channels;
+    for (int64_t c = 0; c < transposed; c += kLanes) {
+      Lanes block[kLanes];
+      for (int k = 0; k < kLanes; ++k) block[k] = in[c + k];
+      transpose(block);
+#pragma GCC unroll 8
+      for (int h = 0; h < kLanes; ++h) {
+        if (h < group.heads) store_lanes(to + h * channels + c, block[h]);
+      }
+    }
     for (int64_t h = 0; h < group.heads; ++h) {
-      for (int64_t c = 0; c < channels; ++c) to[h * channels + c] = static_cast<Scalar>(floats[c * kLanes + h]);
+      for (int64_t c = transposed; c < channels; ++c) to[h * channels + c] = static_cast<Scalar>(in[c][h]);
     }
   }
 }

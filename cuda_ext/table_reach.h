@@ -5,12 +5,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "head_lanes.h"
 #include "voxel_attention.h"
 
 namespace geo3d {
+
+// Voxels in a chunk: so few that their columns and pairs stay in the second level of cache, and enough that there are
+// blocks of similar signals among them (with whole windows blocks reach 4 % fewer rows).
+constexpr int64_t kChunk = 32;
 
 // The axes of the signals, and where their rows begin in a table.
 struct Axes {
@@ -50,179 +55,187 @@ class Binning {
 
 // What the voxels of a window look up as queries, or as keys.
 //
-// A voxel reaches those rows of an axis that belong to differences with signals of its window. It has a column for each
-// of them. Voxels are sorted by their signal, axis by axis, and every block of four shares its first column's row, so
-// that products with the table are products of matrices. Columns between the axes stay empty.
+// A voxel reaches those rows of an axis that belong to differences with signals of its window. Voxels are taken in chunks.
+// A voxel of the chunk has a column for each row that it reaches; the columns of one voxel follow those of the other. The
+// chunk's voxels are sorted by their signal, axis by axis, and a block of four has columns for the same rows, so that
+// products with the table are products of matrices.
 class Side {
  public:
-  explicit Side(const Axes& axes) : axes_(axes) {}
+  explicit Side(const Axes& axes)
+      : axes_(axes), least_(axes.count()), greatest_(axes.count()), member_(axes.count() * kChunk),
+        low_(axes.count() * kChunk / kBlock), high_(low_.size()), begin_(member_.size()), base_(member_.size()) {}
 
-  // Signals: (A, stride) with `count` voxels and copies of some of them behind.
-  void sort(const float* signals, int64_t stride, int64_t count) {
-    set_signals(signals, stride, count);
-    member_.resize(axes_.count() * padded_);
-    low_.resize(axes_.count() * blocks_);
-    high_.resize(axes_.count() * blocks_);
-    start_.resize(axes_.count());
-    columns_ = 1;
+  // Signals of a window: (A, stride) with `count` voxels and copies of some of them behind.
+  void enter(const float* signals, int64_t stride, int64_t count) {
+    signals_ = signals;
+    stride_ = stride;
+    for (int64_t a = 0; a < axes_.count(); ++a) find_range(signals + a * stride, count, least_[a], greatest_[a]);
+  }
+
+  // The chunk of `count` voxels from `first` on is what the functions below are about.
+  void choose(int64_t first, int64_t count) {
+    first_ = first;
+    count_ = count;
+    blocks_ = whole_blocks(count, kBlock) / kBlock;
+    std::fill_n(first_column_, blocks_ * kBlock + 1, 0);
     for (int64_t a = 0; a < axes_.count(); ++a) sort_axis(a);
+    for (int64_t i = 0, columns = 0; i <= blocks_ * kBlock; ++i) columns += std::exchange(first_column_[i], columns);
   }
 
-  // Voxels look up the rows of a table themselves, not products with it.
-  void look_up_directly(const float* signals, int64_t stride, int64_t count) {
-    set_signals(signals, stride, count);
-    columns_ = 0;
-    for (int64_t a = 0; a < axes_.count(); ++a) {
-      std::fill_n(base_.begin() + a * padded_, padded_, static_cast<int32_t>(axes_.first[a]));
-    }
-  }
+  // Where the columns of the chunk's voxel i begin, and after the last voxel, end; voxels are counted from the chunk's first.
+  int64_t first_column(int64_t i) const { return first_column_[i]; }
+  int64_t columns_of(int64_t i) const { return first_column_[i + 1] - first_column_[i]; }
+  int64_t columns() const { return first_column_[blocks_ * kBlock]; }
 
-  int64_t columns() const { return columns_; }
-
-  // What voxel i looks up for its pairs with voxels 0 to count - 1; layout as in for_each_pair.
+  // What the chunk's voxel i looks up in its columns, each of so many bytes, for its pairs with voxels 0 to count - 1 of the
+  // window; layout as in for_each_pair.
+  template <int kBytes>
   void find_offsets(int64_t i, int64_t count, int32_t* offsets) const {
+    fill_offsets<kBytes>(first_ + i, count, [&](int64_t a) { return base_[a * kChunk + i]; }, offsets);
+  }
+
+  // The same for the window's voxel i, which looks up the rows of a table themselves, not products with it.
+  void find_rows(int64_t i, int64_t count, int32_t* offsets) const {
+    fill_offsets<sizeof(Lanes)>(i, count, [&](int64_t a) { return static_cast<int32_t>(axes_.first[a]); }, offsets);
+  }
+
+  // Products of the chunk's voxels with the rows of a table that they reach, into every step-th of their columns.
+  void multiply_by_table(const Lanes* voxels, const Lanes* table, int64_t depth, Lanes* products, int64_t step) const {
+    for_each_block([&](int64_t a, const int32_t* members, int64_t low, int64_t count) {
+      Lanes* to[kBlock];
+      for (int b = 0; b < kBlock; ++b) to[b] = products + column(a, members[b]) * step;
+      multiply(rows_of(members, voxels, depth), table + (axes_.first[a] + low) * depth, count, depth,
+               [&](int64_t r, int b, Lanes product) { to[b][r * step] = product; });
+    });
+  }
+
+  // Histograms in columns of the chunk's voxels, and what they are multiplied by: where there is a table, out[voxel] += the
+  // histogram times the table; where there are sums, table_sums[row] += over voxels, their histogram's element for the row
+  // times themselves.
+  struct Histograms {
+    const Lanes* columns;
+    int64_t step;
+    const Lanes* table;
+    Lanes* out;
+    const Lanes* voxels;
+    Lanes* table_sums;
+  };
+
+  // Products with histograms, all of a block while they are in the first level of cache.
+  template <size_t kCount>
+  void add_products(const Histograms (&all)[kCount], int64_t depth) const {
+    for_each_block([&](int64_t a, const int32_t* members, int64_t low, int64_t count) {
+      const int64_t row = (axes_.first[a] + low) * depth;
+      for (const Histograms& histograms : all) {
+        Rows weights;
+        for (int b = 0; b < kBlock; ++b) weights.of[b] = histograms.columns + column(a, members[b]) * histograms.step;
+        if (histograms.table != nullptr) {
+          Lanes* to[kBlock];
+          for (int b = 0; b < kBlock; ++b) to[b] = histograms.out + (first_ + members[b]) * depth;
+          add_weighted_rows({weights, 1, 0, count, histograms.step}, histograms.table + row, depth, to);
+        }
+        if (histograms.table_sums != nullptr) {
+          add_outer_products(weights, histograms.step, rows_of(members, histograms.voxels, depth), count, depth,
+                             histograms.table_sums + row);
+        }
+      }
+    });
+  }
+
+ private:
+  template <int kBytes, class Base>
+  void fill_offsets(int64_t voxel, int64_t count, const Base& base_of, int32_t* offsets) const {
     for (int64_t first = 0; first < count; first += kTile) {
       const int64_t size = std::min<int64_t>(kTile, count - first);
       for (int64_t a = 0; a < axes_.count(); ++a, offsets += kTile) {
         const Binning binning(axes_.bins[a]);
         const float* others = signals_ + a * stride_;
-        const Wide own = Wide{} + others[i];
-        const WideRows base = WideRows{} + base_[a * padded_ + i];
+        const Wide own = Wide{} + others[voxel];
+        const WideRows base = WideRows{} + base_of(a);
         for (int64_t j = 0; j < size; j += kWideFloats) {
           const Wide other = *reinterpret_cast<const Wide*>(others + first + j);
-          *reinterpret_cast<WideRows*>(offsets + j) = (binning.rows(own, other) + base) * kLaneBytes;
+          *reinterpret_cast<WideRows*>(offsets + j) = (binning.rows(own, other) + base) * kBytes;
         }
       }
     }
   }
 
-  // Products of all voxels with the rows of a table that they reach, into their columns.
-  void multiply_by_table(const Lanes* voxels, const Lanes* table, int64_t depth, Lanes* products) const {
-    for_each_block([&](int64_t a, const int32_t* members, int64_t low, int64_t count) {
-      Rows rows;
-      Lanes* to[kBlock];
-      for (int b = 0; b < kBlock; ++b) {
-        rows.of[b] = voxels + members[b] * depth;
-        to[b] = products + members[b] * columns_ + start_[a];
-      }
-      multiply(rows, table + (axes_.first[a] + low) * depth, count, depth,
-               [&](int64_t r, int b, Lanes product) { to[b][r] = product; });
-    });
-  }
-
-  // out[voxel] += the histogram in the voxel's columns times the table.
-  void add_histograms_times_table(const Lanes* histograms, const Lanes* table, int64_t depth, Lanes* out) const {
-    for_each_block([&](int64_t a, const int32_t* members, int64_t low, int64_t count) {
-      Weights weights{{}, 1, 0, count, 1};
-      Lanes* to[kBlock];
-      for (int b = 0; b < kBlock; ++b) {
-        weights.rows.of[b] = histograms + members[b] * columns_ + start_[a];
-        to[b] = out + members[b] * depth;
-      }
-      add_weighted_rows(weights, table + (axes_.first[a] + low) * depth, depth, to);
-    });
-  }
-
-  // table[row] += sum over voxels of their histogram's element for the row times themselves.
-  void add_histograms_times_voxels(const Lanes* histograms, const Lanes* voxels, int64_t depth, Lanes* table) {
-    weights_.resize(padded_);
-    rows_.resize(padded_);
-    for (int64_t a = 0; a < axes_.count(); ++a) {
-      const int32_t* members = member_.data() + a * padded_;
-      const int32_t* low = low_.data() + a * blocks_;
-      const int32_t* high = high_.data() + a * blocks_;
-      for (int64_t s = 0; s < padded_; ++s) {
-        weights_[s] = histograms + members[s] * columns_ + base_[a * padded_ + members[s]];
-        rows_[s] = voxels + members[s] * depth;
-      }
-      // The voxels that reach a row follow each other. Rows are taken in pairs; of a row next to its own a voxel has zero.
-      int64_t first = 0, end = 0;
-      for (int64_t row = low[0]; row <= high[blocks_ - 1]; row += 2) {
-        while (first < blocks_ && high[first] < row) ++first;
-        while (end < blocks_ && low[end] <= row + 1) ++end;
-        if (first >= end) continue;
-        add_outer_products(weights_.data() + first * kBlock, rows_.data() + first * kBlock, (end - first) * kBlock, row,
-                           depth, table + (axes_.first[a] + row) * depth);
-      }
-    }
-  }
-
- private:
-  void set_signals(const float* signals, int64_t stride, int64_t count) {
-    signals_ = signals;
-    stride_ = stride;
-    count_ = count;
-    padded_ = whole_blocks(count, kBlock);
-    blocks_ = padded_ / kBlock;
-    base_.resize(axes_.count() * padded_);
-  }
-
   void sort_axis(int64_t a) {
-    const float* signals = signals_ + a * stride_;
-    int32_t* members = member_.data() + a * padded_;
-    const auto [least, greatest] = std::minmax_element(signals, signals + count_);
-    sort_roughly(signals, *least, *greatest, members);
-    // Signals of a block, widened so that the ends of later blocks' ranges are never lower than those of earlier ones.
-    int32_t* low = low_.data() + a * blocks_;
-    int32_t* high = high_.data() + a * blocks_;
+    const float* signals = signals_ + a * stride_ + first_;
+    int32_t* members = member_.data() + a * kChunk;
+    sort_roughly(signals, members);
     const Binning binning(axes_.bins[a]);
-    float own = *least;
-    int64_t widest = 0;
-    for (int64_t block = 0; block < blocks_; ++block) {
-      for (int64_t s = block * kBlock; s < std::min(count_, (block + 1) * kBlock); ++s) {
-        own = std::max(own, signals[members[s]]);
+    for (int64_t block = 0; block < blocks_; ++block, members += kBlock) {
+      float least = signals[members[0]], greatest = least;
+      for (int64_t b = 1; b < std::min<int64_t>(kBlock, count_ - block * kBlock); ++b) {
+        least = std::min(least, signals[members[b]]);
+        greatest = std::max(greatest, signals[members[b]]);
       }
-      high[block] = binning.row(own, *least);
-    }
-    for (int64_t block = blocks_ - 1; block >= 0; --block) {
-      for (int64_t s = block * kBlock; s < std::min(count_, (block + 1) * kBlock); ++s) {
-        own = std::min(own, signals[members[s]]);
+      const int32_t low = binning.row(least, greatest_[a]), high = binning.row(greatest, least_[a]);
+      low_[a * kChunk / kBlock + block] = low;
+      high_[a * kChunk / kBlock + block] = high;
+      for (int b = 0; b < kBlock; ++b) {
+        const int64_t i = members[b], at = a * kChunk + i;
+        begin_[at] = static_cast<int32_t>(first_column_[i]);
+        base_[at] = begin_[at] - low;
+        first_column_[i] += high - low + 1;
       }
-      low[block] = binning.row(own, *greatest);
-      widest = std::max<int64_t>(widest, high[block] - low[block] + 1);
     }
-    start_[a] = columns_;
-    columns_ += widest + 1;
-    for (int64_t s = 0; s < padded_; ++s) {
-      base_[a * padded_ + members[s]] = static_cast<int32_t>(start_[a]) - low[s / kBlock];
+  }
+
+  static void find_range(const float* signals, int64_t count, float& least, float& greatest) {
+    least = greatest = signals[0];
+    for (int64_t i = 1; i < count; ++i) {
+      least = std::min(least, signals[i]);
+      greatest = std::max(greatest, signals[i]);
     }
   }
 
   // Counting sort into buckets; the voxels behind the real ones stay last.
-  void sort_roughly(const float* signals, float least, float greatest, int32_t* members) {
-    constexpr int kBuckets = 64;
+  void sort_roughly(const float* signals, int32_t* members) const {
+    constexpr int kBuckets = 32;
     int32_t ends[kBuckets] = {};
-    const float width = greatest - least;
-    const float scale = width > 0 ? (kBuckets - 1) / width : 0.0f;
-    bucket_.resize(count_);
+    uint8_t buckets[kChunk];
+    float least, greatest;
+    find_range(signals, count_, least, greatest);
+    const float width = greatest - least, scale = width > 0 ? (kBuckets - 1) / width : 0.0f;
     for (int64_t i = 0; i < count_; ++i) {
-      bucket_[i] = static_cast<uint8_t>(std::min<float>(kBuckets - 1, (signals[i] - least) * scale));
-      ++ends[bucket_[i]];
+      buckets[i] = static_cast<uint8_t>(std::min<float>(kBuckets - 1, (signals[i] - least) * scale));
     }
+    for (int64_t i = 0; i < count_; ++i) ++ends[buckets[i]];
     std::partial_sum(ends, ends + kBuckets, ends);
-    for (int64_t i = count_ - 1; i >= 0; --i) members[--ends[bucket_[i]]] = static_cast<int32_t>(i);
-    for (int64_t i = count_; i < padded_; ++i) members[i] = static_cast<int32_t>(i);
+    for (int64_t i = count_ - 1; i >= 0; --i) members[--ends[buckets[i]]] = static_cast<int32_t>(i);
+    for (int64_t i = count_; i < blocks_ * kBlock; ++i) members[i] = static_cast<int32_t>(i);
   }
+
+  Rows rows_of(const int32_t* members, const Lanes* voxels, int64_t depth) const {
+    Rows rows;
+    for (int b = 0; b < kBlock; ++b) rows.of[b] = voxels + (first_ + members[b]) * depth;
+    return rows;
+  }
+
+  // First column of a voxel's axis.
+  int64_t column(int64_t a, int64_t i) const { return first_column_[i] + begin_[a * kChunk + i]; }
 
   template <class Visit>
   void for_each_block(const Visit& visit) const {
     for (int64_t a = 0; a < axes_.count(); ++a) {
       for (int64_t block = 0; block < blocks_; ++block) {
-        const int64_t low = low_[a * blocks_ + block], high = high_[a * blocks_ + block];
-        visit(a, member_.data() + a * padded_ + block * kBlock, low, high - low + 1);
+        const int64_t at = a * kChunk / kBlock + block;
+        visit(a, member_.data() + a * kChunk + block * kBlock, low_[at], high_[at] - low_[at] + 1);
       }
     }
   }
 
   const Axes& axes_;
   const float* signals_ = nullptr;
-  int64_t stride_ = 0, count_ = 0, padded_ = 0, blocks_ = 0, columns_ = 0;
-  std::vector<int32_t> member_;     // (A, padded): voxels in the order of their signals
-  std::vector<int32_t> low_, high_;  // (A, blocks): first and last row that a block reaches
-  std::vector<int64_t> start_;      // (A): first column
-  std::vector<int32_t> base_;       // (A, padded): column of a row, less the row
-  std::vector<uint8_t> bucket_;
-  std::vector<const Lanes*> weights_, rows_;
+  int64_t stride_ = 0, first_ = 0, count_ = 0, blocks_ = 0;
+  std::vector<float> least_, greatest_;  // (A): of the window
+  std::vector<int32_t> member_;          // (A, chunk): voxels in the order of their signals
+  std::vector<int32_t> low_, high_;      // (A, chunk / 4): first and last row that a block reaches
+  std::vector<int32_t> begin_;           // (A, chunk): first column of a voxel's axis, counted from the voxel's first
+  std::vector<int32_t> base_;            // (A, chunk): column of a row, counted likewise, less the row
+  int64_t first_column_[kChunk + 1] = {};  // of a voxel; while axes are sorted, how many it has so far
 };
 
 }  // namespace geo3d

@@ -4,7 +4,8 @@
 // Windows are independent. Inside one, eight heads lie side by side (voxel_attention.h), so that one look-up serves
 // eight of them. A voxel's products with the rows of a table that it can reach are computed once; its pairs then look
 // them up. The value's and all gradients' tables are reached the other way: a pair adds its weight to the voxel's
-// histogram, which is multiplied by the table when it is complete.
+// histogram, which is multiplied by the table when it is complete. Queries, and keys, are taken in chunks, so that what
+// they look up and count stays in the second level of cache; of all pairs only the logits are kept.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -40,14 +41,23 @@ struct Loops {
   decltype(&PairLoops<-1>::add_of_key) add_of_key;
   decltype(&PairLoops<-1>::add_of_query) add_of_query;
   decltype(&PairLoops<-1>::normalise) normalise;
-  decltype(&PairLoops<-1>::look_up_gradients) look_up_gradients;
-  decltype(&PairLoops<-1>::count_gradients) count_gradients;
+  decltype(&PairLoops<-1>::look_up_gradients<Lanes>) look_up_gradients;
+  decltype(&PairLoops<-1>::count_gradients<Lanes>) count_gradients;
+  decltype(&PairLoops<-1>::look_up_gradients<Two>) look_up_both;
+  decltype(&PairLoops<-1>::count_gradients<Two>) count_both;
   decltype(&PairLoops<-1>::count_of_key) count_of_key;
 
   template <int kAxes>
   static Loops of() {
     using L = PairLoops<kAxes>;
-    return {L::add_of_key, L::add_of_query, L::normalise, L::look_up_gradients, L::count_gradients, L::count_of_key};
+    return {L::add_of_key,
+            L::add_of_query,
+            L::normalise,
+            L::template look_up_gradients<Lanes>,
+            L::template count_gradients<Lanes>,
+            L::template look_up_gradients<Two>,
+            L::template count_gradients<Two>,
+            L::count_of_key};
   }
 
   static Loops of(int64_t axes) {
@@ -175,56 +185,84 @@ class WindowWorker {
     return out;
   }
 
-  // Products of rows of `left` (as queries) and of `right` (as keys).
-  void multiply_pairs(const Lanes* left, const Lanes* right, Lanes* out) const {
-    for (int64_t block = 0; block < blocks_; ++block, out += count_ * kBlock) {
-      multiply(rows_of_block(left, block), right, count_, p_.depth,
-               [&](int64_t j, int b, Lanes product) { out[j * kBlock + b] = product; });
+  // The queries, or keys, that are taken together.
+  struct Chunk {
+    int64_t first, count, blocks;
+  };
+
+  template <class Visit>
+  void for_each_chunk(const Visit& visit) const {
+    for (int64_t first = 0; first < count_; first += kChunk) {
+      const int64_t count = std::min(kChunk, count_ - first);
+      visit(Chunk{first, count, whole_blocks(count, kBlock) / kBlock});
     }
   }
 
-  Rows rows_of_block(const Lanes* matrix, int64_t block) const {
-    Rows rows;
-    for (int b = 0; b < kBlock; ++b) rows.of[b] = matrix + (block * kBlock + b) * p_.depth;
-    return rows;
+  Chunk all() const { return {0, count_, blocks_}; }
+
+  // Below, matrices have rows for all voxels of the window, and pairs begin with the chunk's. The rows of 32 voxels at a
+  // time stay in the first level of cache: 16 KiB of 16 channels.
+
+  // Products of rows of `left`, for a chunk of queries, and of `right`, for all keys.
+  void multiply_pairs(const Chunk& queries, const Lanes* left, const Lanes* right, Lanes* pairs) const {
+    for_each_chunk([&](const Chunk& keys) {
+      for (int64_t block = 0; block < queries.blocks; ++block) {
+        Rows rows;
+        for (int b = 0; b < kBlock; ++b) rows.of[b] = left + (queries.first + block * kBlock + b) * p_.depth;
+        Lanes* to = pairs + (block * count_ + keys.first) * kBlock;
+        multiply(rows, right + keys.first * p_.depth, keys.count, p_.depth,
+                 [&](int64_t j, int b, Lanes product) { to[j * kBlock + b] = product; });
+      }
+    });
   }
 
-  // out[i] += sum over j of weight (i, j) * matrix[j], for the queries i of a block.
-  void add_over_keys(const Lanes* pairs, int64_t block, const Lanes* matrix, Lanes* out) const {
-    Weights weights{{}, 1, 0, count_, kBlock};
-    Lanes* to[kBlock];
-    for (int b = 0; b < kBlock; ++b) {
-      weights.rows.of[b] = pairs + block * count_ * kBlock + b;
-      to[b] = out + (block * kBlock + b) * p_.depth;
-    }
-    add_weighted_rows(weights, matrix, p_.depth, to);
+  // out[i] += sum over all keys j of weight (i, j) * matrix[j], for the queries i of a chunk.
+  void add_over_keys(const Chunk& queries, const Lanes* pairs, const Lanes* matrix, Lanes* out) const {
+    for_each_chunk([&](const Chunk& keys) {
+      Weights weights{{}, 1, 0, keys.count, kBlock};
+      for (int64_t block = 0; block < queries.blocks; ++block) {
+        Lanes* to[kBlock];
+        for (int b = 0; b < kBlock; ++b) {
+          weights.rows.of[b] = pairs + (block * count_ + keys.first) * kBlock + b;
+          to[b] = out + (queries.first + block * kBlock + b) * p_.depth;
+        }
+        add_weighted_rows(weights, matrix + keys.first * p_.depth, p_.depth, to);
+      }
+    });
   }
 
-  // out[j] += sum over i of weight (i, j) * matrix[i], for all keys j.
-  void add_over_queries(const Lanes* pairs, const Lanes* matrix, Lanes* out) const {
+  // out[j] += sum over the queries i of a chunk of weight (i, j) * matrix[i], for all keys j.
+  void add_over_queries(const Chunk& queries, const Lanes* pairs, const Lanes* matrix, Lanes* out) const {
+    Weights weights{{}, queries.blocks, count_ * kBlock, kBlock, 1};
     for (int64_t block = 0; block < blocks_; ++block) {
-      Weights weights{{}, blocks_, count_ * kBlock, kBlock, 1};
       Lanes* to[kBlock];
       for (int b = 0; b < kBlock; ++b) {
         const int64_t j = block * kBlock + b;
         weights.rows.of[b] = pairs + std::min(j, count_ - 1) * kBlock;
         to[b] = out + j * p_.depth;
       }
-      add_weighted_rows(weights, matrix, p_.depth, to);
+      add_weighted_rows(weights, matrix + queries.first * p_.depth, p_.depth, to);
     }
   }
 
   void add_key_terms(const Lanes* key, int64_t g, Lanes* logits) {
-    Lanes* products = products_.take(padded_ * columns());
-    keys_.multiply_by_table(key, p_.key_table.of_group(g), p_.depth, products);
-    for (int64_t j = 0; j < count_; ++j) {
-      keys_.find_offsets(j, padded_, offsets_);
-      p_.loops.add_of_key(logits + j * kBlock, count_ * kBlock, padded_, products + j * keys_.columns(),
-                          offsets_, p_.axes.count());
-    }
+    for_each_chunk([&](const Chunk& keys) {
+      keys_.choose(keys.first, keys.count);
+      Lanes* products = products_.take(keys_.columns());
+      keys_.multiply_by_table(key, p_.key_table.of_group(g), p_.depth, products, 1);
+      for (int64_t j = 0; j < keys.count; ++j) {
+        keys_.find_offsets<sizeof(Lanes)>(j, padded_, offsets_);
+        p_.loops.add_of_key(logits + (keys.first + j) * kBlock, count_ * kBlock, padded_,
+                            products + keys_.first_column(j), offsets_, p_.axes.count());
+      }
+    });
   }
 
-  int64_t columns() const { return std::max(queries_.columns(), keys_.columns()); }
+  // Columns of what is behind the last voxel are products; histograms there are zero.
+  void clear_padding(const Chunk& queries, Lanes* columns, int64_t step) const {
+    const int64_t used = queries_.first_column(queries.count) * step;
+    std::memset(columns + used, 0, (queries_.columns() * step - used) * sizeof(Lanes));
+  }
 
   const Problem& p_;
   Side queries_, keys_;
@@ -248,12 +286,8 @@ class WindowWorker {
         negated[a * stride + i] = -s;
       }
     }
-    if (p_.contextual) {
-      queries_.sort(signals, stride, count_);
-      keys_.sort(negated, stride, count_);
-    } else {
-      queries_.look_up_directly(signals, stride, count_);
-    }
+    queries_.enter(signals, stride, count_);
+    keys_.enter(negated, stride, count_);
     offsets_ = offset_memory_.take(axes * whole_blocks(padded_, kTile));
   }
 
@@ -276,50 +310,56 @@ class Attention : public WindowWorker {
     const Lanes* key = gather(p_.key, g, 1.0f, key_);
     const Lanes* value = gather(p_.value, g, 1.0f, value_);
     Lanes* logits = logits_.take(padded_ * count_);
-    multiply_pairs(query, key, logits);
-    Lanes* products = nullptr;
-    if (p_.contextual) {
-      add_key_terms(key, g, logits);
-      products = products_.take(padded_ * columns());
-      queries_.multiply_by_table(query, p_.query_table.of_group(g), p_.depth, products);
-    }
+    multiply_pairs(all(), query, key, logits);
+    if (p_.contextual) add_key_terms(key, g, logits);
     Lanes* result = zeros(padded_ * p_.depth, result_);
-    Lanes* sums = sums_.take(padded_);
-    for (int64_t block = 0; block < blocks_; ++block) {
-      for (int64_t i = block * kBlock; i < std::min(count_, (block + 1) * kBlock); ++i) {
-        const Lanes* bias = p_.biased ? p_.bias_table.of_group(g) : nullptr;
-        sums[i] = attend_query(i, g, logits + block * count_ * kBlock + i % kBlock, products, bias, lse);
+    for_each_chunk([&](const Chunk& queries) {
+      Lanes* pairs = logits + queries.first * count_;
+      Lanes* products = nullptr;
+      if (p_.contextual) {
+        queries_.choose(queries.first, queries.count);
+        products = products_.take(queries_.columns());
+        queries_.multiply_by_table(query, p_.query_table.of_group(g), p_.depth, products, 1);
       }
-      add_over_keys(logits, block, value, result);
-    }
-    if (p_.contextual) {
-      const int64_t columns = queries_.columns();
-      std::memset(products + count_ * columns, 0, (padded_ - count_) * columns * sizeof(Lanes));
-      queries_.add_histograms_times_table(products, p_.value_table.of_group(g), p_.depth, result);
-    }
-    for (int64_t i = 0; i < count_; ++i) {
-      const Lanes inverse = 1.0f / sums[i];
-      for (int64_t c = 0; c < p_.depth; ++c) result[i * p_.depth + c] *= inverse;
-    }
+      Lanes sums[kChunk];
+      for (int64_t i = 0; i < queries.count; ++i) {
+        sums[i] = attend_query(queries, i, g, pairs + i / kBlock * count_ * kBlock + i % kBlock, products, lse);
+      }
+      add_over_keys(queries, pairs, value, result);
+      if (p_.contextual) {
+        clear_padding(queries, products, 1);
+        queries_.add_products({{products, 1, p_.value_table.of_group(g), result, nullptr, nullptr}}, p_.depth);
+      }
+      for (int64_t i = 0; i < queries.count; ++i) {
+        const Lanes inverse = 1.0f / sums[i];
+        Lanes* row = result + (queries.first + i) * p_.depth;
+        for (int64_t c = 0; c < p_.depth; ++c) row[c] *= inverse;
+      }
+    });
     unpack(result, rows_, count_, p_.group(g), p_.heads, p_.channels, p_.depth, out);
   }
 
   // Leaves the query's probabilities, not yet divided by their sum, and their histogram in place of its products.
-  Lanes attend_query(int64_t i, int64_t g, Lanes* logits, Lanes* products, const Lanes* bias, float* lse) {
-    if (p_.axes.count() > 0) queries_.find_offsets(i, count_, offsets_);
-    Lanes* own = products == nullptr ? nullptr : products + i * queries_.columns();
-    const Lanes* looked_up = products == nullptr ? bias : own;
+  Lanes attend_query(const Chunk& queries, int64_t i, int64_t g, Lanes* logits, Lanes* products, float* lse) {
+    const Lanes* looked_up = p_.biased ? p_.bias_table.of_group(g) : nullptr;
+    Lanes* own = nullptr;
+    if (products != nullptr) {
+      looked_up = own = products + queries_.first_column(i);
+      queries_.find_offsets<sizeof(Lanes)>(i, count_, offsets_);
+    } else if (p_.biased) {
+      queries_.find_rows(queries.first + i, count_, offsets_);
+    }
     const Lanes largest = p_.loops.add_of_query(logits, count_, looked_up, offsets_, p_.axes.count());
-    if (own != nullptr) std::memset(own, 0, queries_.columns() * sizeof(Lanes));
+    if (own != nullptr) std::memset(own, 0, queries_.columns_of(i) * sizeof(Lanes));
     const Lanes sum = p_.loops.normalise(logits, count_, largest, own, offsets_, p_.axes.count());
     const Group group = p_.group(g);
     for (int64_t h = 0; h < group.heads; ++h) {
-      lse[rows_[i] * p_.heads + group.first_head + h] = largest[h] + std::log(sum[h]);
+      lse[rows_[queries.first + i] * p_.heads + group.first_head + h] = largest[h] + std::log(sum[h]);
     }
     return sum;
   }
 
-  Scratch<Lanes> result_, sums_;
+  Scratch<Lanes> result_;
 };
 
 // Sums of one part of the windows for the gradients of the tables of a group of heads.
@@ -350,39 +390,45 @@ class Backward : public WindowWorker {
     gather_sums(g, saved);
 
     Lanes* logits = logits_.take(padded_ * count_);
-    Lanes* probabilities = probabilities_.take(padded_ * count_);
-    multiply_pairs(query, key, logits);
-    multiply_pairs(of_out, value, probabilities);
-    Lanes *products = nullptr, *value_products = nullptr;
-    if (p_.contextual) {
-      add_key_terms(key, g, logits);
-      products = products_.take(padded_ * columns());
-      value_products = value_products_.take(padded_ * columns());
-      queries_.multiply_by_table(query, p_.query_table.of_group(g), p_.depth, products);
-      queries_.multiply_by_table(of_out, p_.value_table.of_group(g), p_.depth, value_products);
-    }
+    multiply_pairs(all(), query, key, logits);
+    if (p_.contextual) add_key_terms(key, g, logits);
     Lanes* of_query = zeros(padded_ * p_.depth, of_query_);
-    for (int64_t block = 0; block < blocks_; ++block) {
-      for (int64_t i = block * kBlock; i < std::min(count_, (block + 1) * kBlock); ++i) {
-        const int64_t first = block * count_ * kBlock + i % kBlock;
-        differentiate_query(i, g, logits + first, probabilities + first, products, value_products, tables.bias);
-      }
-      add_over_keys(logits, block, key, of_query);
-    }
     Lanes* of_key = zeros(padded_ * p_.depth, of_key_);
     Lanes* of_value = zeros(padded_ * p_.depth, of_value_);
-    add_over_queries(logits, query, of_key);
-    add_over_queries(probabilities, of_out, of_value);
-    if (p_.contextual) {
-      clear_padding(products, queries_.columns());
-      clear_padding(value_products, queries_.columns());
-      queries_.add_histograms_times_table(products, p_.query_table.of_group(g), p_.depth, of_query);
-      queries_.add_histograms_times_voxels(products, query, p_.depth, tables.query);
-      queries_.add_histograms_times_voxels(value_products, of_out, p_.depth, tables.value);
-      count_by_key(logits, products);
-      keys_.add_histograms_times_table(products, p_.key_table.of_group(g), p_.depth, of_key);
-      keys_.add_histograms_times_voxels(products, key, p_.depth, tables.key);
+    for_each_chunk([&](const Chunk& queries) {
+      Lanes* pairs = logits + queries.first * count_;
+      Lanes* probabilities = probabilities_.take(kChunk * count_);
+      multiply_pairs(queries, of_out, value, probabilities);
+      Lanes* products = nullptr;  // of logits and of probabilities side by side
+      if (p_.contextual) {
+        queries_.choose(queries.first, queries.count);
+        products = products_.take(2 * queries_.columns());
+        queries_.multiply_by_table(query, p_.query_table.of_group(g), p_.depth, products, 2);
+        queries_.multiply_by_table(of_out, p_.value_table.of_group(g), p_.depth, products + 1, 2);
+      }
+      for (int64_t i = 0; i < queries.count; ++i) {
+        const int64_t at = i / kBlock * count_ * kBlock + i % kBlock;
+        if (p_.contextual) {
+          differentiate_query(queries, i, pairs + at, probabilities + at, products);
+        } else {
+          differentiate_biased(queries, i, g, pairs + at, probabilities + at, tables.bias);
+        }
+      }
+      add_over_keys(queries, pairs, key, of_query);
+      add_over_queries(queries, pairs, query, of_key);
+      add_over_queries(queries, probabilities, of_out, of_value);
+      if (p_.contextual) {
+        clear_padding(queries, products, 2);
+        queries_.add_products({{products, 2, p_.query_table.of_group(g), of_query, query, tables.query},
+                               {products + 1, 2, nullptr, nullptr, of_out, tables.value}},
+                              p_.depth);
+      }
+    });
+    Lanes* last_block = logits + (blocks_ - 1) * count_ * kBlock;
+    for (int64_t b = count_ - (blocks_ - 1) * kBlock; b < kBlock; ++b) {
+      for (int64_t j = 0; j < count_; ++j) last_block[j * kBlock + b] = Lanes{};
     }
+    if (p_.contextual) add_key_gradients(logits, key, g, of_key, tables.key);
     for (int64_t c = 0; c < count_ * p_.depth; ++c) of_query[c] *= p_.scale;
     const Group group = p_.group(g);
     unpack(of_query, rows_, count_, group, p_.heads, p_.channels, p_.depth, gradients.query);
@@ -400,40 +446,40 @@ class Backward : public WindowWorker {
   }
 
   // Leaves gradients of the query's logits, its probabilities, and the histograms of both in place of its products.
-  void differentiate_query(int64_t i, int64_t g, Lanes* logits, Lanes* probabilities, Lanes* products,
-                           Lanes* value_products, Lanes* of_bias) {
-    const int64_t axes = p_.axes.count(), columns = queries_.columns();
-    if (axes > 0) queries_.find_offsets(i, count_, offsets_);
-    const Lanes* looked_up = p_.biased ? p_.bias_table.of_group(g) : nullptr;
-    Lanes *histogram = of_bias, *value_histogram = nullptr;
-    if (products != nullptr) {
-      looked_up = histogram = products + i * columns;
-      value_histogram = value_products + i * columns;
-    }
-    const Lanes sum = p_.loops.look_up_gradients(logits, probabilities, count_, looked_up, value_histogram, lse_[i],
-                                                 offsets_, axes);
-    if (products != nullptr) {
-      std::memset(histogram, 0, columns * sizeof(Lanes));
-      std::memset(value_histogram, 0, columns * sizeof(Lanes));
-    }
-    p_.loops.count_gradients(logits, probabilities, count_, sum - of_lse_[i], histogram, value_histogram, offsets_, axes);
+  void differentiate_query(const Chunk& queries, int64_t i, Lanes* logits, Lanes* probabilities, Lanes* products) {
+    const int64_t axes = p_.axes.count(), voxel = queries.first + i;
+    queries_.find_offsets<sizeof(Two)>(i, count_, offsets_);
+    Two* own = reinterpret_cast<Two*>(products) + queries_.first_column(i);
+    const Lanes sum = p_.loops.look_up_both(logits, probabilities, count_, own, lse_[voxel], offsets_, axes);
+    std::memset(static_cast<void*>(own), 0, queries_.columns_of(i) * sizeof(Two));
+    p_.loops.count_both(logits, probabilities, count_, sum - of_lse_[voxel], own, offsets_, axes);
   }
 
-  void count_by_key(const Lanes* of_logits, Lanes* histograms) {
-    const int64_t columns = keys_.columns();
-    std::memset(histograms, 0, padded_ * columns * sizeof(Lanes));
-    for (int64_t j = 0; j < count_; ++j) {
-      keys_.find_offsets(j, padded_, offsets_);
-      p_.loops.count_of_key(of_logits + j * kBlock, count_ * kBlock, count_, histograms + j * columns, offsets_,
-                            p_.axes.count());
-    }
+  // The same with a bias table, or without any.
+  void differentiate_biased(const Chunk& queries, int64_t i, int64_t g, Lanes* logits, Lanes* probabilities,
+                            Lanes* of_bias) {
+    const int64_t axes = p_.axes.count(), voxel = queries.first + i;
+    const Lanes* bias = p_.biased ? p_.bias_table.of_group(g) : nullptr;
+    if (p_.biased) queries_.find_rows(voxel, count_, offsets_);
+    const Lanes sum = p_.loops.look_up_gradients(logits, probabilities, count_, bias, lse_[voxel], offsets_, axes);
+    p_.loops.count_gradients(logits, probabilities, count_, sum - of_lse_[voxel], of_bias, offsets_, axes);
   }
 
-  void clear_padding(Lanes* histograms, int64_t columns) const {
-    std::memset(histograms + count_ * columns, 0, (padded_ - count_) * columns * sizeof(Lanes));
+  // From gradients of all logits; those of queries behind the last voxel are zero.
+  void add_key_gradients(const Lanes* of_logits, const Lanes* key, int64_t g, Lanes* of_key, Lanes* of_table) {
+    for_each_chunk([&](const Chunk& keys) {
+      keys_.choose(keys.first, keys.count);
+      Lanes* histograms = zeros(keys_.columns(), products_);
+      for (int64_t j = 0; j < keys.count; ++j) {
+        keys_.find_offsets<sizeof(Lanes)>(j, padded_, offsets_);
+        p_.loops.count_of_key(of_logits + (keys.first + j) * kBlock, count_ * kBlock, padded_,
+                              histograms + keys_.first_column(j), offsets_, p_.axes.count());
+      }
+      keys_.add_products({{histograms, 1, p_.key_table.of_group(g), of_key, key, of_table}}, p_.depth);
+    });
   }
 
-  Scratch<Lanes> of_out_, probabilities_, value_products_, of_query_, of_key_, of_value_;
+  Scratch<Lanes> of_out_, probabilities_, of_query_, of_key_, of_value_;
   Scratch<Lanes> lse_memory_, of_lse_memory_;
   Lanes *lse_ = nullptr, *of_lse_ = nullptr;
 };
@@ -517,8 +563,7 @@ SevenTensors voxel_attention_backward(const Tensor& grad_out, const Tensor& grad
                           bins, scale);
     const Backward::Saved saved{View(grad_out), View(grad_lse), View(lse)};
     const auto parts = deal(problem.windows);
-    // A row more than the table has, as rows are added in pairs.
-    const int64_t table_step = problem.contextual ? (length + 1) * problem.depth : 0;
+    const int64_t table_step = problem.contextual ? length * problem.depth : 0;
     const int64_t group_step = problem.biased ? length : 3 * table_step;
     Scratch<Lanes> memory;
     Lanes* sums = memory.take(parts.size() * problem.groups * group_step);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace geo3d {
 
@@ -21,6 +22,7 @@ inline __attribute__((always_inline)) Lanes splat(float value) { return Lanes{} 
 
 // Two neighbouring channels where registers hold sixteen floats, one elsewhere: what the matrix products below work on.
 #if defined(__AVX512F__) && defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+#define GEO3D_WIDE 2
 constexpr int kWide = 2;
 typedef float Wide __attribute__((vector_size(4 * kLanes * kWide)));
 
@@ -33,6 +35,7 @@ inline __attribute__((always_inline)) Lanes sum_of_channels(Wide wide) {
          __builtin_shufflevector(wide, wide, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #else
+#define GEO3D_WIDE 1
 constexpr int kWide = 1;
 typedef Lanes Wide;
 
@@ -55,6 +58,38 @@ inline __attribute__((always_inline)) void store_wide(Lanes* channels, Wide wide
 }
 
 inline __attribute__((always_inline)) Lanes maximum(Lanes a, Lanes b) { return a > b ? a : b; }
+
+// Whether eight vectors can be transposed without going through memory.
+#if defined(__AVX2__) && defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+constexpr bool kTransposes = true;
+
+// Rows become columns.
+inline __attribute__((always_inline)) void transpose(Lanes (&rows)[kLanes]) {
+  Lanes pairs[kLanes], fours[kLanes];
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < kLanes; i += 4) {
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      fours[i + 2 * k] = __builtin_shufflevector(pairs[i + k], pairs[i + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[i + 2 * k + 1] = __builtin_shufflevector(pairs[i + k], pairs[i + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = __builtin_shufflevector(fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    rows[i + 4] = __builtin_shufflevector(fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+#else
+constexpr bool kTransposes = false;
+
+inline void transpose(Lanes (&)[kLanes]) {}
+#endif
 
 // e^x to 2 units in the last place, for x up to 88; below -87 the smallest normal number. NaN stays NaN.
 inline __attribute__((always_inline)) Lanes exponential(Lanes x) {
@@ -109,6 +144,10 @@ inline void multiply(const Rows& rows, const Lanes* table, int64_t count, int64_
     multiply_rows<kAtOnce>(rows, table + done * depth, depth,
                            [&](int r, int b, Lanes sum) { store(done + r, b, sum); });
   }
+  if (done + 2 <= count) {
+    multiply_rows<2>(rows, table + done * depth, depth, [&](int r, int b, Lanes sum) { store(done + r, b, sum); });
+    done += 2;
+  }
   for (; done < count; ++done) {
     multiply_rows<1>(rows, table + done * depth, depth, [&](int, int b, Lanes sum) { store(done, b, sum); });
   }
@@ -148,57 +187,101 @@ inline __attribute__((always_inline)) void add_weighted_columns(const Weights& w
 
 // out[b] += sum of weight(b, k) * matrix[k], over k = outer * inner rows of `depth`, a multiple of 4.
 inline void add_weighted_rows(const Weights& weights, const Lanes* matrix, int64_t depth, Lanes* const (&out)[kBlock]) {
-  constexpr int kMost = kWide == 2 ? 8 : 2;  // 16 sums of 32 registers, or 8 of 16
-  constexpr int kLeast = kWide == 2 ? 4 : 2;
   int64_t column = 0;
-  for (; column + kMost <= depth; column += kMost) add_weighted_columns<kMost>(weights, matrix, depth, out, column);
-  for (; column < depth; column += kLeast) add_weighted_columns<kLeast>(weights, matrix, depth, out, column);
+  if constexpr (kWide == 2) {  // 16 sums of 32 registers
+    for (; column + 8 <= depth; column += 8) add_weighted_columns<8>(weights, matrix, depth, out, column);
+    if (column < depth) add_weighted_columns<4>(weights, matrix, depth, out, column);
+  } else {  // 12 of 16
+    for (; depth - column == 3 || depth - column > 4; column += 3) {
+      add_weighted_columns<3>(weights, matrix, depth, out, column);
+    }
+    for (; column < depth; column += 2) add_weighted_columns<2>(weights, matrix, depth, out, column);
+  }
 }
 
 // kColumns columns of add_outer_products.
 template <int kColumns>
-inline __attribute__((always_inline)) void add_outer_columns(const Lanes* const* weights, const Lanes* const* rows,
-                                                             int64_t count, int64_t first, int64_t depth, Lanes* out,
-                                                             int64_t column) {
-  constexpr int kRows = 2, kVectors = kColumns / kWide;
-  Wide sums[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = load_wide(out + r * depth + column + v * kWide);
+inline __attribute__((always_inline)) void add_outer_columns(const Rows weights, int64_t step, const Rows& rows,
+                                                             int64_t count, int64_t depth, Lanes* out) {
+  constexpr int kVectors = kColumns / kWide;
+  Wide elements[kBlock][kVectors];
+  for (int b = 0; b < kBlock; ++b) {
+    for (int v = 0; v < kVectors; ++v) elements[b][v] = load_wide(rows.of[b] + v * kWide);
   }
-  for (int64_t k = 0; k < count; ++k) {
-    Wide factors[kRows];
-    for (int r = 0; r < kRows; ++r) factors[r] = repeat(weights[k][first + r]);
+  for (int64_t r = 0; r < count; ++r, out += depth) {
+    Wide factors[kBlock];
+    for (int b = 0; b < kBlock; ++b) factors[b] = repeat(weights.of[b][r * step]);
     for (int v = 0; v < kVectors; ++v) {
-      const Wide element = load_wide(rows[k] + column + v * kWide);
-      for (int r = 0; r < kRows; ++r) sums[r][v] += factors[r] * element;
+      Wide sum = load_wide(out + v * kWide);
+      for (int b = 0; b < kBlock; ++b) sum += factors[b] * elements[b][v];
+      store_wide(out + v * kWide, sum);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) store_wide(out + r * depth + column + v * kWide, sums[r][v]);
-  }
 }
 
-// out[r] += sum over k of weights[k][r] * rows[k], for two rows r of `depth`, a multiple of 4.
-inline void add_outer_products(const Lanes* const* weights, const Lanes* const* rows, int64_t count, int64_t first,
-                               int64_t depth, Lanes* out) {
-  constexpr int kMost = kWide == 2 ? 16 : 4;
+// out[r] += sum over b of weights[b][r * step] * rows[b], for `count` rows r of `depth`, a multiple of 4.
+inline void add_outer_products(const Rows& weights, int64_t step, const Rows& rows, int64_t count, int64_t depth,
+                               Lanes* out) {
+  constexpr int kMost = kWide == 2 ? 8 : 2;  // with factors and sums: 24 of 32 registers, or 14 of 16
+  constexpr int kLeast = kWide == 2 ? 4 : 2;
+  const auto from = [&](int64_t column) {
+    Rows shifted;
+    for (int b = 0; b < kBlock; ++b) shifted.of[b] = rows.of[b] + column;
+    return shifted;
+  };
   int64_t column = 0;
   for (; column + kMost <= depth; column += kMost) {
-    add_outer_columns<kMost>(weights, rows, count, first, depth, out, column);
+    add_outer_columns<kMost>(weights, step, from(column), count, depth, out + column);
   }
-  for (; column < depth; column += 4) add_outer_columns<4>(weights, rows, count, first, depth, out, column);
+  for (; column < depth; column += kLeast) {
+    add_outer_columns<kLeast>(weights, step, from(column), count, depth, out + column);
+  }
 }
 
-// What one voxel looks up for its pairs: byte offsets of rows of eight lanes, in tiles of kTile pairs, axis by axis.
+// Two vectors side by side: what the backward looks up and counts for a query, of its logits and of its probabilities.
+struct Two {
+  Wide parts[2 / kWide];
+
+  inline __attribute__((always_inline)) Two& operator+=(const Two& other) {
+    for (int i = 0; i < 2 / kWide; ++i) parts[i] += other.parts[i];
+    return *this;
+  }
+
+};
+static_assert(sizeof(Two) == 2 * sizeof(Lanes), "rows of two have no gaps");
+
+#if GEO3D_WIDE == 2
+inline __attribute__((always_inline)) Two make_two(Lanes first, Lanes second) {
+  return {{__builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}};
+}
+
+inline __attribute__((always_inline)) Lanes first_of(const Two& two) {
+  return __builtin_shufflevector(two.parts[0], two.parts[0], 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+inline __attribute__((always_inline)) Lanes second_of(const Two& two) {
+  return __builtin_shufflevector(two.parts[0], two.parts[0], 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#else
+inline __attribute__((always_inline)) Two make_two(Lanes first, Lanes second) { return {{first, second}}; }
+
+inline __attribute__((always_inline)) Lanes first_of(const Two& two) { return two.parts[0]; }
+
+inline __attribute__((always_inline)) Lanes second_of(const Two& two) { return two.parts[1]; }
+#endif
+
+// What one voxel looks up for its pairs: byte offsets of rows of eight lanes, or of two times eight, in tiles of kTile
+// pairs, axis by axis.
 constexpr int kTile = 64;
-constexpr int32_t kLaneBytes = sizeof(Lanes);
 
-inline const Lanes& at(const Lanes* base, int32_t offset) {
-  return *reinterpret_cast<const Lanes*>(reinterpret_cast<const char*>(base) + offset);
+template <class Row>
+inline __attribute__((always_inline)) const Row& at(const Row* base, int32_t offset) {
+  return *reinterpret_cast<const Row*>(reinterpret_cast<const char*>(base) + offset);
 }
 
-inline Lanes& at(Lanes* base, int32_t offset) {
-  return *reinterpret_cast<Lanes*>(reinterpret_cast<char*>(base) + offset);
+template <class Row>
+inline __attribute__((always_inline)) Row& at(Row* base, int32_t offset) {
+  return *reinterpret_cast<Row*>(reinterpret_cast<char*>(base) + offset);
 }
 
 // Calls pair(j, offsets) for all pairs; the offset of axis a is offsets[a * kTile].
@@ -211,28 +294,42 @@ inline __attribute__((always_inline)) void for_each_pair(const int32_t* offsets,
   }
 }
 
+// The same for pairs four at a time, of which there are whole ones: calls four(j / 4, offsets).
+template <class Four>
+inline __attribute__((always_inline)) void for_each_four(const int32_t* offsets, int64_t axes, int64_t count,
+                                                         const Four& four) {
+  static_assert(kTile % kBlock == 0, "tiles have whole fours");
+  for (int64_t first = 0; first < count; first += kTile, offsets += axes * kTile) {
+    const int64_t tile = count - first < kTile ? count - first : kTile;
+    for (int64_t j = 0; j < tile; j += kBlock) four((first + j) / kBlock, offsets + j);
+  }
+}
+
 // The inner loops over pairs, for a number of axes known to the compiler, or any number (kAxes = -1).
 template <int kAxes>
 struct PairLoops {
-  static inline __attribute__((always_inline)) Lanes look_up(Lanes sum, const Lanes* row, const int32_t* offset,
-                                                             int64_t any_axes) {
+  template <class Row>
+  static inline __attribute__((always_inline)) Row look_up(Row sum, const Row* row, const int32_t* offset,
+                                                           int64_t any_axes) {
     const int64_t axes = kAxes < 0 ? any_axes : kAxes;
     for (int64_t a = 0; a < axes; ++a) sum += at(row, offset[a * kTile]);
     return sum;
   }
 
-  static inline __attribute__((always_inline)) void count(Lanes* row, const int32_t* offset, Lanes weight,
+  template <class Row>
+  static inline __attribute__((always_inline)) void count(Row* row, const int32_t* offset, const Row& weight,
                                                           int64_t any_axes) {
     const int64_t axes = kAxes < 0 ? any_axes : kAxes;
     for (int64_t a = 0; a < axes; ++a) at(row, offset[a * kTile]) += weight;
   }
 
-  // Logits of a key: pair i lies at logits[i / kBlock * block_step + i % kBlock].
+  // Logits of a key: those of four queries follow each other, and then those of the next four block_step behind.
   static void add_of_key(Lanes* logits, int64_t block_step, int64_t count, const Lanes* row, const int32_t* offsets,
                          int64_t axes) {
-    for_each_pair(offsets, axes, count, [&](int64_t i, const int32_t* offset) {
-      Lanes& logit = logits[i / kBlock * block_step + i % kBlock];
-      logit = look_up(logit, row, offset, axes);
+    for_each_four(offsets, axes, count, [&](int64_t block, const int32_t* offset) {
+      Lanes* four = logits + block * block_step;
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlock; ++b) four[b] = look_up(four[b], row, offset + b, axes);
     });
   }
 
@@ -269,15 +366,22 @@ struct PairLoops {
   }
 
   // Backward of a query, first step: logits and gradients of probabilities, both without their look-ups, become complete
-  // gradients and probabilities, in this order. A gradient has no look-ups without a `value_row`. Returns the sum over
-  // pairs of their products.
-  static Lanes look_up_gradients(Lanes* logits, Lanes* of_probabilities, int64_t count, const Lanes* query_row,
-                                 const Lanes* value_row, Lanes lse, const int32_t* offsets, int64_t axes) {
+  // gradients and probabilities, in this order. Rows are of logits alone, which the bias table has, or of both. Returns the
+  // sum over pairs of their products.
+  template <class Row>
+  static Lanes look_up_gradients(Lanes* logits, Lanes* of_probabilities, int64_t count, const Row* row, Lanes lse,
+                                 const int32_t* offsets, int64_t axes) {
     Lanes sum = {};
     for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
-      Lanes of_p = of_probabilities[j * kBlock];
-      if (value_row != nullptr) of_p = look_up(of_p, value_row, offset, axes);
-      const Lanes p = exponential(look_up(logits[j * kBlock], query_row, offset, axes) - lse);
+      Lanes logit = logits[j * kBlock], of_p = of_probabilities[j * kBlock];
+      if constexpr (std::is_same_v<Row, Two>) {
+        const Two both = look_up(make_two(logit, of_p), row, offset, axes);
+        logit = first_of(both);
+        of_p = second_of(both);
+      } else {
+        logit = look_up(logit, row, offset, axes);
+      }
+      const Lanes p = exponential(logit - lse);
       of_probabilities[j * kBlock] = p;
       logits[j * kBlock] = of_p;
       sum += p * of_p;
@@ -285,22 +389,29 @@ struct PairLoops {
     return sum;
   }
 
-  // Second step: gradients of probabilities become gradients of logits; both histograms are counted where they are wanted.
+  // Second step: gradients of probabilities become gradients of logits, which are counted, those of both where rows are.
+  template <class Row>
   static void count_gradients(Lanes* of_probabilities, const Lanes* probabilities, int64_t count, Lanes common,
-                              Lanes* of_logits_row, Lanes* probabilities_row, const int32_t* offsets, int64_t axes) {
+                              Row* histogram, const int32_t* offsets, int64_t axes) {
     for_each_pair(offsets, axes, count, [&](int64_t j, const int32_t* offset) {
       const Lanes p = probabilities[j * kBlock];
       const Lanes of_logit = p * (of_probabilities[j * kBlock] - common);
       of_probabilities[j * kBlock] = of_logit;
-      if (of_logits_row != nullptr) PairLoops::count(of_logits_row, offset, of_logit, axes);
-      if (probabilities_row != nullptr) PairLoops::count(probabilities_row, offset, p, axes);
+      if constexpr (std::is_same_v<Row, Two>) {
+        PairLoops::count(histogram, offset, make_two(of_logit, p), axes);
+      } else {
+        PairLoops::count(histogram, offset, of_logit, axes);
+      }
     });
   }
 
+  // `count` whole fours, of which those behind the last voxel are zero.
   static void count_of_key(const Lanes* weights, int64_t block_step, int64_t count, Lanes* row,
                            const int32_t* offsets, int64_t axes) {
-    for_each_pair(offsets, axes, count, [&](int64_t i, const int32_t* offset) {
-      PairLoops::count(row, offset, weights[i / kBlock * block_step + i % kBlock], axes);
+    for_each_four(offsets, axes, count, [&](int64_t block, const int32_t* offset) {
+      const Lanes* four = weights + block * block_step;
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlock; ++b) PairLoops::count(row, offset + b, four[b], axes);
     });
   }
 };
