@@ -35,8 +35,18 @@ constexpr int kMaxVectors = kManyRegisters ? 4 : 2;  // columns of a tile of sum
 // Rows of a tile: as many as leave registers for one row of weights and one factor.
 constexpr int rows_of_tile(int vectors) { return kManyRegisters ? (vectors == 4 ? 6 : 8) : 6; }
 constexpr int kMaxRows = 8;
+constexpr int64_t kLine = 16;  // floats of a line of the caches
+// Pairs that all tiles of the weight's gradient take before the next ones: what a tile reads of their rows stays in the first
+// level of cache for the next tile.
+constexpr int64_t kTogether = kManyRegisters ? 256 : 128;
 
-// Rows of inputs and outputs that an offset joins within a block.
+// Pairs of rows of inputs and outputs.
+struct PairSpan {
+  const int32_t *inputs, *outputs;
+  int64_t count;
+};
+
+// Those that an offset joins within a block.
 struct Pairs {
   std::vector<int32_t> inputs, outputs;
   int64_t count = 0;
@@ -52,22 +62,32 @@ struct Pairs {
       count += rows[m] >= 0;
     }
   }
+
+  PairSpan span(int64_t first, int64_t most) const {
+    return {inputs.data() + first, outputs.data() + first, std::min(most, count - first)};
+  }
 };
 
-// Sums of kRows outputs, kVectors of columns each, plus their inputs times the weights below each other at `weight`.
+// Sums of kRows outputs, kVectors of columns each, plus their inputs times the weights below each other at `weight`. Asks
+// for the rows of the next such tile, which lie anywhere, a line of each for every line of its own.
 template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void add_products(const float* const* inputs, const float* weight, int64_t depth,
-                                                        int64_t weight_stride, float* const* outputs) {
+inline __attribute__((always_inline)) void add_products(const float* const* inputs, const float* const* next_inputs,
+                                                        const float* weight, int64_t depth, int64_t weight_stride,
+                                                        float* const* outputs) {
   FloatVector sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) sums[r][v] = geo3d::load(outputs[r] + v * kLanes);
   }
-  for (int64_t c = 0; c < depth; ++c, weight += weight_stride) {
-    FloatVector row[kVectors];
-    for (int v = 0; v < kVectors; ++v) row[v] = geo3d::load(weight + v * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const float factor = inputs[r][c];
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += factor * row[v];
+  for (int64_t first = 0; first < depth; first += kLine) {
+    for (int r = 0; r < kRows; ++r) __builtin_prefetch(next_inputs[r] + first);
+    const int64_t end = std::min(depth, first + kLine);
+    for (int64_t c = first; c < end; ++c, weight += weight_stride) {
+      FloatVector row[kVectors];
+      for (int v = 0; v < kVectors; ++v) row[v] = geo3d::load(weight + v * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        const float factor = inputs[r][c];
+        for (int v = 0; v < kVectors; ++v) sums[r][v] += factor * row[v];
+      }
     }
   }
   for (int r = 0; r < kRows; ++r) {
@@ -80,27 +100,25 @@ template <int kVectors>
 void multiply_pairs(const Pairs& pairs, const float* feats, int64_t depth, const float* weight, int64_t weight_stride,
                     float* sums, int64_t sums_stride) {
   constexpr int kRows = rows_of_tile(kVectors);
-  const float* inputs[kRows];
+  const float* inputs[2][kRows];
   float* outputs[kRows];
-  const auto point = [&](int64_t pair, int rows) {
-    for (int r = 0; r < rows; ++r) {
-      inputs[r] = feats + pairs.inputs[pair + r] * depth;
-      outputs[r] = sums + pairs.outputs[pair + r] * sums_stride;
-    }
+  const auto point = [&](int64_t pair, const float* (&rows)[kRows]) {
+    for (int r = 0; r < kRows; ++r) rows[r] = feats + pairs.inputs[std::min(pair + r, pairs.count - 1)] * depth;
   };
+  const auto multiply = [&](int64_t pair, auto rows, int turn) {
+    for (int r = 0; r < rows(); ++r) outputs[r] = sums + pairs.outputs[pair + r] * sums_stride;
+    point(pair + rows(), inputs[1 - turn]);
+    add_products<rows(), kVectors>(inputs[turn], inputs[1 - turn], weight, depth, weight_stride, outputs);
+  };
+  if (pairs.count == 0) return;
+  point(0, inputs[0]);
   int64_t done = 0;
-  for (; done + kRows <= pairs.count; done += kRows) {
-    point(done, kRows);
-    add_products<kRows, kVectors>(inputs, weight, depth, weight_stride, outputs);
+  int turn = 0;
+  for (; done + kRows <= pairs.count; done += kRows, turn = 1 - turn) {
+    multiply(done, std::integral_constant<int, kRows>{}, turn);
   }
-  for (; done + 2 <= pairs.count; done += 2) {
-    point(done, 2);
-    add_products<2, kVectors>(inputs, weight, depth, weight_stride, outputs);
-  }
-  if (done < pairs.count) {
-    point(done, 1);
-    add_products<1, kVectors>(inputs, weight, depth, weight_stride, outputs);
-  }
+  for (; done + 2 <= pairs.count; done += 2, turn = 1 - turn) multiply(done, std::integral_constant<int, 2>{}, turn);
+  if (done < pairs.count) multiply(done, std::integral_constant<int, 1>{}, turn);
 }
 
 // Padded columns in strips of at most kMaxVectors vectors, as even as can be, and these in parts for several tasks.
@@ -191,7 +209,7 @@ void convolve(const Tensor& feats, const Tensor& weight, const Tensor& neighbour
 // A tile of the weight's gradient: kRows channels of inputs by kVectors of columns of the output's gradient, summed over
 // the pairs.
 template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void add_outer_products(const Pairs& pairs, const float* inputs,
+inline __attribute__((always_inline)) void add_outer_products(const PairSpan& pairs, const float* inputs,
                                                               int64_t input_stride, const float* gradient,
                                                               int64_t gradient_stride, float* tile,
                                                               int64_t tile_stride) {
@@ -215,7 +233,7 @@ inline __attribute__((always_inline)) void add_outer_products(const Pairs& pairs
 
 // All channels of inputs by kVectors of columns.
 template <int kVectors>
-void add_outer_products(const Pairs& pairs, const float* inputs, int64_t depth, const float* gradient, int64_t stride,
+void add_outer_products(const PairSpan& pairs, const float* inputs, int64_t depth, const float* gradient, int64_t stride,
                         float* sums) {
   constexpr int kRows = rows_of_tile(kVectors);
   int64_t channel = 0;
@@ -265,9 +283,12 @@ void weight_gradient(const Tensor& feats, const Tensor& gradient, const Tensor& 
         for (int64_t k = offsets * part / parts; k < offsets * (part + 1) / parts; ++k) {
           pairs.collect(rows + k * count + first, std::min(kBlock, last - first), static_cast<int32_t>(first));
           float* sums = partial + group * size + k * depth * stride;
-          strips.visit(task % strips.parts, [&](int64_t column, auto vectors) {
-            add_outer_products<vectors()>(pairs, inputs, depth, gradients.data + column, stride, sums + column);
-          });
+          for (int64_t done = 0; done < pairs.count; done += kTogether) {
+            const PairSpan some = pairs.span(done, kTogether);
+            strips.visit(task % strips.parts, [&](int64_t column, auto vectors) {
+              add_outer_products<vectors()>(some, inputs, depth, gradients.data + column, stride, sums + column);
+            });
+          }
         }
       }
     }
