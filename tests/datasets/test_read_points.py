@@ -97,9 +97,13 @@ def test_colors_by_their_stored_type(tmp_path, stored, form):
     ("colors", "reason"),
     [
         (RGB - 0.9, "must lie within 0 to 255, found -"),
-        (RGB * 65535, "must lie within 0 to 255, found 0 to 6"),
+        (RGB * 70000, "must lie within 0 to 255, or to 65535 as 16 bits, found 0 to 6"),
         (np.where(RGB.max() <= RGB, np.nan, RGB), "the colours of 1 points are not numbers"),
-        (np.full((COUNT, 3), 256, np.int32), "int32 must lie within 0 to 255"),
+        (np.where(RGB.max() <= RGB, 1.5, RGB), "most colours lie within 0 to 1, but 1 numbers exceed it, up to 1.5"),
+        (
+            np.where(RGB.max() <= RGB, 300, BYTES.astype(np.int32)),
+            "within 0 to 255, but 1 numbers exceed it, up to 300",
+        ),
     ],
 )
 def test_colors_that_are_none(tmp_path, colors, reason):
