@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_numb
 from geo3d.datasets.point_columns import PointColumns, named_columns, stored_as
 from geo3d.datasets.quarantine import BrokenScene
 
-_TYPES = {"F": "f", "I": "i", "U": "u"}
+_TYPES = {
+    f"{k.upper()}{n}": f"<{k}{n}"
+    for k, sizes in (("f", (4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
+    for n in sizes
+}
 _KINDS = ("ascii", "binary", "binary_compressed")
 
 
@@ -43,25 +48,26 @@ def parse_header(data: bytes, path: Path, scene: str) -> PcdHeader:
         raise BrokenScene(scene, path, "the file ends inside the PCD header, or is no PCD file", len(data))
     lines = [line.split() for line in found[0] if line and not line.startswith("#")]
     words = {line[0].upper(): line[1:] for line in lines}
+    words.setdefault("FIELDS", words.pop("COLUMNS", []))  # as the oldest version called them
+    missing = [key for key in ("FIELDS", "SIZE", "TYPE") if not words.get(key)]
+    if missing:
+        raise BrokenScene(scene, path, f"the PCD header has no {missing[0]}", 0)
     try:
-        names, sizes, types = words["FIELDS"] if "FIELDS" in words else words["COLUMNS"], words["SIZE"], words["TYPE"]
+        names, sizes, types = words["FIELDS"], words["SIZE"], words["TYPE"]
         counts = [to_count(c) for c in words.get("COUNT", ["1"] * len(names))]
         if not len(names) == len(sizes) == len(types) == len(counts):
             raise ValueError("FIELDS, SIZE, TYPE and COUNT differ in length")
         # Padding is called "_", as often as there is any.
         titles = [f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        codes = [f"<{_TYPES[t.upper()]}{to_count(size)}" for t, size in zip(types, sizes)]
+        codes = [_TYPES[f"{kind.upper()}{size}"] for kind, size in zip(types, sizes)]
         record = np.dtype([(n, c) if k == 1 else (n, c, (k,)) for n, c, k in zip(titles, codes, counts)])
-        count = (
-            to_count(words["POINTS"][0])
-            if "POINTS" in words
-            else to_count(words["WIDTH"][0]) * to_count(words["HEIGHT"][0])
-        )
+        sides = ("POINTS",) if "POINTS" in words else ("WIDTH", "HEIGHT")
+        count = math.prod(to_count(words[side][0]) for side in sides)
         kind = words["DATA"][0].lower()
         if kind not in _KINDS or not record.itemsize:
             raise ValueError(f"{len(names)} fields as {kind}")
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise BrokenScene(scene, path, f"the PCD header cannot be understood: {error!r}", 0) from error
+        raise BrokenScene(scene, path, f"the PCD header cannot be understood: {error}", 0) from error
     return PcdHeader(record, count, kind, found[1])
 
 

@@ -100,6 +100,8 @@ class _Reader:
                 if words[:1] == ["format"]:
                     order = _FORMATS[words[1]]
                 elif words[:1] == ["element"]:
+                    if words[1] in (e.name for e in elements):
+                        raise ValueError("an element that is there already")
                     elements.append(_Element(words[1], to_count(words[2]), []))
                 elif words[:1] == ["property"]:
                     self._add_property(elements[-1], words)

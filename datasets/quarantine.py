@@ -10,12 +10,20 @@ from typing import Any
 from geo3d.errors import InputError
 from geo3d.progress import Log
 
+_LONGEST_REASON = 400
+
+
+def _one_line(reason: str) -> str:
+    """A reason that may quote what a damaged file holds, as one line of a sensible length."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(reason.split()))
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
+
 
 class BrokenScene(InputError):
     """A scene that cannot be read: says which, in which file, at which byte and why."""
 
     def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
-        self.scene, self.file, self.reason, self.offset = scene, str(file), reason, offset
+        self.scene, self.file, self.reason, self.offset = scene, str(file), _one_line(reason), offset
         super().__init__(f"scene {scene}: {self.detail}")
 
     @property

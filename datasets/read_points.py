@@ -66,7 +66,7 @@ def _open_numpy(path: Path, scene: str, kind: type) -> Any:
     try:
         content = np.load(io.BytesIO(data), allow_pickle=False)
     except _NUMPY_ERRORS as error:
-        raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
+        raise BrokenScene(scene, path, f"not a whole file of NumPy: {error}") from error
     if not isinstance(content, kind):
         raise BrokenScene(scene, path, f"holds {type(content).__name__}, which does not go with its ending")
     return content
@@ -100,7 +100,7 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
         try:
             arrays = {name: file[name] for name in wanted}
         except _NUMPY_ERRORS as error:
-            raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
+            raise BrokenScene(scene, path, f"not a whole file of NumPy: {error}") from error
         others = [name for name in file.files if name not in wanted]
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
@@ -108,8 +108,8 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
     offsets, origin = arrays.pop("offsets", None), arrays.pop("origin", None)
     if offsets is not None and offsets.size != 2:
         raise ValueError(f"holds {offsets.size - 1} scenes, one is expected; write each scene into a file of its own")
-    if not any(is_array(name) and column_of([name], "xyz") for name in arrays) and others:
-        raise ValueError(f"no coordinates x, y, z (or points, N x 3); it has {', '.join(file.files)}"[:300])
+    if not arrays:
+        raise ValueError(f"no coordinates x, y, z (or points, N x 3); it has {', '.join(others) or 'nothing'}"[:300])
     found = named_columns(arrays)
     return found if origin is None else replace(found, xyz=found.xyz + origin.reshape(3))
 
@@ -241,11 +241,12 @@ def holds_labels(path: Path, scene: str) -> bool:
 def _one_line(path: Path, scene: str) -> Iterator[None]:
     """Turns what damaged files make readers raise into a :class:`BrokenScene` that names the file."""
     try:
-        yield
+        with np.errstate(all="ignore"):  # what damaged numbers come to is looked at afterwards
+            yield
     except BrokenScene:
         raise
     except (ValueError, TypeError, OverflowError) as error:
-        raise BrokenScene(scene, path, " ".join(str(error).split())) from error
+        raise BrokenScene(scene, path, str(error)) from error
     except MemoryError as error:
         raise BrokenScene(scene, path, "there is not enough memory for what it says to hold") from error
 
