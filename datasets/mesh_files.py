@@ -33,7 +33,7 @@ def read_off(path: Path, scene: str) -> PointColumns:
     """
     lines = [line.partition("#")[0].split() for line in decode_plain(read_plain(path, scene)).splitlines()]
     lines = [words for words in lines if words]
-    title = lines[0][0] if lines else ""
+    title = lines[0][0].upper() if lines else ""
     flags, found, glued = title.partition("OFF")
     if not found or flags not in ("", "C", "N", "CN", "ST", "STC", "STN", "STCN"):
         raise BrokenScene(scene, path, "not an OFF file: it does not start with OFF, COFF or NOFF", 0)

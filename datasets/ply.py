@@ -147,7 +147,7 @@ class _Reader:
             lengths = self._lengths(element, position)
             record = element.record(self.order, lengths)
         except ValueError as error:
-            raise self._ends_inside(element) from error
+            raise error if isinstance(error, BrokenScene) else self._ends_inside(element) from error
         stop = position + element.count * record.itemsize
         if stop <= len(self.data):
             table = np.frombuffer(self.data, record, element.count, position)
@@ -183,7 +183,7 @@ class _Reader:
                 for name, column in columns.items():
                     column.append(row[name])
         except ValueError as error:
-            raise self._ends_inside(element) from error
+            raise error if isinstance(error, BrokenScene) else self._ends_inside(element) from error
         return columns, position
 
     def _ascii(self, element: _Element, position: int) -> tuple[dict, int]:

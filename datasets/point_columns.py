@@ -156,7 +156,9 @@ def unnamed_columns(table: np.ndarray) -> PointColumns:
     if count <= 3 < _WIDEST < width:
         raise ValueError(f"{count} rows of {width} numbers; a row for each point is expected, transpose them")
     if width > _WIDEST:
-        raise ValueError(f"{count} x {width} numbers look like an image or a depth map, not like points; {_ADVICE}")
+        raise ValueError(
+            f"{count} x {width} numbers look like a depth map or an image; columns of points would need names"
+        )
     if width == 3:
         return PointColumns(table)
     if width == 6:
@@ -272,6 +274,6 @@ def stored_as(numbers: np.ndarray, kind: np.dtype, name: str) -> np.ndarray:
     limits = np.iinfo(kind)
     bad = ~((numbers >= limits.min) & (numbers <= limits.max) & (numbers == np.round(numbers)))
     if bad.any():
-        reason = f"{name}: whole numbers of {limits.min} to {limits.max} are stated, {bad.sum()} are not"
+        reason = f"{name}: its type holds whole numbers of {limits.min} to {limits.max}, {bad.sum()} values are none"
         raise ValueError(f"{reason}; the first is {numbers[bad][0]:g}")
     return numbers.astype(kind)

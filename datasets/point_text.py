@@ -13,6 +13,7 @@ from geo3d.datasets.point_columns import PointColumns, column_of, is_known, name
 from geo3d.datasets.quarantine import BrokenScene
 
 _COMMENTS = ("#", "//")
+_LAST_COMMENT = re.compile(r"(?<=\S)\s+(#|//).*")
 _COORDINATES = ("x", "y", "z")
 
 
@@ -76,7 +77,10 @@ class _Text:
         if b"\0" in data:
             raise self._broken("is not text: it holds bytes that are 0")
         # Unlike str.splitlines, at the ends of lines alone, not at form feeds and the like.
-        self.lines = decode_plain(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).split("\n")
+        plain = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b'"', b"")
+        self.lines = decode_plain(plain).split("\n")
+        if b"#" in plain or b"//" in plain:
+            self.lines = [_LAST_COMMENT.sub("", line) for line in self.lines]
         self.names: list[str] = []
         self.stated: int | None = None
         # Numbers of the lines that hold points, counted from 0.

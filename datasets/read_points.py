@@ -78,7 +78,7 @@ def _read_npy(path: Path, scene: str, columns: str | None = None) -> PointColumn
         return named_columns({name: table[name] for name in table.dtype.names})
     if table.ndim != 2 or table.dtype.kind not in "fiu":
         images = table.ndim in (3, 4) and table.shape[-1] in (3, 4)
-        advice = "; an image is no cloud, and points in rows and columns are to be reshaped" if images else ""
+        advice = "; an image is no cloud, points in rows and columns must be reshaped" if images else ""
         raise ValueError(f"an array (N, 3) of numbers is expected, this is {table.shape} of {table.dtype}{advice}")
     if columns is None:
         return unnamed_columns(table)

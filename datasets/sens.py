@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from geo3d.datasets.files import PILLOW_ERRORS, are_rigid
 from geo3d.datasets.posed import ViewList
@@ -311,8 +311,9 @@ class SensFile:
                 return Image.frombytes("RGB", (camera.width, camera.height), data)
             return Image.open(io.BytesIO(data))
         except PILLOW_ERRORS as error:
+            why = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
             raise self._broken(
-                f"colour image of frame {self.index.number[row]} cannot be decoded: {error}", offset
+                f"colour image of frame {self.index.number[row]} cannot be decoded: {why}", offset
             ) from error
 
     def depth(self, row: int) -> np.ndarray:
