@@ -66,7 +66,7 @@ def _open_numpy(path: Path, scene: str, kind: type) -> Any:
     try:
         content = np.load(io.BytesIO(data), allow_pickle=False)
     except _NUMPY_ERRORS as error:
-        raise BrokenScene(scene, path, f"not a whole file of NumPy: {error}") from error
+        raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
     if not isinstance(content, kind):
         raise BrokenScene(scene, path, f"holds {type(content).__name__}, which does not go with its ending")
     return content
@@ -100,7 +100,7 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
         try:
             arrays = {name: file[name] for name in wanted}
         except _NUMPY_ERRORS as error:
-            raise BrokenScene(scene, path, f"not a whole file of NumPy: {error}") from error
+            raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
         others = [name for name in file.files if name not in wanted]
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
@@ -246,7 +246,7 @@ def _one_line(path: Path, scene: str) -> Iterator[None]:
     except BrokenScene:
         raise
     except (ValueError, TypeError, OverflowError) as error:
-        raise BrokenScene(scene, path, str(error)) from error
+        raise BrokenScene(scene, path, " ".join(str(error).split())) from error
     except MemoryError as error:
         raise BrokenScene(scene, path, "there is not enough memory for what it says to hold") from error
 

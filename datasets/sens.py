@@ -174,7 +174,8 @@ class SensFile:
             raise self._broken(f"damaged header: a sensor name of {name_length} bytes", 4)
         sensor_name = take(name_length, "sensor's name").decode("utf-8", "replace")
         matrices_at = position
-        matrices = np.frombuffer(take(4 * 64, "calibration"), "<f4").reshape(4, 4, 4).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the cameras look at their numbers
+            matrices = np.frombuffer(take(4 * 64, "calibration"), "<f4").reshape(4, 4, 4).astype(np.float64)
         stream_at = position
         color_code, depth_code, color_w, color_h, depth_w, depth_h, shift, count = _STREAM.unpack(
             take(_STREAM.size, "description of the streams")

@@ -10,6 +10,7 @@ import pytest
 
 from geo3d.datasets import BrokenScene
 from geo3d.datasets.ply import read_ply
+from geo3d.errors import InputError
 from geo3d.viz.ply import write_ply
 
 XYZ = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.5), (1.0, 1.0, 0.0), (0.0, 1.0, -0.25), (2.0, 2.0, 2.0)]
@@ -121,6 +122,13 @@ def test_write_and_read(tmp_path):
     write_ply(tmp_path / "points.ply", columns)
     assert b"element face" not in (tmp_path / "points.ply").read_bytes()
     assert read_ply(tmp_path / "points.ply", "scene").faces.shape == (0, 3)
+
+
+@pytest.mark.parametrize("stored", [np.int64, np.uint64, np.float16, bool, np.complex64])
+def test_types_that_ply_has_not(tmp_path, stored):
+    with pytest.raises(InputError, match=rf"a.ply: property label is {np.dtype(stored).name}; PLY holds int8, uint8,"):
+        write_ply(tmp_path / "a.ply", {"label": np.zeros(3, stored)})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
