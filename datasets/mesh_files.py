@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geo3d.datasets.files import read_bytes, require_finite
-from geo3d.datasets.plain_text import decode_plain, read_plain, to_count, to_numbers, to_whole
+from geo3d.datasets.plain_text import decode_plain, read_plain, to_count, to_number, to_numbers, to_whole
 from geo3d.datasets.point_columns import PointColumns, unit_colors
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry.surface import unit_normals, vertex_normals
@@ -168,37 +168,48 @@ def _plain_obj(path: Path, scene: str) -> bytes:
         BrokenScene: the file is missing, has no vertex, or one that is damaged.
     """
     text = decode_plain(read_plain(path, scene)).replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
-    lines, vertices, at = [], [], []
+    lines, vertices = [], []
     counts = {"v": 0, "vt": 0, "vn": 0}
     for number, line in enumerate(text.split("\n"), 1):
         key, *words = line.partition("#")[0].split() or [""]
         if key in counts:
             counts[key] += 1
             try:
-                values = to_numbers(words)
+                values = [to_number(word) for word in words]
             except ValueError as error:
                 raise BrokenScene(scene, path, f"line {number}: {error}") from error
-            if len(values) < 2 + (key != "vt"):
+            if len(values) < (1 if key == "vt" else 3):
                 raise BrokenScene(scene, path, f"line {number}: {key} has {len(values)} numbers")
             if key == "v":
                 vertices.append(values)
-                at.append(len(lines))
-            lines.append(f"{key} {' '.join(map(repr, values.tolist()))}")
+            lines.append((key, [*values, 0.0] if len(values) == 1 else values))
         elif key == "f":
-            lines.append(f"f {' '.join(_absolute(word, counts) for word in words)}")
+            lines.append((key, [_absolute(word, counts) for word in words]))
         else:
-            lines.append(line.strip())
+            lines.append((key, [part.strip() for part in line.split(None, 1)[1:]]))
     if not vertices:
         raise BrokenScene(scene, path, "holds no point")
     require_finite(np.array([v[:3] for v in vertices]), path, scene)
-    colored = all(len(v) >= 6 for v in vertices)
-    try:
-        colors = unit_colors(np.array([v[3:6] for v in vertices])).tolist() if colored else [()] * len(vertices)
-    except ValueError as error:
-        raise BrokenScene(scene, path, str(error)) from error
-    for place, vertex, color in zip(at, vertices, colors):
-        lines[place] = f"v {' '.join(map(repr, [*vertex[:3].tolist(), *color]))}"
-    return "\n".join(lines).encode()
+    colors = None
+    if all(len(v) >= 6 for v in vertices):
+        try:
+            colors = unit_colors(np.array([v[3:6] for v in vertices]))
+        except ValueError as error:
+            raise BrokenScene(scene, path, str(error)) from error
+    own = [()] * len(vertices) if colors is None else colors.tolist()
+    for vertex, color in zip(vertices, own):
+        vertex[3:] = color
+    if colors is not None and (colors != colors[0]).any():
+        # They say more than materials and textures, which trimesh would take instead.
+        bare = ((key, words) for key, words in lines if key not in ("vt", "mtllib", "usemtl"))
+        lines = [(key, [_untextured(w) for w in words] if key == "f" else words) for key, words in bare]
+    return "\n".join(" ".join((key, *map(str, words))) for key, words in lines).encode()
+
+
+def _untextured(corner: str) -> str:
+    """A corner of a face such as ``1/2/3`` without its second number, that of a texture."""
+    place, *others = corner.split("/")
+    return f"{place}//{others[1]}" if len(others) > 1 else place
 
 
 def _absolute(corner: str, counts: dict[str, int]) -> str:

@@ -95,12 +95,13 @@ def to_number(word: str | bytes) -> float:
     Raises:
         ValueError: the word is none.
     """
-    text = (decode_plain(word) if isinstance(word, bytes) else word).strip().lower()
+    text = decode_plain(word) if isinstance(word, bytes) else word
     if text.isascii() and "_" not in text:  # which Python allows between digits
         try:
             return float(text)
         except ValueError:
             pass  # it may be spelt otherwise
+    text = text.strip().lower()
     if _NAN.fullmatch(text):
         return float("nan")
     if infinite := _INFINITE.fullmatch(text):

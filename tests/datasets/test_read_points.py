@@ -548,6 +548,13 @@ def test_obj_with_colors_normals_and_materials(tmp_path):
     path.write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\nusemtl red\nf 1 2 3\nusemtl blue\nf 2 4 3\n")
     cloud = read_points(path, samples=50)
     assert (cloud.colors[:, 0] > 0.99).tolist() == (cloud.xyz[:, :2].sum(1) < 1).tolist()
+    head = "mtllib a.mtl\nv 0 0 0 255 0 0\nv 1 0 0 0 255 0\nv 0 1 0 0 0 255\nvt 0 0\nvt 0.5\nvn 0 1 0\nusemtl blue\n"
+    for face in ("f 1 2 3", "f 1/1 2/2 3/1", "f 1/1/1 2/2/1 3/1/1", "f -3/-2/-1 -2/-1/-1 -1/-1/-1"):
+        path.write_text(f"{head}{face}\n")
+        assert read_points(path).colors.tolist() == np.eye(3).tolist(), "of the vertices, not of the material"
+        assert read_points(path).normals.tolist() == ([[0, 1, 0]] * 3 if face.count("/") > 3 else [[0, 0, 1]] * 3)
+    path.write_text("mtllib a.mtl\n" + "v 0 0 0 1 1 1\nv 1 0 0 1 1 1\nv 0 1 0 1 1 1\nusemtl blue\nf 1 2 3\n")
+    assert read_points(path).colors.tolist() == [[0, 0, 1]] * 3, "white vertices say less than a material"
 
 
 def test_glb_with_colors_normals_and_two_places(tmp_path):
