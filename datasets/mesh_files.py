@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ _FLOAT32, _UINT32 = 5126, 5125
 _POINTS, _TRIANGLES = 0, 4
 _COMPRESSIONS = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "MESHOPT_compression")
 _MOST_ZEROS = 1 << 24
+# Other white space, comments after numbers, relative indices, numbers that are none.
+_UNUSUAL_OBJ = re.compile(r"^[^\S\n]+\S|^(?:v|vn|vt|f)[^\S\n ]|^f .*[-#]|^vt \S+ *$|^v[nt]? .*[^-+.eE0-9 \n]", re.MULTILINE)
 _STL_HEAD = 84
 _STL_FACE = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
@@ -168,6 +171,8 @@ def _plain_obj(path: Path, scene: str) -> bytes:
         BrokenScene: the file is missing, has no vertex, or one that is damaged.
     """
     text = decode_plain(read_plain(path, scene)).replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
+    if _is_plain_obj(text):
+        return text.encode()
     lines, vertices = [], []
     counts = {"v": 0, "vt": 0, "vn": 0}
     for number, line in enumerate(text.split("\n"), 1):
@@ -204,6 +209,18 @@ def _plain_obj(path: Path, scene: str) -> bytes:
         bare = ((key, words) for key, words in lines if key not in ("vt", "mtllib", "usemtl"))
         lines = [(key, [_untextured(w) for w in words] if key == "f" else words) for key, words in bare]
     return "\n".join(" ".join((key, *map(str, words))) for key, words in lines).encode()
+
+
+def _is_plain_obj(text: str) -> bool:
+    """Whether an OBJ file is spelt as trimesh expects it, which most are: saves reading it line by line."""
+    rows = [line[2:] for line in text.split("\n") if line.startswith("v ")]
+    if not rows or _UNUSUAL_OBJ.search(text):
+        return False
+    try:
+        table = np.array(" ".join(rows).split(), dtype=np.float64)
+    except ValueError:
+        return False
+    return table.size == 3 * len(rows) and all(len(row.split()) == 3 for row in rows) and bool(np.isfinite(table).all())
 
 
 def _untextured(corner: str) -> str:
