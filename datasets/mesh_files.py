@@ -23,7 +23,9 @@ _POINTS, _TRIANGLES = 0, 4
 _COMPRESSIONS = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "MESHOPT_compression")
 _MOST_ZEROS = 1 << 24
 # Other white space, comments after numbers, relative indices, numbers that are none.
-_UNUSUAL_OBJ = re.compile(r"^[^\S\n]+\S|^(?:v|vn|vt|f)[^\S\n ]|^f .*[-#]|^vt \S+ *$|^v[nt]? .*[^-+.eE0-9 \n]", re.MULTILINE)
+_UNUSUAL_OBJ = re.compile(
+    r"^[^\S\n]+\S|^(?:v|vn|vt|f)[^\S\n ]|^f .*[-#]|^vt \S+ *$|^v[nt]? .*[^-+.eE0-9 \n]", re.MULTILINE
+)
 _STL_HEAD = 84
 _STL_FACE = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_numbers
-from geo3d.datasets.point_columns import PointColumns, named_columns, stored_as
+from geo3d.datasets.point_columns import PointColumns, column_of, named_columns, stored_as
 from geo3d.datasets.quarantine import BrokenScene
 
 _TYPES = {
@@ -81,7 +81,7 @@ def read_pcd(path: Path, scene: str) -> PointColumns:
 
     Raises:
         BrokenScene: the file is missing, cut or damaged, or all its points are invalid.
-        ValueError: it has no coordinates.
+        ValueError: it has no coordinates, or a text holds what the stated types do not.
     """
     data = read_plain(path, scene)
     header = parse_header(data, path, scene)
@@ -95,11 +95,16 @@ def read_pcd(path: Path, scene: str) -> PointColumns:
         columns = {name: table[name] for name in header.record.names}
     else:
         columns = _columns(_decompressed(bytes(body), header, path, scene), header)
-    whole = named_columns(columns)
-    valid = np.isfinite(whole.xyz).all(1)
-    if len(valid) and not valid.any():
-        raise BrokenScene(scene, path, f"the coordinates of all its {len(valid)} points are not numbers")
-    return whole if valid.all() else whole.rows(valid)
+    axes = [columns[name] for name in (column_of(columns, axis) for axis in "xyz") if name is not None]
+    valid = np.isfinite([axis for axis in axes if axis.ndim == 1]).all(0) if axes else np.ones(header.count, bool)
+    if header.count and not valid.any():
+        raise BrokenScene(scene, path, f"the coordinates of all its {header.count} points are not numbers")
+    if not valid.all():
+        columns = {name: column[valid] for name, column in columns.items()}
+    if header.kind == "ascii":
+        kinds = {name: header.record[name].base for name in columns}
+        columns = {name: stored_as(column, kinds[name], name) for name, column in columns.items()}
+    return replace(named_columns(columns), left_out=int((~valid).sum()))
 
 
 def _cut(header: PcdHeader, path: Path, scene: str, offset: int) -> BrokenScene:
@@ -107,6 +112,7 @@ def _cut(header: PcdHeader, path: Path, scene: str, offset: int) -> BrokenScene:
 
 
 def _text_columns(body: bytes, header: PcdHeader, path: Path, scene: str) -> dict[str, np.ndarray]:
+    """The fields as float64."""
     words = body.split()
     widths = [int(np.prod(header.record[name].shape, dtype=int)) for name in header.record.names]
     if len(words) < header.count * sum(widths):
@@ -114,12 +120,11 @@ def _text_columns(body: bytes, header: PcdHeader, path: Path, scene: str) -> dic
     columns, left = {}, 0
     try:
         table = to_numbers(words[: header.count * sum(widths)]).reshape(header.count, sum(widths))
-        for name, width in zip(header.record.names, widths):
-            kind, shape = header.record[name].base, header.record[name].shape
-            columns[name] = stored_as(table[:, left : left + width], kind, name).reshape(header.count, *shape)
-            left += width
     except ValueError as error:
         raise BrokenScene(scene, path, str(error), header.start) from error
+    for name, width in zip(header.record.names, widths):
+        columns[name] = table[:, left : left + width].reshape(header.count, *header.record[name].shape)
+        left += width
     return columns
 
 

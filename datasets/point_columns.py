@@ -52,12 +52,6 @@ class PointColumns:
     faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int64))
     left_out: int = 0
 
-    def rows(self, kept: np.ndarray) -> PointColumns:
-        """The points of a mask (N,), of points without faces."""
-        columns = (self.xyz, self.colors, self.normals, self.semantic, self.instance)
-        chosen = (None if column is None else column[kept] for column in columns)
-        return PointColumns(*chosen, left_out=self.left_out + int((~kept).sum()))
-
 
 def column_of(names: Iterable[str], wanted: str) -> str | None:
     """The one of a file's column names that holds ``wanted``, a key of the table of names; None if none does."""

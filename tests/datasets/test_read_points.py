@@ -162,6 +162,11 @@ def test_packed_colors_that_are_lost(tmp_path):
     for path in (pcd(tmp_path / "a.pcd", columns, "ascii"), ply_of("ascii")(tmp_path / "a.ply", columns)):
         with pytest.raises(InputError, match=f"rgb: {COUNT} colours are printed as nan, which loses their bits"):
             read_points(path)
+    invalid = {axis: np.full(COUNT - 1, np.nan) for axis in "xyz"} | {"rgb": lost.view(np.float32)[1:]}
+    word = np.array([0x00336699], np.uint32).view(np.float32)
+    both = {name: np.concatenate([[columns[name][0]], invalid[name]]) for name in columns} | {"label": np.arange(COUNT)}
+    path = pcd(tmp_path / "a.pcd", both | {"rgb": np.concatenate([word, invalid["rgb"]])}, "ascii")
+    np.testing.assert_allclose(read_points(path).colors, [[0.2, 0.4, 0.6]], atol=1e-6)  # of the only valid point
     saved_columns(tmp_path / "a.npy", axes(XYZ) | {"rgb": BYTES[:, 0]})
     with pytest.raises(InputError, match="colours packed into one number cannot be read: they are uint8"):
         read_points(tmp_path / "a.npy")
