@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import read_bytes
+from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_numbers
+from geo3d.datasets.point_columns import PointColumns, column_of, named_columns, stored_as
 from geo3d.datasets.quarantine import BrokenScene
 
-_LONGEST_HEADER = 1 << 16
-_TYPES = {"F": "f", "I": "i", "U": "u"}
+_TYPES = {
+    f"{k.upper()}{n}": f"<{k}{n}"
+    for k, sizes in (("f", (4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
+    for n in sizes
+}
 _KINDS = ("ascii", "binary", "binary_compressed")
 
 
@@ -38,46 +43,47 @@ def parse_header(data: bytes, path: Path, scene: str) -> PcdHeader:
     Raises:
         BrokenScene: there is none, or it contradicts itself.
     """
-    words: dict[str, list[str]] = {}
-    position = 0
-    while "DATA" not in words:
-        end = data.find(b"\n", position, _LONGEST_HEADER)
-        if end < 0:
-            raise BrokenScene(scene, path, "the file ends inside the PCD header, or is no PCD file", position)
-        line = data[position:end].decode("ascii", "replace").split()
-        if line and not line[0].startswith("#"):
-            words[line[0].upper()] = line[1:]
-        position = end + 1
+    found = read_header(data, "DATA")
+    if found is None:
+        raise BrokenScene(scene, path, "the file ends inside the PCD header, or is no PCD file", len(data))
+    lines = [line.split() for line in found[0] if line and not line.startswith("#")]
+    words = {line[0].upper(): line[1:] for line in lines}
+    words.setdefault("FIELDS", words.pop("COLUMNS", []))  # as the oldest version called them
+    missing = [key for key in ("FIELDS", "SIZE", "TYPE") if not words.get(key)]
+    if missing:
+        raise BrokenScene(scene, path, f"the PCD header has no {missing[0]}", 0)
     try:
         names, sizes, types = words["FIELDS"], words["SIZE"], words["TYPE"]
-        counts = [int(c) for c in words.get("COUNT", ["1"] * len(names))]
+        counts = [to_count(c) for c in words.get("COUNT", ["1"] * len(names))]
         if not len(names) == len(sizes) == len(types) == len(counts):
             raise ValueError("FIELDS, SIZE, TYPE and COUNT differ in length")
         # Padding is called "_", as often as there is any.
         titles = [f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        codes = [f"<{_TYPES[t]}{size}" for t, size in zip(types, sizes)]
+        codes = [_TYPES[f"{kind.upper()}{size}"] for kind, size in zip(types, sizes)]
         record = np.dtype([(n, c) if k == 1 else (n, c, (k,)) for n, c, k in zip(titles, codes, counts)])
-        count = int(words["POINTS"][0]) if "POINTS" in words else int(words["WIDTH"][0]) * int(words["HEIGHT"][0])
+        sides = ("POINTS",) if "POINTS" in words else ("WIDTH", "HEIGHT")
+        count = math.prod(to_count(words[side][0]) for side in sides)
         kind = words["DATA"][0].lower()
-        if kind not in _KINDS or count < 0:
-            raise ValueError(f"{count} points as {kind}")
+        if kind not in _KINDS or not record.itemsize:
+            raise ValueError(f"{len(names)} fields as {kind}")
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise BrokenScene(scene, path, f"the PCD header cannot be understood: {error!r}", 0) from error
-    return PcdHeader(record, count, kind, position)
+        raise BrokenScene(scene, path, f"the PCD header cannot be understood: {error}", 0) from error
+    return PcdHeader(record, count, kind, found[1])
 
 
-def read_pcd(path: Path, scene: str) -> dict[str, np.ndarray]:
-    """The fields of a PCD file, in its types; points whose coordinates are not finite, which PCL calls invalid, are
-    left out.
+def read_pcd(path: Path, scene: str) -> PointColumns:
+    """The fields of a PCD file that are read, in its types; points whose coordinates are not finite, which PCL calls
+    invalid, are left out and counted.
 
     Args:
         path: the file.
         scene: name for messages.
 
     Raises:
-        BrokenScene: the file is missing, cut or damaged.
+        BrokenScene: the file is missing, cut or damaged, or all its points are invalid.
+        ValueError: it has no coordinates, or a text holds what the stated types do not.
     """
-    data = read_bytes(path, scene)
+    data = read_plain(path, scene)
     header = parse_header(data, path, scene)
     body = memoryview(data)[header.start :]
     if header.kind == "ascii":
@@ -85,13 +91,20 @@ def read_pcd(path: Path, scene: str) -> dict[str, np.ndarray]:
     elif header.kind == "binary":
         if len(body) < header.count * header.record.itemsize:
             raise _cut(header, path, scene, len(data))
-        table = np.frombuffer(body, header.record, header.count)
+        table = np.frombuffer(body[: header.count * header.record.itemsize], header.record)
         columns = {name: table[name] for name in header.record.names}
     else:
         columns = _columns(_decompressed(bytes(body), header, path, scene), header)
-    xyz = [columns[axis] for axis in "xyz" if axis in columns]
-    valid = np.isfinite(xyz).all(0) if xyz else np.ones(header.count, dtype=bool)
-    return columns if valid.all() else {name: column[valid] for name, column in columns.items()}
+    axes = [columns[name] for name in (column_of(columns, axis) for axis in "xyz") if name is not None]
+    valid = np.isfinite([axis for axis in axes if axis.ndim == 1]).all(0) if axes else np.ones(header.count, bool)
+    if header.count and not valid.any():
+        raise BrokenScene(scene, path, f"the coordinates of all its {header.count} points are not numbers")
+    if not valid.all():
+        columns = {name: column[valid] for name, column in columns.items()}
+    if header.kind == "ascii":
+        kinds = {name: header.record[name].base for name in columns}
+        columns = {name: stored_as(column, kinds[name], name) for name, column in columns.items()}
+    return replace(named_columns(columns), left_out=int((~valid).sum()))
 
 
 def _cut(header: PcdHeader, path: Path, scene: str, offset: int) -> BrokenScene:
@@ -99,20 +112,18 @@ def _cut(header: PcdHeader, path: Path, scene: str, offset: int) -> BrokenScene:
 
 
 def _text_columns(body: bytes, header: PcdHeader, path: Path, scene: str) -> dict[str, np.ndarray]:
+    """The fields as float64."""
     words = body.split()
     widths = [int(np.prod(header.record[name].shape, dtype=int)) for name in header.record.names]
     if len(words) < header.count * sum(widths):
         raise _cut(header, path, scene, header.start + len(body))
-    try:
-        table = np.array(words[: header.count * sum(widths)], dtype=np.float64).reshape(header.count, sum(widths))
-    except ValueError as error:
-        raise BrokenScene(scene, path, f"a value is not a number: {error}", header.start) from error
     columns, left = {}, 0
+    try:
+        table = to_numbers(words[: header.count * sum(widths)]).reshape(header.count, sum(widths))
+    except ValueError as error:
+        raise BrokenScene(scene, path, str(error), header.start) from error
     for name, width in zip(header.record.names, widths):
-        numbers, kind = table[:, left : left + width], header.record[name].base
-        if kind.kind in "iu" and not np.isfinite(numbers).all():
-            raise BrokenScene(scene, path, f"field {name}: a whole number is expected, found NaN", header.start)
-        columns[name] = numbers.astype(kind).reshape(header.count, *header.record[name].shape)
+        columns[name] = table[:, left : left + width].reshape(header.count, *header.record[name].shape)
         left += width
     return columns
 

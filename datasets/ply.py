@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import read_bytes
+from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_numbers
+from geo3d.datasets.point_columns import stored_as
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.viz.ply import write_ply
 
@@ -19,7 +20,7 @@ _TYPES = {
 }  # fmt: skip
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _FACE_LISTS = ("vertex_indices", "vertex_index")
-_LONGEST_HEADER = 1 << 16
+_REMARKS = ("comment", "obj_info", "ply")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Ply:
     """What a PLY file holds.
 
     Args:
-        vertex: (V,) array for each vertex property, in the file's type.
+        vertex: (V,) array for each vertex property that is no list, in the file's type; floats of a text in float64, so
+            that they keep its digits.
         faces: (F, 3) int64 vertex indices, polygons cut into triangle fans; (0, 3) when the file has none.
     """
 
@@ -58,6 +60,10 @@ class _Element:
     def lists(self) -> list[_Property]:
         return [p for p in self.properties if p.length_type]
 
+    @property
+    def scalars(self) -> list[_Property]:
+        return [p for p in self.properties if not p.length_type]
+
     def record(self, order: str, lengths: dict[str, int]) -> np.dtype:
         """Type of one record whose lists have ``lengths``."""
         fields: list[tuple] = []
@@ -75,39 +81,47 @@ class _Reader:
 
     def __init__(self, path: Path, scene: str) -> None:
         self.path, self.scene = path, scene
-        self.data = read_bytes(path, scene)
+        self.data = read_plain(path, scene)
         self.order, self.elements, self.start = self._header()
 
     def _broken(self, reason: str, offset: int | None = None) -> BrokenScene:
         return BrokenScene(self.scene, self.path, reason, offset)
 
     def _header(self) -> tuple[str, list[_Element], int]:
-        if not self.data.startswith((b"ply\n", b"ply\r")):
+        if self.data.split(None, 1)[:1] != [b"ply"] or not self.data.startswith(b"ply"):
             raise self._broken("not a PLY file: it does not start with 'ply'", 0)
-        end = self.data.find(b"end_header", 0, _LONGEST_HEADER)
-        lone = self.data.startswith(b"ply\r") and not self.data.startswith(b"ply\r\n")
-        newline = self.data.find(b"\r" if lone else b"\n", end)
-        if end < 0 or newline < 0:
+        found = read_header(self.data, "end_header")
+        if found is None:
             raise self._broken("the file ends inside the PLY header", len(self.data))
         order, elements = None, []
-        for line in self.data[:end].decode("ascii", "replace").splitlines():
+        for line in found[0][:-1]:
             words = line.split()
             try:
                 if words[:1] == ["format"]:
                     order = _FORMATS[words[1]]
                 elif words[:1] == ["element"]:
-                    elements.append(_Element(words[1], int(words[2]), []))
-                elif words[:2] == ["property", "list"]:
-                    elements[-1].properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
+                    if words[1] in (e.name for e in elements):
+                        raise ValueError("an element that is there already")
+                    elements.append(_Element(words[1], to_count(words[2]), []))
                 elif words[:1] == ["property"]:
-                    elements[-1].properties.append(_Property(words[2], _TYPES[words[1]]))
+                    self._add_property(elements[-1], words)
+                elif words and words[0] not in _REMARKS:
+                    raise ValueError("unknown keyword")
             except (KeyError, IndexError, ValueError) as error:
-                raise self._broken(
-                    f"the PLY header has a line that cannot be understood: {line.strip()!r}", 0
-                ) from error
+                raise self._broken(f"the PLY header has a line that cannot be understood: {line[:80]!r}", 0) from error
         if order is None:
             raise self._broken("the PLY header names no format", 0)
-        return order, elements, newline + 1
+        return order, elements, found[1]
+
+    def _add_property(self, element: _Element, words: list[str]) -> None:
+        length = _TYPES[words[2]] if words[1] == "list" else ""
+        if length.startswith("f"):
+            raise ValueError("a length is a whole number")
+        kind, *name = words[3:] if length else words[1:]
+        name = " ".join(name)
+        if not name or name in (p.name for p in element.properties):
+            raise ValueError("no name, or one that is there already")
+        element.properties.append(_Property(name, _TYPES[kind], length))
 
     def read(self, wanted: set[str]) -> dict[str, dict[str, np.ndarray | list[np.ndarray]]]:
         """Properties of the elements in ``wanted``; elements before them are walked over, those after are not read."""
@@ -127,13 +141,13 @@ class _Reader:
         return self._broken(f"the file ends inside its {element.count} {element.name} records", len(self.data))
 
     def _binary(self, element: _Element, position: int) -> tuple[dict, int]:
-        if not element.count:
+        if not element.count or not element.properties:
             return {p.name: [] for p in element.properties}, position
         try:
             lengths = self._lengths(element, position)
             record = element.record(self.order, lengths)
         except ValueError as error:
-            raise self._ends_inside(element) from error
+            raise error if isinstance(error, BrokenScene) else self._ends_inside(element) from error
         stop = position + element.count * record.itemsize
         if stop <= len(self.data):
             table = np.frombuffer(self.data, record, element.count, position)
@@ -150,6 +164,8 @@ class _Reader:
             size = np.dtype(p.type).itemsize
             if p.length_type:
                 length = np.frombuffer(self.data, self.order + p.length_type, 1, position)
+                if length[0] < 0:
+                    raise self._broken(f"a list {p.name} has {length[0]} entries", position)
                 lengths[p.name] = int(length[0])
                 position += length.itemsize + size * lengths[p.name]
             else:
@@ -167,45 +183,67 @@ class _Reader:
                 for name, column in columns.items():
                     column.append(row[name])
         except ValueError as error:
-            raise self._ends_inside(element) from error
+            raise error if isinstance(error, BrokenScene) else self._ends_inside(element) from error
         return columns, position
 
     def _ascii(self, element: _Element, position: int) -> tuple[dict, int]:
-        columns: dict[str, list] = {p.name: [] for p in element.properties}
         try:
-            if not element.lists:
-                width = len(element.properties)
-                stop = position + element.count * width
-                table = np.array(self.words[position:stop], dtype=np.float64).reshape(element.count, width)
-                return {p.name: table[:, i].astype(p.type) for i, p in enumerate(element.properties)}, stop
-            for _ in range(element.count):
-                for p in element.properties:
-                    size = int(self.words[position]) if p.length_type else 1
-                    position += bool(p.length_type)
-                    values = np.array(self.words[position : position + size], dtype=np.float64)
-                    if len(values) != size:
-                        raise IndexError
-                    columns[p.name].append(values.astype(p.type))
-                    position += size
-        except (ValueError, IndexError) as error:
-            raise self._ends_inside(element) from error
-        return columns, position
+            if element.lists:
+                return self._ascii_lists(element, position)
+            width = len(element.properties)
+            stop = position + element.count * width
+            if stop > len(self.words):
+                raise self._ends_inside(element)
+            table = to_numbers(self.words[position:stop]).reshape(-1, max(width, 1))
+            stored = [stored_as(table[:, i], np.dtype(p.type), p.name) for i, p in enumerate(element.properties)]
+            return {p.name: column for p, column in zip(element.properties, stored)}, stop
+        except ValueError as error:
+            raise error if isinstance(error, BrokenScene) else self._broken(str(error)) from error
+
+    def _ascii_lists(self, element: _Element, position: int) -> tuple[dict, int]:
+        numbers = to_numbers(self.words[position:])
+        columns: dict[str, list] = {p.name: [] for p in element.properties}
+        place = 0
+        for _ in range(element.count):
+            for p in element.properties:
+                length = 1.0
+                if p.length_type:
+                    length = float(numbers[place]) if place < len(numbers) else 0.0
+                    place += 1
+                    if not (length >= 0 and length.is_integer()):
+                        raise self._broken(f"a list {p.name} has {length:g} entries")
+                stop = place + int(length)
+                if stop > len(numbers):
+                    raise self._ends_inside(element)
+                columns[p.name].append(numbers[place:stop] if p.length_type else numbers[place])
+                place = stop
+        for p in element.properties:
+            flat = np.concatenate([*columns[p.name], []]) if p.length_type else np.array(columns[p.name], np.float64)
+            stored = stored_as(flat, np.dtype(p.type), p.name)
+            columns[p.name] = columns[p.name] if p.length_type else stored
+        return columns, position + place
 
 
 def _triangles(polygons: np.ndarray | list[np.ndarray]) -> np.ndarray:
     """Polygons as rows of vertex indices -> (F, 3) int64 triangle fans."""
     if isinstance(polygons, np.ndarray):
-        corners = polygons.astype(np.int64)
+        # A number that is no index stays none: the check of the faces finds it.
+        corners = np.where(np.abs(polygons) < 1 << 40, polygons, -1).astype(np.int64)
         fans = [corners[:, [0, i, i + 1]] for i in range(1, corners.shape[1] - 1)]
         return np.stack(fans, 1).reshape(-1, 3) if fans else np.zeros((0, 3), np.int64)
-    fans = [_triangles(polygon[None]) for polygon in polygons]
-    return np.concatenate(fans) if fans else np.zeros((0, 3), np.int64)
+    sides = np.array([len(polygon) for polygon in polygons], np.int64)
+    fans, owners = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)]
+    for length in np.unique(sides):
+        members = np.flatnonzero(sides == length)
+        fans.append(_triangles(np.stack([polygons[i] for i in members])))
+        owners.append(np.repeat(members, max(length - 2, 0)))
+    return np.concatenate(fans)[np.argsort(np.concatenate(owners), kind="stable")]
 
 
 def ply_names(path: Path, scene: str) -> list[str]:
     """Names of the vertex properties of a PLY file; raises as :func:`read_ply` where its header is damaged."""
     elements = _Reader(path, scene).elements
-    return [p.name for element in elements if element.name == "vertex" for p in element.properties]
+    return [p.name for element in elements if element.name == "vertex" for p in element.scalars]
 
 
 def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:
@@ -223,7 +261,8 @@ def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:
     found = reader.read({"vertex", "face"} if faces else {"vertex"})
     if "vertex" not in found:
         raise BrokenScene(scene, path, "the PLY file has no vertex element")
-    vertex = {name: np.asarray(column) for name, column in found["vertex"].items()}
+    element = next(e for e in reader.elements if e.name == "vertex")
+    vertex = {p.name: np.asarray(found["vertex"][p.name]) for p in element.scalars}
     polygons = next((found["face"][name] for name in _FACE_LISTS if faces and name in found.get("face", ())), [])
     triangles = _triangles(polygons)
     count = len(next(iter(vertex.values()), ()))

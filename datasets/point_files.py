@@ -16,7 +16,7 @@ import numpy as np
 
 from geo3d.datasets.files import numeric_order, read_text, subfolders
 from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
-from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset, recognised_by
+from geo3d.datasets.scene import BrokenScene, Remark, Scene, SceneDataset, recognised_by
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 
@@ -43,8 +43,15 @@ class PointFileScene(Scene):
 
     def __init__(self, name: str, file: Path, classes: tuple[str, ...] | None) -> None:
         self.name, self.root, self.file, self._classes = name, file.parent, file, classes
+        self._left_out = 0
         labelled = classes is not None and holds_labels(file, name)
         self.parts = frozenset({"points", "labels"} if labelled else {"points"})
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """Points that were left out, once they have been read."""
+        reason = "points left out: their coordinates are not numbers"
+        return (Remark(self.name, str(self.file), reason, self._left_out),) if self._left_out else ()
 
     @property
     def origin(self) -> np.ndarray:
@@ -57,7 +64,7 @@ class PointFileScene(Scene):
         Raises:
             BrokenScene: the file is damaged, or a label is no class.
         """
-        cloud = read_scene_points(self.file, self.name)
+        cloud, self._left_out = read_scene_points(self.file, self.name)
         if "labels" not in self.parts:
             cloud.semantic = None
             return cloud
@@ -107,9 +114,16 @@ class PointFiles(SceneDataset):
 
 
 def _point_files(folder: Path) -> list[str]:
-    """Names of the files of points in ``folder``."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+    """Names of the files of points in ``folder``.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
     endings = set(POINT_ENDINGS) - _NO_SCENES
     return sorted((n for n in names if os.path.splitext(n)[1].lower() in endings), key=numeric_order)
 

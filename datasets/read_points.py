@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import stat
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import torch
 from geo3d.datasets.files import read_bytes, require_finite
 from geo3d.datasets.mesh_files import read_off, read_stl, read_with_trimesh
 from geo3d.datasets.pcd import parse_header, read_pcd
+from geo3d.datasets.plain_text import read_plain
 from geo3d.datasets.ply import ply_names, read_ply
 from geo3d.datasets.point_columns import (
     PointColumns,
     column_of,
+    is_array,
     named_columns,
     unit_colors,
     unnamed_columns,
@@ -51,7 +55,9 @@ def _read_ply(path: Path, scene: str) -> PointColumns:
 
 # What NumPy and zipfile raise on damaged files, absurd sizes included.
 _NUMPY_ERRORS = (ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError)
-_NUMPY_ERRORS += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+_NUMPY_ERRORS += (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OverflowError, NotImplementedError)
+# Archives that unpack to more bytes than this, and than so many times their own size, hold no points.
+_LARGE, _DENSEST = 1 << 30, 100
 
 
 def _open_numpy(path: Path, scene: str, kind: type) -> Any:
@@ -71,7 +77,9 @@ def _read_npy(path: Path, scene: str, columns: str | None = None) -> PointColumn
     if table.dtype.names and table.ndim == 1 and columns is None:
         return named_columns({name: table[name] for name in table.dtype.names})
     if table.ndim != 2 or table.dtype.kind not in "fiu":
-        raise ValueError(f"an array (N, 3) of numbers is expected, this is {table.shape} of {table.dtype}")
+        images = table.ndim in (3, 4) and table.shape[-1] in (3, 4)
+        advice = "; an image is no cloud, points in rows and columns must be reshaped" if images else ""
+        raise ValueError(f"an array (N, 3) of numbers is expected, this is {table.shape} of {table.dtype}{advice}")
     if columns is None:
         return unnamed_columns(table)
     names = split_names(columns)
@@ -86,16 +94,36 @@ def _npy_names(path: Path, scene: str) -> Iterable[str]:
 
 def _read_npz(path: Path, scene: str) -> PointColumns:
     with _open_numpy(path, scene, np.lib.npyio.NpzFile) as file:
+        # Files of PointCloud.to_numpy say how the points are packed, and what was taken off them.
+        wanted = [name for name in file.files if is_array(name) or name in ("offsets", "origin")]
+        _require_room(file.zip, wanted, path, scene)
         try:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in wanted}
         except _NUMPY_ERRORS as error:
             raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
-    # Files of PointCloud.to_numpy say how the points are packed, and what was taken off them.
+        others = [name for name in file.files if name not in wanted]
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is no array")
     offsets, origin = arrays.pop("offsets", None), arrays.pop("origin", None)
-    if offsets is not None and len(offsets) != 2:
-        raise ValueError(f"holds {len(offsets) - 1} scenes, one is expected; write each scene into a file of its own")
+    if offsets is not None and offsets.size != 2:
+        raise ValueError(f"holds {offsets.size - 1} scenes, one is expected; write each scene into a file of its own")
+    if not arrays:
+        raise ValueError(f"no coordinates x, y, z (or points, N x 3); it has {', '.join(others) or 'nothing'}"[:300])
     found = named_columns(arrays)
     return found if origin is None else replace(found, xyz=found.xyz + origin.reshape(3))
+
+
+def _require_room(archive: zipfile.ZipFile, names: list[str], path: Path, scene: str) -> None:
+    """Look whether arrays unpack to a sensible size.
+
+    Raises:
+        BrokenScene: they do not: a small file made to fill the memory.
+    """
+    members = [member for member in archive.infolist() if member.filename.removesuffix(".npy") in names]
+    whole, packed = (sum(getattr(member, size) for member in members) for size in ("file_size", "compress_size"))
+    if whole > _LARGE and whole > _DENSEST * packed:
+        raise BrokenScene(scene, path, f"its {packed} bytes unpack to {whole}, which points do not do; it is damaged")
 
 
 def _npz_names(path: Path, scene: str) -> Iterable[str]:
@@ -109,8 +137,8 @@ _TRIMESH = _Format(read_with_trimesh)
 _FORMATS = {
     ".ply": _Format(_read_ply, ply_names),
     ".pcd": _Format(
-        lambda path, scene: named_columns(read_pcd(path, scene)),
-        lambda path, scene: parse_header(read_bytes(path, scene), path, scene).record.names,
+        read_pcd,
+        lambda path, scene: parse_header(read_plain(path, scene), path, scene).record.names,
     ),
     ".npy": _Format(_read_npy, _npy_names),
     ".npz": _Format(_read_npz, _npz_names),
@@ -139,7 +167,8 @@ def read_points(
     The ending tells the format; ``docs/datasets.md`` lists them and what is read of each. Axes and lengths stay the
     file's. Points far from zero come with an origin, so that float32 keeps millimetres: see ``PointCloud.origin``.
 
-    - Colours count by their stored type: uint8 to 255, uint16 to 65535, floats to 1, or to 255 if any is above 1.
+    - Colours count by their stored type: uint8 to 255, uint16 to 65535, floats to 1, 255 or 65535 by the range of all
+      of them, see :func:`~geo3d.datasets.point_columns.unit_colors`.
     - Normals of any length become unit vectors, (0, 0, 1) where one is zero or not a number. A mesh without normals
       gets those of its faces, averaged at the vertices by area.
     - Columns without names are told by their numbers, see :func:`~geo3d.datasets.point_columns.unnamed_columns`.
@@ -161,15 +190,18 @@ def read_points(
     """
     path = Path(path)
     try:
-        return read_scene_points(path, path.stem, samples=samples, seed=seed, columns=columns)
+        return read_scene_points(path, path.stem, samples=samples, seed=seed, columns=columns)[0]
     except BrokenScene as broken:
         raise InputError(broken.detail) from broken
 
 
 def read_scene_points(
     path: Path, scene: str, *, samples: int | None = None, seed: int = 0, columns: str | None = None
-) -> PointCloud:
+) -> tuple[PointCloud, int]:
     """As :func:`read_points`, as the points of a scene of some name.
+
+    Returns:
+        The points, and how many the file marks as invalid, which were left out.
 
     Raises:
         BrokenScene: the file is missing, damaged or cannot be understood.
@@ -183,17 +215,13 @@ def read_scene_points(
     if columns is not None and path.suffix.lower() not in _NAMELESS:
         raise InputError(f"{path}: columns= names those of text files and .npy arrays; this file names its own")
     _require_content(path, scene)
-    try:
+    with _one_line(path, scene):
         found = form.read(path, scene) if columns is None else form.read(path, scene, columns)
         xyz = found.xyz.astype(np.float64)
         if not len(xyz):
             raise ValueError("holds no point")
         require_finite(xyz, path, scene)
-        return _cloud(replace(found, xyz=xyz), samples, seed)
-    except BrokenScene:
-        raise
-    except ValueError as error:
-        raise BrokenScene(scene, path, str(error)) from error
+        return _cloud(replace(found, xyz=xyz), samples, seed), found.left_out
 
 
 def holds_labels(path: Path, scene: str) -> bool:
@@ -205,7 +233,22 @@ def holds_labels(path: Path, scene: str) -> bool:
     """
     form = _format(path)
     _require_content(path, scene)
-    return column_of(form.names(path, scene), "semantic") is not None
+    with _one_line(path, scene):
+        return column_of(form.names(path, scene), "semantic") is not None
+
+
+@contextmanager
+def _one_line(path: Path, scene: str) -> Iterator[None]:
+    """Turns what damaged files make readers raise into a :class:`BrokenScene` that names the file."""
+    try:
+        with np.errstate(all="ignore"):  # what damaged numbers come to is looked at afterwards
+            yield
+    except BrokenScene:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BrokenScene(scene, path, " ".join(str(error).split())) from error
+    except MemoryError as error:
+        raise BrokenScene(scene, path, "there is not enough memory for what it says to hold") from error
 
 
 def _format(path: Path) -> _Format:
@@ -217,9 +260,15 @@ def _format(path: Path) -> _Format:
 
 
 def _require_content(path: Path, scene: str) -> None:
-    if path.is_dir():
+    try:
+        mode, size = path.stat()[stat.ST_MODE], path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise BrokenScene(scene, path, f"cannot be read: {getattr(error, 'strerror', error)}") from error
+    if stat.S_ISDIR(mode):
         raise BrokenScene(scene, path, "is a folder, not a file; open_dataset opens folders")
-    if path.is_file() and path.stat().st_size == 0:
+    if not stat.S_ISREG(mode):
+        raise BrokenScene(scene, path, "is a device, not a file")
+    if size == 0:
         raise BrokenScene(scene, path, "the file is empty", 0)
 
 

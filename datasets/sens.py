@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from geo3d.datasets.files import PILLOW_ERRORS, are_rigid
 from geo3d.datasets.posed import ViewList
@@ -30,6 +30,7 @@ _VERSION = 4
 _COLOR_RAW, _COLOR_PNG, _COLOR_JPEG = 0, 1, 2
 _DEPTH_RAW, _DEPTH_ZLIB, _DEPTH_OCCI = 0, 1, 2
 _LONGEST_SENSOR_NAME = 4096
+_LONGEST_SIDE = 1 << 16  # pixels
 # colour and depth compression, colour width and height, depth width and height, depth shift, frame count
 _STREAM = struct.Struct("<iiIIIIfQ")
 # world_from_camera, colour and depth time stamp, bytes of the colour and of the depth payload
@@ -173,7 +174,8 @@ class SensFile:
             raise self._broken(f"damaged header: a sensor name of {name_length} bytes", 4)
         sensor_name = take(name_length, "sensor's name").decode("utf-8", "replace")
         matrices_at = position
-        matrices = np.frombuffer(take(4 * 64, "calibration"), "<f4").reshape(4, 4, 4).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the cameras look at their numbers
+            matrices = np.frombuffer(take(4 * 64, "calibration"), "<f4").reshape(4, 4, 4).astype(np.float64)
         stream_at = position
         color_code, depth_code, color_w, color_h, depth_w, depth_h, shift, count = _STREAM.unpack(
             take(_STREAM.size, "description of the streams")
@@ -187,6 +189,9 @@ class SensFile:
             )
         if not _LEAST_DEPTH_SHIFT <= shift < np.inf:
             raise self._broken(f"the depth shift makes no sense: {shift} units per metre", stream_at + 24)
+        if max(color_w, color_h, depth_w, depth_h) > _LONGEST_SIDE:
+            sizes = f"{color_w} x {color_h} and {depth_w} x {depth_h}"
+            raise self._broken(f"damaged header: images of {sizes} pixels", stream_at + 8)
         color_intrinsic, color_extrinsic, depth_intrinsic, depth_extrinsic = matrices
         try:
             color_camera = _camera_from_matrix(color_intrinsic, color_w, color_h)
@@ -284,18 +289,32 @@ class SensFile:
             raise self._broken(f"the file became shorter: {size} bytes expected, {len(data)} found", offset)
         return data
 
+    def _inflate(self, data: bytes) -> bytes:
+        """The whole of a compressed depth map, or as much of a longer one as shows that it is none."""
+        camera = self.header.depth_camera
+        stream = zlib.decompressobj()
+        found = stream.decompress(data, 2 * camera.width * camera.height + 1)
+        if not stream.eof and len(found) <= 2 * camera.width * camera.height:
+            raise zlib.error("it ends early")
+        return found
+
     def image(self, row: int) -> Image.Image:
         """Colour image of row ``row`` of the index; a JPEG is decoded when its pixels are asked for."""
         offset = int(self.index.color_offset[row])
         data = self._read(offset, int(self.index.color_bytes[row]))
         camera = self.header.color_camera
+        raw = self.header.color_compression == _COLOR_RAW
+        if raw and len(data) != 3 * camera.width * camera.height:
+            reason = f"colour image of frame {self.index.number[row]} holds {len(data)} bytes"
+            raise self._broken(f"{reason}, {camera.width} x {camera.height} RGB expected", offset)
         try:
-            if self.header.color_compression == _COLOR_RAW:
+            if raw:
                 return Image.frombytes("RGB", (camera.width, camera.height), data)
             return Image.open(io.BytesIO(data))
         except PILLOW_ERRORS as error:
+            why = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
             raise self._broken(
-                f"colour image of frame {self.index.number[row]} cannot be decoded: {error}", offset
+                f"colour image of frame {self.index.number[row]} cannot be decoded: {why}", offset
             ) from error
 
     def depth(self, row: int) -> np.ndarray:
@@ -305,7 +324,7 @@ class SensFile:
         frame = f"depth map of frame {self.index.number[row]}"
         if self.header.depth_compression == _DEPTH_ZLIB:
             try:
-                data = zlib.decompress(data)
+                data = self._inflate(data)
             except zlib.error as error:
                 raise self._broken(f"{frame} cannot be decompressed: {error}", offset) from error
         camera = self.header.depth_camera

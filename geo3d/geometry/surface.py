@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_SMALL = 1e-100
+
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3) float32: the faces' normals averaged by area; (0, 0, 1) for a vertex of no face.
@@ -22,7 +24,14 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def unit_normals(normals: np.ndarray) -> np.ndarray:
     """Normals (N, 3) of any length as unit vectors, float32; (0, 0, 1) where one is zero or not a number."""
-    length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
+    normals = normals.astype(np.float64)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    # Squares of numbers so large or small leave the range of float64: such rows are scaled first.
+    extreme = (~((length > _SMALL) & (length < 1 / _SMALL)) & np.isfinite(normals).all(1, keepdims=True)).ravel()
+    if extreme.any():
+        largest = np.abs(normals[extreme]).max(1, keepdims=True)
+        normals[extreme] /= np.where(largest > 0, largest, 1)
+        length[extreme] = np.linalg.norm(normals[extreme], axis=1, keepdims=True)
     known = np.isfinite(length) & (length > 0)
     upright = np.array([0.0, 0.0, 1.0])
     return np.where(known, normals / np.where(known, length, 1), upright).astype(np.float32)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geo3d.errors import InputError
+
 _NAMES = {
     "i1": "char",
     "u1": "uchar",
@@ -26,8 +28,15 @@ def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray
         vertex: (V,) array for each vertex property, written in its own type, such as
             ``x, y, z`` float32, ``red, green, blue, alpha`` uint8, ``label`` uint16.
         faces: (F, 3) vertex indices, or None to write no face element.
+
+    Raises:
+        InputError: a property is of a type that PLY has not.
     """
     columns = {name: np.asarray(column) for name, column in vertex.items()}
+    for name, column in columns.items():
+        if column.dtype.str[1:] not in _NAMES:
+            known = ", ".join(np.dtype(code).name for code in _NAMES)
+            raise InputError(f"{path}: property {name} is {column.dtype}; PLY holds {known}")
     table = np.empty(len(next(iter(columns.values()))), [(n, "<" + c.dtype.str[1:]) for n, c in columns.items()])
     for name, column in columns.items():
         table[name] = column

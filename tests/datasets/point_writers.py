@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,86 @@ def pack_lzf(data: bytes) -> bytes:
     return bytes(out)
 
 
+def ply_of(form: str) -> Callable:
+    """A writer of ``columns`` (N,) in their own types as a PLY file, ``ascii`` or binary of some order."""
+    types = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i4": "int", "f4": "float", "f8": "double"}
+
+    def write(path: Path, columns: Columns) -> Path:
+        count = len(next(iter(columns.values())))
+        lines = ["ply", f"format {form} 1.0", f"element vertex {count}"]
+        lines += [f"property {types[c.dtype.str[1:]]} {name}" for name, c in columns.items()]
+        table = np.empty(count, [(n, c.dtype.newbyteorder(">" if "big" in form else "<")) for n, c in columns.items()])
+        for name, column in columns.items():
+            table[name] = column
+        rows = "".join(" ".join(map(repr, row)) + "\n" for row in table.tolist())
+        path.write_bytes(
+            "\n".join([*lines, "end_header", ""]).encode() + (rows.encode() if form == "ascii" else table.tobytes())
+        )
+        return path
+
+    return write
+
+
+def table_of(separator: str = " ", head: str = "", before: str = "", extra: str = "", after: str = "") -> Callable:
+    """A writer of ``columns`` (N,) as lines of text, whole numbers without a point."""
+
+    def write(path: Path, columns: Columns) -> Path:
+        rows = [[repr(v) for v in row] for row in zip(*(c.tolist() for c in columns.values()))]
+        if extra:
+            rows = [[*row[:3], extra, *row[3:]] for row in rows]
+        title = head.format(count=len(rows), names=separator.join(columns))
+        path.write_text(title + "".join(before + separator.join(row) + after + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def saved_columns(path: Path, columns: Columns) -> Path:
+    """``columns`` (N,) as a structured array."""
+    table = np.empty(len(next(iter(columns.values()))), [(n, c.dtype) for n, c in columns.items()])
+    for name, column in columns.items():
+        table[name] = column
+    return _saved(path, np.save, table)
+
+
+def _saved_triples(path: Path, columns: Columns) -> Path:
+    rows = list(columns.values())
+    return _saved(path, np.savez, coords=np.stack(rows[:3], 1), rgb=np.stack(rows[3:], 1))
+
+
+def _glb_of(mode: int) -> Callable:
+    def write(path: Path, columns: Columns) -> Path:
+        rows = list(columns.values())
+        full = 1 if rows[3].dtype.kind == "f" else np.iinfo(rows[3].dtype).max
+        colors = np.stack([*rows[3:], np.full_like(rows[3], full)], 1)
+        faces = np.arange(len(rows[0])).reshape(-1, 3)
+        return glb(path, np.stack(rows[:3], 1), faces, np.zeros(3), mode, COLOR_0=colors)
+
+    return write
+
+
+#: Name -> ending and writer of the columns x, y, z, red, green, blue in their own types.
+COLORED: dict[str, tuple[str, Callable[[Path, Columns], Path]]] = {
+    "ply": (".ply", ply_of("binary_little_endian")),
+    "ply big": (".ply", ply_of("binary_big_endian")),
+    "ply text": (".ply", ply_of("ascii")),
+    "pcd": (".pcd", lambda path, columns: pcd(path, columns, "binary")),
+    "pcd text": (".pcd", lambda path, columns: pcd(path, columns, "ascii")),
+    "pcd compressed": (".pcd", lambda path, columns: pcd(path, columns, "binary_compressed")),
+    "npy": (".npy", saved_columns),
+    "npz": (".npz", _saved_triples),
+    "xyz": (".xyz", table_of()),
+    "txt": (".txt", table_of("\t", "# {names}\n")),
+    "csv": (".csv", table_of(",", "X,Y,Z,R,G,B\n")),
+    "asc": (".asc", table_of(";", "//X;Y;Z;Rf;Gf;Bf\n")),
+    "pts": (".pts", table_of(" ", "{count}\n", extra="-1200")),
+    "off": (".off", table_of(" ", "COFF\n{count} 0 0\n", after=" 1")),
+    "obj": (".obj", table_of(" ", before="v ")),
+    "glb": (".glb", _glb_of(4)),
+    "glb points": (".glb", _glb_of(0)),
+}
+
+
 def axes(xyz: np.ndarray) -> Columns:
     return {axis: xyz[:, i] for i, axis in enumerate("xyz")}
 
@@ -107,8 +188,13 @@ def _stl_text(path: Path, xyz: np.ndarray, faces: np.ndarray) -> Path:
     return path
 
 
-def glb(path: Path, xyz: np.ndarray, faces: np.ndarray, shift: np.ndarray, **attributes: np.ndarray) -> Path:
-    """A binary glTF file whose only node moves the mesh by ``shift``; ``attributes`` such as NORMAL float32."""
+def glb(
+    path: Path, xyz: np.ndarray, faces: np.ndarray, shift: np.ndarray, mode: int = 4, **attributes: np.ndarray
+) -> Path:
+    """A binary glTF file whose only node moves the mesh by ``shift``; ``attributes`` such as NORMAL float32.
+
+    ``mode`` is 4 for triangles and 0 for points.
+    """
     content, views, accessors, blob = {}, [], [], b""
     arrays = {"POSITION": xyz.astype(np.float32), **attributes, "indices": faces.astype(np.uint32).reshape(-1)}
     codes = {"f4": 5126, "u4": 5125, "u2": 5123, "u1": 5121}
@@ -124,7 +210,8 @@ def glb(path: Path, xyz: np.ndarray, faces: np.ndarray, shift: np.ndarray, **att
             accessor |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
         accessors.append(accessor)
         blob += array.tobytes() + b"\0" * (-array.nbytes % 4)
-    primitive = {"indices": content.pop("indices"), "attributes": content}
+    indices = content.pop("indices")
+    primitive = {"attributes": content, "mode": mode} | ({"indices": indices} if mode else {})
     document = {
         "asset": {"version": "2.0"},
         "scene": 0,
@@ -174,3 +261,34 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray, np.ndarray], Path]]] =
     "stl text": (".stl", _stl_text),
     "glb": (".glb", _glb_placed),
 }
+
+
+# What takes the place of words of a file.
+_WORDS = (
+    "-1", "0", "99999999999999999999", "4294967295", "nan", "-nan(ind)", "1.#IND", "inf", "²", "٣", "1e400", "", "abc",
+    "\0", "1_0", "list", "float", "x", "\r", "\n", "#", ",", ";", "0.5", "10000000000", "{", "null", "[]", "1" * 5000,
+    "property double x\n", "element vertex 1000000000\n",
+)  # fmt: skip
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """A file with one to three damages: words, bytes and lines that are replaced, lost, doubled or cut off."""
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(max(1, len(data) if rng.random() < 0.5 else min(len(data), 200))))
+        kind = rng.integers(6)
+        if kind == 0:  # a word, of the head
+            words = [m.span() for m in re.finditer(rb"[^\s,;:{}\[\]]+", data[:2000])] or [(0, 0)]
+            start, stop = words[rng.integers(len(words))]
+            data = data[:start] + _WORDS[rng.integers(len(_WORDS))].encode() + data[stop:]
+        elif kind == 1:
+            data = data[:place] + rng.bytes(2) + data[place + int(rng.integers(3)) :]
+        elif kind == 2:
+            data = data[:place] + data[place + int(rng.integers(1, 50)) :]
+        elif kind == 3:
+            odd = (b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\xc0\x7f", b"\0\0\x80\x7f")
+            data = data[:place] + odd[rng.integers(len(odd))] + data[place + 4 :]
+        elif kind == 4:
+            data = data[:place] + data[max(0, place - 40) :]
+        else:
+            data = data[:place]
+    return data

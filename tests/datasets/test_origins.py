@@ -21,7 +21,7 @@ from dataset_builders import (
     picture,
     write_colmap,
 )
-from point_writers import WRITERS
+from point_writers import WRITERS, pcd, ply_of
 
 from geo3d.datasets import Scene, open_dataset, read_points
 from geo3d.datasets.ply import read_ply
@@ -62,6 +62,19 @@ def test_points_in_every_format(tmp_path, form):
     assert ply.vertex["x"].dtype == np.float64
     assert np.abs(ply.stacked("x", "y", "z") - cloud.world().numpy()).max() < 1e-8
     assert ply.vertex["label"].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("form", ["ply", "pcd"])
+def test_text_files_keep_the_digits_that_their_stated_type_would_lose(tmp_path, form):
+    xyz, _ = grid()
+    columns = {axis: (xyz + UTM)[:, i] for i, axis in enumerate("xyz")}
+    if form == "ply":
+        path = ply_of("ascii")(tmp_path / "a.ply", columns)
+        path.write_text(path.read_text().replace("property double", "property float"))
+    else:
+        path = pcd(tmp_path / "a.pcd", columns, "ascii")
+        path.write_text(path.read_text().replace("SIZE 8 8 8", "SIZE 4 4 4"))
+    assert np.abs(read_points(path).world().numpy() - xyz - UTM).max() < TENTH_OF_A_MILLIMETRE
 
 
 def test_samples_of_a_surface(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from geo3d.datasets import BrokenScene
 from geo3d.datasets.ply import read_ply
+from geo3d.errors import InputError
 from geo3d.viz.ply import write_ply
 
 XYZ = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.5), (1.0, 1.0, 0.0), (0.0, 1.0, -0.25), (2.0, 2.0, 2.0)]
@@ -88,6 +89,14 @@ def test_a_header_with_old_line_ends_before_a_byte_like_a_new_one(tmp_path):
     assert read_ply(tmp_path / "a.ply", "a").vertex["x"].tolist() == [np.float32(0.01)]
 
 
+def test_headers_of_any_length_and_vertices_with_lists(tmp_path):
+    remarks = "comment a long history, with an end_header inside\n" * 3000
+    properties = "element vertex 2\nproperty list uchar int near\nproperty float x\nend_header\n"
+    (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\n{remarks}{properties}2 5 6 0.5\n0 1.5\n")
+    ply = read_ply(tmp_path / "a.ply", "a")
+    assert {name: column.tolist() for name, column in ply.vertex.items()} == {"x": [0.5, 1.5]}
+
+
 def test_vertices_alone(tmp_path):
     (tmp_path / "mesh.ply").write_bytes(header("binary_little_endian", 2) + binary("<", TRIANGLES)[:-5])
     ply = read_ply(tmp_path / "mesh.ply", "scene", faces=False)
@@ -115,6 +124,13 @@ def test_write_and_read(tmp_path):
     assert read_ply(tmp_path / "points.ply", "scene").faces.shape == (0, 3)
 
 
+@pytest.mark.parametrize("stored", [np.int64, np.uint64, np.float16, bool, np.complex64])
+def test_types_that_ply_has_not(tmp_path, stored):
+    with pytest.raises(InputError, match=rf"a.ply: property label is {np.dtype(stored).name}; PLY holds int8, uint8,"):
+        write_ply(tmp_path / "a.ply", {"label": np.zeros(3, stored)})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
 def test_cut_anywhere(tmp_path, form):
     """Every shorter file is refused, and the message says where it ends."""
@@ -139,6 +155,20 @@ def test_cut_anywhere(tmp_path, form):
         (b"ply\nformat ascii 1.0\nelement vertex many\nend_header\n", "cannot be understood: 'element vertex many'"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty half x\nend_header\n1\n", "'property half x'"),
         (b"ply\nformat ascii 1.0\nelement face 0\nend_header\n", "no vertex element"),
+        (b"ply\nformat ascii 1.0\nelement vertex -1\nend_header\n", "'element vertex -1'"),
+        (b"ply\nformat ascii 1.0\nelement vertex \xb2\nend_header\n", "cannot be understood: 'element vertex"),
+        (b"ply\nformat ascii 1.0\nelement vertex 1\nproprety float x\nend_header\n1\n", "'proprety float x'"),
+        (header("ascii", 0).replace(b"float y", b"float x"), "cannot be understood: 'property float x'"),
+        (header("ascii", 0).replace(b"face", b"vertex"), "cannot be understood: 'element vertex 0'"),
+        (header("ascii", 1, "list float int vertex_indices"), "'property list float int vertex_indices'"),
+        (header("ascii", 0) + ascii_body([]).replace(b"1191", b"a"), "'a' is not a number"),
+        (header("ascii", 1) + ascii_body([]) + b"-1 0\n", "a list vertex_indices has -1 entries"),
+        (header("ascii", 1) + ascii_body([]) + b"nan 0\n", "a list vertex_indices has nan entries"),
+        (header("ascii", 1) + ascii_body([]) + b"3 0 1 1.5\n", "vertex_indices: its type holds whole numbers"),
+        (
+            header("binary_little_endian", 1, "list char int vertex_indices") + binary("<", []) + b"\xff\0\0\0\0",
+            "a list vertex_indices has -1 entries",
+        ),
         (header("binary_little_endian", 1) + binary("<", [(0, 1, 5)]), "a face names a vertex outside 0 to 4"),
         (header("binary_little_endian", 1) + binary("<", [(0, 1, -1)]), "a face names a vertex outside 0 to 4"),
     ],

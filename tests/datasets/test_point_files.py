@@ -97,6 +97,13 @@ def test_origins_of_files(tmp_path):
     assert scene.points().origin.tolist() == [[1000001] * 3]
 
 
+def test_invalid_points_are_counted(tmp_path):
+    pcd(tmp_path / "a.pcd", axes(np.where(np.arange(20)[:, None] % 7 == 0, np.nan, XYZ)), "binary")
+    (scene,) = open_dataset(tmp_path)
+    assert (len(scene.points()), [remark.count for remark in scene.remarks]) == (17, [3])
+    assert "3 points left out: their coordinates are not numbers" in str(scene.remarks[0])
+
+
 def test_other_layouts_go_first(tmp_path):
     """Meshes beside the files of another dataset do not make it one of points."""
     for kind, build in BUILDERS.items():

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from point_writers import WRITERS, axes, glb, pack_lzf, pcd
+from point_writers import COLORED, WRITERS, axes, glb, mutated, pack_lzf, pcd, ply_of, saved_columns
 
 import geo3d
 from geo3d.datasets import read_cloud, read_points
 from geo3d.datasets.pcd import unpack_lzf
-from geo3d.datasets.read_points import POINT_ENDINGS
+from geo3d.datasets.point_columns import unit_colors
+from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.viz.ply import write_ply
@@ -61,32 +63,33 @@ def test_every_format_gives_its_points(tmp_path, form):
 COLOR_FILES = {
     "uint8": BYTES,
     "uint16": np.round(RGB * 65535).astype(np.uint16),
+    "uint16 of bytes": BYTES.astype(np.uint16),
     "int32": BYTES.astype(np.int32),
+    "int32 of 16 bits": np.round(RGB * 65535).astype(np.int32),
     "float 0 to 1": RGB.astype(np.float32),
     "float 0 to 255": (RGB * 255).astype(np.float32),
+    "float of bytes": BYTES.astype(np.float32),
+    "float of 16 bits": np.round(RGB * 65535).astype(np.float32),
     "double 0 to 1": RGB,
     "float rounded above 1": np.where(RGB.max() <= RGB, 1.0001, RGB),
 }
 
 
-@pytest.mark.parametrize("stored", COLOR_FILES)
-@pytest.mark.parametrize("form", ["ply", "pcd", "npy", "npz"])
-def test_colors_by_their_stored_type(tmp_path, stored, form):
+IN_GLTF = ("uint8", "uint16", "float 0 to 1")
+
+
+@pytest.mark.parametrize(
+    ("form", "stored"), [(f, s) for f in COLORED for s in COLOR_FILES if s in IN_GLTF or not f.startswith("glb")]
+)
+def test_colors_by_their_stored_type(tmp_path, form, stored):
     colors = COLOR_FILES[stored]
     columns = axes(XYZ.astype(np.float32)) | {name: colors[:, i] for i, name in enumerate(("red", "green", "blue"))}
-    path = tmp_path / f"a.{form}"
-    if form == "ply":
-        write_ply(path, columns)
-    elif form == "pcd":
-        pcd(path, columns, "binary_compressed")
-    elif form == "npy":
-        table = np.empty(COUNT, [(n, c.dtype) for n, c in columns.items()])
-        for name, column in columns.items():
-            table[name] = column
-        np.save(path, table)
-    else:
-        np.savez(path, coords=XYZ, rgb=colors)
-    found = colors_of(path)
+    if form.startswith("pcd"):
+        columns = dict(zip(("x", "y", "z", "r", "g", "b"), columns.values()))
+    ending, write = COLORED[form]
+    cloud = read_points(write(tmp_path / f"a{ending}", columns))
+    np.testing.assert_allclose(cloud.xyz, XYZ, atol=1e-6)
+    found = cloud.colors.numpy()
     assert found.dtype == np.float32
     expected = np.where(RGB.max() <= RGB, 1, RGB) if "rounded" in stored else RGB
     np.testing.assert_allclose(found, expected, atol=0.5 / 255 + 1e-6)
@@ -94,12 +97,32 @@ def test_colors_by_their_stored_type(tmp_path, stored, form):
 
 
 @pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        (np.array([[1.0, 0, 0], [0, 1, 0]]), [[1, 0, 0], [0, 1, 0]]),
+        (np.array([[1, 0, 0], [0, 1, 0]], np.uint8), [[1 / 255, 0, 0], [0, 1 / 255, 0]]),
+        (np.array([[1, 0, 0], [0, 1, 0]], bool), [[1, 0, 0], [0, 1, 0]]),
+        (np.array([[-1e-7, 0.5, 1.0005]]), [[0, 0.5, 1]]),
+        (np.array([[0, 51.0, 1], [2, 1, 1]]), [[0, 0.2, 1 / 255], [2 / 255, 1 / 255, 1 / 255]]),
+        (np.array([[257, 65535, 0]], ">u2"), [[1 / 255, 1, 0]]),
+    ],
+    ids=["pure", "nearly black", "booleans", "rounded", "dark", "other byte order"],
+)
+def test_colors_by_their_range(colors, expected):
+    np.testing.assert_allclose(unit_colors(colors), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
     ("colors", "reason"),
     [
         (RGB - 0.9, "must lie within 0 to 255, found -"),
-        (RGB * 65535, "must lie within 0 to 255, found 0 to 6"),
+        (RGB * 70000, "must lie within 0 to 255, or to 65535 as 16 bits, found 0 to 6"),
         (np.where(RGB.max() <= RGB, np.nan, RGB), "the colours of 1 points are not numbers"),
-        (np.full((COUNT, 3), 256, np.int32), "int32 must lie within 0 to 255"),
+        (np.where(RGB.max() <= RGB, 1.5, RGB), "most colours lie within 0 to 1, but 1 numbers exceed it, up to 1.5"),
+        (
+            np.where(RGB.max() <= RGB, 300, BYTES.astype(np.int32)),
+            "within 0 to 255, but 1 numbers exceed it, up to 300",
+        ),
     ],
 )
 def test_colors_that_are_none(tmp_path, colors, reason):
@@ -120,6 +143,33 @@ def test_pcd_with_packed_colors(tmp_path, kind, stored, name):
     np.testing.assert_array_equal(np.round(cloud.colors.numpy() * 255), BYTES)
     np.testing.assert_allclose(cloud.normals, NORMALS, atol=1e-6)
     assert cloud.semantic.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("stored", ["f4", "u4", "i4", ">f4"])
+@pytest.mark.parametrize("form", ["ply", "ply big", "ply text", "npy", "txt"])
+def test_packed_colors_in_other_files(tmp_path, form, stored):
+    word = (BYTES.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)).astype(np.uint32)
+    ending, write = COLORED[form]
+    packed = word.view(stored[-2:]).astype(stored)
+    cloud = read_points(write(tmp_path / f"a{ending}", axes(XYZ) | {"rgb": packed}))
+    np.testing.assert_array_equal(np.round(cloud.colors.numpy() * 255), BYTES)
+
+
+def test_packed_colors_that_are_lost(tmp_path):
+    lost = (BYTES.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)).astype(np.uint32) | 0xFF800000
+    columns = axes(XYZ) | {"rgb": lost.view(np.float32)}
+    assert read_points(pcd(tmp_path / "a.pcd", columns, "binary")).colors is not None
+    for path in (pcd(tmp_path / "a.pcd", columns, "ascii"), ply_of("ascii")(tmp_path / "a.ply", columns)):
+        with pytest.raises(InputError, match=f"rgb: {COUNT} colours are printed as nan, which loses their bits"):
+            read_points(path)
+    invalid = {axis: np.full(COUNT - 1, np.nan) for axis in "xyz"} | {"rgb": lost.view(np.float32)[1:]}
+    word = np.array([0x00336699], np.uint32).view(np.float32)
+    both = {name: np.concatenate([[columns[name][0]], invalid[name]]) for name in columns} | {"label": np.arange(COUNT)}
+    path = pcd(tmp_path / "a.pcd", both | {"rgb": np.concatenate([word, invalid["rgb"]])}, "ascii")
+    np.testing.assert_allclose(read_points(path).colors, [[0.2, 0.4, 0.6]], atol=1e-6)  # of the only valid point
+    saved_columns(tmp_path / "a.npy", axes(XYZ) | {"rgb": BYTES[:, 0]})
+    with pytest.raises(InputError, match="colours packed into one number cannot be read: they are uint8"):
+        read_points(tmp_path / "a.npy")
 
 
 def test_pcd_fields_of_several_numbers_padding_and_invalid_points(tmp_path):
@@ -150,10 +200,18 @@ def test_lzf():
 def test_normals_of_any_length(tmp_path):
     columns = axes(XYZ) | {f"n{axis}": 1000 * NORMALS[:, i] for i, axis in enumerate("xyz")}
     columns["nx"][:2], columns["ny"][1], columns["nz"][1] = [np.nan, 0], 0, 0
+    for row, scale in ((2, 1e-200), (3, 1e200), (4, 1e-320)):
+        for axis in "xyz":
+            columns[f"n{axis}"][row] *= scale
     write_ply(tmp_path / "a.ply", columns)
     normals = read_points(tmp_path / "a.ply").normals.numpy()
     assert normals[:2].tolist() == [[0, 0, 1], [0, 0, 1]]
-    np.testing.assert_allclose(normals[2:], NORMALS[2:], atol=1e-6)
+    np.testing.assert_allclose(normals[2:], NORMALS[2:], atol=1e-2)  # the smallest have few digits left
+    np.testing.assert_allclose(np.delete(normals, [0, 1, 4], 0), np.delete(NORMALS, [0, 1, 4], 0), atol=1e-6)
+    columns = axes(XYZ) | {
+        f"normal_{axis}": np.round(127 * NORMALS[:, i]).astype(np.int8) for i, axis in enumerate("xyz")
+    }
+    np.testing.assert_allclose(read_points(saved_columns(tmp_path / "a.npy", columns)).normals, NORMALS, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +285,75 @@ def test_named_columns_say_what_the_numbers_leave_open(tmp_path):
         read_points(tmp_path / "a.npy", columns="x y z label")
 
 
+ROWS = [[1.5, -2.0, 30.0], [4.0, 5.0, 6.25]]
+SPELT = {
+    "CR": b"1.5 -2 30\r4 5 6.25\r",
+    "CRLF and empty lines": b"\r\n1.5 -2 30\r\n\r\n4 5 6.25\r\n \r\n",
+    "BOM": b"\xef\xbb\xbf1.5 -2 30\n4 5 6.25",
+    "UTF-16": "x y z\r\n1.5 -2 30\r\n4 5 6.25\r\n".encode("utf-16"),
+    "signs and exponents": b"+1.5 -2. 3e+01\n4 +.5E1 6.25\n",
+    "Fortran": b"1.5D+00 -2.0D0 0.3d2\n4 5 6.25\n",
+    "Latin-1": "# Größe in Metern\n1.5 -2 30\n4 5 6.25\n".encode("latin-1"),
+    "a comment with x, y and z": b"// axes x y z turned\n1.5 -2 30\n4 5 6.25\n",
+    "last comments": b"1.5 -2 30 # first\n4 5 6.25 // second\n",
+    "commas after the last": b"x,y,z,\n1.5,-2,30,\n4,5,6.25,\n",
+    "quotes": b'"X","Y","Z"\r\n"1.5","-2","30"\r\n"4","5","6.25"\r\n',
+    "names with spaces and units": b"Point ID,X [m],Y (m),Z[m]\n7,1.5,-2,30\n8,4,5,6.25\n",
+    "MSVC's NaN in a column that is not read": b"x y z t\n1.5 -2 30 -nan(ind)\n4 5 6.25 1.#QNAN\n",
+}
+
+
+@pytest.mark.parametrize("spelt", SPELT)
+def test_text_spelt_otherwise(tmp_path, spelt):
+    (tmp_path / "a.txt").write_bytes(SPELT[spelt])
+    assert read_points(tmp_path / "a.txt").xyz.tolist() == ROWS
+
+
+def test_other_formats_spelt_otherwise(tmp_path):
+    """Line ends, marks, cases and white space of every text format."""
+    triangle = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    texts = {
+        "off": "off # by hand\n3 1 0\n0 0 0\n1 0 0\n 0 1 0\n\n3  0 1 2\n",
+        "obj": "# by hand\nv\t0 0 0\nv 1 0 \\\n0\n  v  0 1.0D+00 0 # last\nf -3 -2 -1\n",
+        "stl": "SOLID\nFACET NORMAL 0 0 1\nOUTER LOOP\n"
+        + "".join(f"VERTEX {x} {y} {z}\n" for x, y, z in triangle)
+        + "ENDLOOP\nENDFACET\nENDSOLID\n",
+        "ply": "ply \nformat  ascii 1.0\ncomment not the end_header\nobj_info x\nelement vertex 3\n"
+        "property  float x\nproperty float y\ncomment z\nproperty float z\nproperty float my name\nend_header \n"
+        + "".join(f"{x} {y} {z} -nan(ind)\n" for x, y, z in triangle),
+        "pcd": "# .PCD v.5\nVERSION .5\nCOLUMNS x y z t\nSIZE 4 4 4 4\nTYPE F F F F\nWIDTH 3\nHEIGHT 1\nDATA ascii\n"
+        + "".join(f"{x} {y} {z} -1.#IND\n" for x, y, z in triangle),
+    }
+    for ending, text in texts.items():
+        for end in ("\n", "\r\n", "\r"):
+            for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+                path = tmp_path / f"a.{ending.upper()}"
+                path.write_bytes(text.replace("\n", end).encode(encoding))
+                assert read_points(path).xyz.tolist() == triangle, (ending, end, encoding)
+
+
+def test_pts_files_are_laid_out_as_leicas(tmp_path):
+    path = tmp_path / "a.pts"
+    path.write_text("2\n1 2 3 100\n4 5 6 200\n")
+    assert read_points(path).colors is None
+    path.write_text("2\n1 2 3 100 255 0 51\n4 5 6 200 0 0 0\n")
+    np.testing.assert_allclose(read_points(path).colors, [[1, 0, 0.2], [0, 0, 0]], atol=1e-7)
+
+
 TEXT_DAMAGE = {
     "words": ("1 2 3\n4 five 6\n", "line 2: 'five' is not a number"),
-    "decimal commas": ("1,5;2,5;3,5\n", "line 1: '1,5' is not a number"),
+    "decimal commas": ("1,5;2,5;3,5\n", "line 1: '1,5' is not a number; write decimal points"),
+    "decimal commas and spaces": (
+        "1,5 2,5 3,5\n",
+        "'5 2' is not a number; if its commas are decimal ones, write points",
+    ),
+    "digits that are no decimals": ("x y z\n1 2 ²\n", "line 2: '²' is not a number"),
+    "a count that is none": ("²\n1 2 3\n", "line 1 names no columns x, y, z and holds no numbers: '²'"),
+    "a count of thousands of digits": (f"{'9' * 5000}\n1 2 3\n", "line 2 has 3 columns instead of 1"),
+    "a count alone": ("5\n", "the file promises 5 points and holds 0"),
+    "MSVC's NaN": ("1 2 3\n1 -nan(ind) 1.#QNAN\n1.#INF 2 3\n", "2 points are damaged; number 1 is [1.0, nan, nan]"),
+    "binary": ("1 2 3\n\0", "is not text"),
+    "a depth map": (("1 2 3 4 5 6 7 8 9 " * 4 + "\n") * 4, "look like a depth map or an image"),
     "cut line": ("1 2 3\n4 5 6\n7 8\n", "line 3 has 2 columns instead of 3"),
     "cut file": ("3\n1 2 3\n4 5 6\n", "promises 3 points and holds 2"),
     "title": ("My scan of a room\n1 2 3\n", "line 1 names no columns x, y, z and holds no numbers"),
@@ -304,12 +428,89 @@ def test_files_that_are_none(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 5, 3)))
     with pytest.raises(InputError, match=r"\(N, 3\) of numbers is expected, this is \(2, 5, 3\)"):
         read_points(tmp_path / "a.npy")
+    for array, reason in (
+        (np.ones((48, 64), np.float32), "48 x 64 numbers look like a depth map or an image"),
+        (np.full((4, 64), 1500, np.uint16), "4 x 64 numbers look like a depth map or an image"),
+        (np.ones((3, 64)), "3 rows of 64 numbers; a row for each point is expected, transpose them"),
+        (np.zeros((0, 6)), "holds no point"),
+        (np.zeros((4, 3), complex), "of complex128"),
+    ):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(InputError, match=reason):
+            read_points(tmp_path / "a.npy")
     np.savez(tmp_path / "a.npz", xyz=XYZ, colors=RGB[1:])
     with pytest.raises(InputError, match="columns of different length: xyz 24 x 3, colors 23 x 3"):
         read_points(tmp_path / "a.npz")
-    write_ply(tmp_path / "a.ply", axes(np.zeros((0, 3))))
-    with pytest.raises(InputError, match="holds no point"):
-        read_points(tmp_path / "a.ply")
+    for arrays, reason in (
+        ({"depth": XYZ}, r"no coordinates x, y, z .*; it has depth"),
+        ({"xyz": XYZ, "labels": LABELS.astype(str)}, "labels holds <U21, numbers are expected"),
+        ({"xyz": XYZ, "labels": LABELS + 1e300}, "a label must be a whole number"),
+    ):
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(InputError, match=reason):
+            read_points(tmp_path / "a.npz")
+    for name in ("a" * 300, "null\0"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_points(tmp_path / f"{name}.ply")
+    (tmp_path / "endless.ply").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"endless.ply: is a device"):
+        read_points(tmp_path / "endless.ply")
+
+
+def test_an_archive_that_unpacks_to_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[read_points.__module__], "_LARGE", 1 << 20)
+    np.savez_compressed(tmp_path / "a.npz", xyz=np.zeros((1 << 17, 3)))
+    with pytest.raises(InputError, match=r"a.npz: its \d+ bytes unpack to \d+"):
+        read_points(tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "a.npz", xyz=XYZ, other=np.zeros((1 << 17, 3)))
+    assert len(read_points(tmp_path / "a.npz")) == COUNT, "what is not read does not count"
+
+
+def test_files_without_points_say_so(tmp_path):
+    none, no_faces = np.zeros((0, 3)), np.zeros((0, 3), np.int64)
+    for form, (ending, write) in WRITERS.items():
+        if form != "glb" and ending not in (".xyz", ".txt", ".csv", ".asc", ".pts"):
+            with pytest.raises(InputError, match=r"a\.\w+: (holds no point|the file is empty)"):
+                read_points(write(tmp_path / f"a{ending}", none, no_faces) if form != "obj" else _empty_obj(tmp_path))
+    for kind in ("ascii", "binary", "binary_compressed"):
+        lost = pcd(tmp_path / "a.pcd", axes(np.full((5, 3), np.nan, np.float32)), kind)
+        with pytest.raises(InputError, match="the coordinates of all its 5 points are not numbers"):
+            read_points(lost)
+
+
+def _empty_obj(folder: Path) -> Path:
+    (folder / "a.obj").write_text("# nothing\n")
+    return folder / "a.obj"
+
+
+@pytest.mark.parametrize(("value", "kind"), [("0.5", "uchar"), ("300", "uchar"), ("-1", "uint"), ("nan", "int")])
+def test_types_that_a_text_file_states_and_does_not_keep(tmp_path, value, kind):
+    path = ply_of("ascii")(tmp_path / "a.ply", axes(XYZ) | {"label": np.full(COUNT, 7, np.uint8)})
+    path.write_text(path.read_text().replace("uchar label", f"{kind} label").replace(" 7\n", f" {value}\n", 1))
+    with pytest.raises(InputError, match=f"label: its type holds whole numbers of .*; the first is {value}"):
+        read_points(path)
+
+
+MUTATIONS = 25  # of each format
+
+
+@pytest.mark.parametrize("form", [*WRITERS, *(f"coloured {form}" for form in COLORED)])
+def test_mutated_files_give_points_or_one_line(tmp_path, form):
+    columns = axes(XYZ.astype(np.float32)) | {name: BYTES[:, i] for i, name in enumerate(("red", "green", "blue"))}
+    ending, write = COLORED[form.removeprefix("coloured ")] if form.startswith("coloured") else WRITERS[form]
+    path = tmp_path / f"a{ending}"
+    whole = (write(path, columns) if form.startswith("coloured") else write(path, XYZ, FACES)).read_bytes()
+    for seed in range(MUTATIONS):
+        path.write_bytes(mutated(whole, np.random.default_rng(seed)))
+        for read in (read_points, lambda path: holds_labels(path, "a")):
+            message = str(path)
+            try:
+                read(path)
+            except InputError as error:
+                message = str(error)
+            assert str(path) in message, seed
+            assert "\n" not in message, seed
+            assert len(message) < 2100, seed
 
 
 def test_off_with_colors_normals_polygons_and_counts_in_the_first_line(tmp_path):
@@ -352,6 +553,13 @@ def test_obj_with_colors_normals_and_materials(tmp_path):
     path.write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\nusemtl red\nf 1 2 3\nusemtl blue\nf 2 4 3\n")
     cloud = read_points(path, samples=50)
     assert (cloud.colors[:, 0] > 0.99).tolist() == (cloud.xyz[:, :2].sum(1) < 1).tolist()
+    head = "mtllib a.mtl\nv 0 0 0 255 0 0\nv 1 0 0 0 255 0\nv 0 1 0 0 0 255\nvt 0 0\nvt 0.5\nvn 0 1 0\nusemtl blue\n"
+    for face in ("f 1 2 3", "f 1/1 2/2 3/1", "f 1/1/1 2/2/1 3/1/1", "f -3/-2/-1 -2/-1/-1 -1/-1/-1"):
+        path.write_text(f"{head}{face}\n")
+        assert read_points(path).colors.tolist() == np.eye(3).tolist(), "of the vertices, not of the material"
+        assert read_points(path).normals.tolist() == ([[0, 1, 0]] * 3 if face.count("/") > 3 else [[0, 0, 1]] * 3)
+    path.write_text("mtllib a.mtl\n" + "v 0 0 0 1 1 1\nv 1 0 0 1 1 1\nv 0 1 0 1 1 1\nusemtl blue\nf 1 2 3\n")
+    assert read_points(path).colors.tolist() == [[0, 0, 1]] * 3, "white vertices say less than a material"
 
 
 def test_glb_with_colors_normals_and_two_places(tmp_path):

@@ -62,6 +62,15 @@ def test_mesh_is_aligned_and_labelled(folder):
     assert ((mesh.normals * outwards).sum(1) > 0.7).all()
 
 
+@pytest.mark.parametrize("stored", ["f4", "u2"])
+def test_colors_of_a_mesh_by_their_stored_type(folder, stored):
+    names = ("red", "green", "blue")
+    colors = CUBE_COLORS / 255 if stored == "f4" else CUBE_COLORS.astype(np.uint16) * 257
+    columns = cube_properties() | {f"diffuse_{name}": colors[:, i].astype(stored) for i, name in enumerate(names)}
+    write_ply(folder / f"{NAME}_vh_clean_2.ply", {k: c for k, c in columns.items() if k not in names}, CUBE_FACES)
+    np.testing.assert_allclose(opened(folder).mesh().colors, CUBE_COLORS / 255, atol=1e-6)
+
+
 def test_points_are_the_vertices(folder):
     scene = opened(folder)
     mesh, points = scene.mesh(), scene.points()
@@ -104,35 +113,126 @@ def test_nyu40_ids(folder):
 
 
 RAW_LABELS = np.array([1, 1, 250, 250, 7, 7, 1191, 0], dtype=np.uint16)
+V1, V2 = "scannet-labels.combined.tsv", "scannetv2-labels.combined.tsv"
 V1_TABLE = 'id\tcategory\tcount\tnyu40id\n1\twall\t3\t1\n7\tdesk\t2\t14\n250\tnot a "thing\t1\t2\n1191\tx\t1\t\n'
 V2_TABLE = "nyu40id\traw_category\tid\n1\twall\t1\n14\tdesk\t7\n2\tthing\t250\n40\tx\t1191\n"
 
 
-@pytest.mark.parametrize(
-    ("file", "table", "last"),
-    [("scannet-labels.combined.tsv", V1_TABLE, 0), ("scannetv2-labels.combined.tsv", V2_TABLE, 40)],
-)
-@pytest.mark.parametrize("place", ["root", "scans", "scan"])
-def test_raw_ids_of_the_first_release(folder, file, table, last, place):
-    write_ply(folder / f"{NAME}_vh_clean_2.labels.ply", cube_properties() | {"label": RAW_LABELS}, CUBE_FACES)
-    ({"root": folder.parent.parent, "scans": folder.parent, "scan": folder}[place] / file).write_text(table)
+def relabel(folder: Path, labels: np.ndarray) -> None:
+    write_ply(folder / f"{NAME}_vh_clean_2.labels.ply", cube_properties() | {"label": labels}, CUBE_FACES)
+
+
+def place(folder: Path, where: str, file: str, table: str) -> None:
+    ({"root": folder.parent.parent, "scans": folder.parent, "scan": folder}[where] / file).write_text(table)
+
+
+def without_alignment(folder: Path) -> None:
+    (folder / f"{NAME}.txt").write_text("sceneType = Cube\n")
+
+
+@pytest.mark.parametrize("where", ["root", "scans", "scan"])
+def test_raw_ids_of_the_first_release(folder, where):
+    relabel(folder, RAW_LABELS)
+    place(folder, where, V1, V1_TABLE)
     scene = opened(folder)
-    assert scene.nyu40().tolist() == [1, 1, 2, 2, 14, 14, last, 0]
+    assert scene.nyu40().tolist() == [1, 1, 2, 2, 14, 14, 0, 0]
     assert scene.mesh().semantic.tolist() == [0, 0, 1, 1, 12, 12, -1, -1]
+    assert len(scene.remarks) == 1, "of the lost frame, not of labels"
 
 
-def test_raw_ids_need_the_table(folder):
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_raw_ids_that_are_all_small_are_translated_all_the_same(folder, end, mark):
+    relabel(folder, np.array([1, 1, 7, 7, 7, 2, 2, 0], dtype=np.uint16))
+    table = "ID\tcategory\tNYU40ID\n1\twall\t1\n2\tchair\t5\n7\tdesk\t14\n\n".replace("\n", end)
+    (folder.parent / V1).write_text(mark + table, encoding="utf-8", newline="")
+    without_alignment(folder)
+    assert opened(folder).nyu40().tolist() == [1, 1, 14, 14, 14, 5, 5, 0]
+
+
+@pytest.mark.parametrize("told_by", ["table", "table and no alignment", "alignment", "lists", "both tables, alignment"])
+def test_stray_labels_of_the_second_release(folder, told_by):
+    """As in scene0270_00 of the official split: one id is no nyu40 id, the others are."""
+    stray = np.where(CUBE_NYU40 == 40, 50, CUBE_NYU40)
+    relabel(folder, stray)
+    if "no alignment" in told_by or told_by == "lists":
+        without_alignment(folder)
+    if "table" in told_by:
+        place(folder, "root", V2, V2_TABLE)
+    if "both" in told_by:
+        place(folder, "root", V1, V1_TABLE)
+    if told_by == "lists":
+        (folder.parent.parent / "scannetv2_train.txt").write_text(f"{NAME}\n")
+    scene = opened(folder)
+    assert len(scene.remarks) == 1, "labels have not been read"
+    assert scene.points().semantic.tolist() == CUBE_SEMANTIC
+    assert scene.nyu40().tolist() == np.where(stray == 50, 0, stray).tolist()
+    remark = scene.remarks[-1]
+    assert (remark.count, remark.file) == (1, str(folder / f"{NAME}_vh_clean_2.labels.ply"))
+    assert "1 vertices left unlabelled: their labels (50) are no ids of this release" in str(remark)
+
+
+def test_remarks_on_labels_where_there_are_no_views(folder):
+    relabel(folder, np.where(CUBE_NYU40 == 40, 50, CUBE_NYU40))
+    (folder / f"{NAME}.sens").unlink()
+    (remark,) = opened(folder).remarks
+    assert "their labels (50)" in str(remark)
+
+
+def test_stray_ids_of_the_first_release(folder):
+    relabel(folder, RAW_LABELS)
+    place(folder, "scan", V1, "id\tnyu40id\n1\t1\n7\t14\n")
+    scene = opened(folder)
+    assert scene.nyu40().tolist() == [1, 1, 0, 0, 14, 14, 0, 0]
+    assert (scene.remarks[-1].count, "(250, 1191)" in str(scene.remarks[-1])) == (3, True)
+
+
+def test_the_table_that_lies_nearest_tells_the_release(folder):
+    relabel(folder, RAW_LABELS)
+    place(folder, "root", V2, V2_TABLE)
+    place(folder, "scans", V1, V1_TABLE)
+    assert opened(folder).nyu40().tolist() == [1, 1, 2, 2, 14, 14, 0, 0]
+
+
+def test_labels_of_no_known_release(folder):
     labels = folder / f"{NAME}_vh_clean_2.labels.ply"
-    write_ply(labels, cube_properties() | {"label": RAW_LABELS}, CUBE_FACES)
-    with pytest.raises(BrokenScene, match=r"raw label ids; put scannetv2-labels.combined.tsv") as error:
+    without_alignment(folder)
+    scene = opened(folder)
+    assert scene.nyu40().tolist() == CUBE_NYU40.tolist(), "what is distributed today"
+    assert "7 labels taken for nyu40 ids: neither a label table nor an axisAlignment" in str(scene.remarks[-1])
+    relabel(folder, RAW_LABELS)
+    with pytest.raises(BrokenScene, match=rf"3 labels exceed 40, .* put its label table .*{V2} .*{V1}") as error:
         opened(folder).nyu40()
     assert error.value.file == str(labels)
-    (folder / "scannet-labels.combined.tsv").write_text("id\tnyu40id\n1\t1\n7\t14\n")
-    with pytest.raises(BrokenScene, match="label 250 is not in the label table"):
+    (folder.parent.parent / "scannetv1_val.txt").write_text(NAME)
+    with pytest.raises(BrokenScene, match=rf"raw label ids; put {V1}"):
         opened(folder).nyu40()
-    (folder / "scannet-labels.combined.tsv").write_text("id\tcategory\n1\twall\n")
-    with pytest.raises(BrokenScene, match="line 2: no usable id and nyu40id: 'nyu40id'"):
+    place(folder, "root", V1, V1_TABLE)
+    place(folder, "root", V2, V2_TABLE)
+    with pytest.raises(BrokenScene, match=rf"lies beside {V1}; keep the one whose release the scan {NAME} is of"):
         opened(folder).nyu40()
+    (folder.parent.parent / V1).unlink()
+    relabel(folder, np.where(RAW_LABELS == 7, 300, RAW_LABELS))
+    with pytest.raises(BrokenScene, match=r"5 of 7 labels \(250, 300, 1191\) are no ids of its release"):
+        opened(folder).nyu40()
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("id\tcategory\n1\twall\n", "line 1: no usable id and nyu40id: 'nyu40id' is not in list"),
+        ("id\tnyu40id\n1\t1\n²\t2\n", "line 3: .*'²' is not a whole number"),
+        ("id\tnyu40id\n1\t41\n", "line 2: .*41 is no nyu40 id"),
+        ("id\tnyu40id\n1\t-1\n", "line 2: .*-1 is no nyu40 id"),
+        ("", "line 0: no usable id"),
+        ("id\tnyu40id\n" + "9" * 200_000 + "\t1\n", "line 2: .*field larger than"),
+    ],
+)
+def test_damaged_label_tables(folder, table, reason):
+    place(folder, "root", V1, table)
+    with pytest.raises(BrokenScene, match=reason) as error:
+        opened(folder).nyu40()
+    assert error.value.file == str(folder.parent.parent / V1)
 
 
 def test_labels_without_instances(folder):
@@ -230,6 +330,30 @@ DAMAGE = {
     "unknown segment": (
         lambda f: (f / f"{NAME}.aggregation.json").write_text('{"segGroups": [{"objectId": 4, "segments": [77]}]}'),
         "mesh", "aggregation.json", None, "object 4 owns segment 77, which no vertex",
+    ),
+    "label is no number": (
+        lambda f: write_ply(f / f"{NAME}_vh_clean_2.labels.ply", {"label": np.where(CUBE_NYU40 == 7, np.nan, 1)}),
+        "mesh", "labels.ply", None, "a label must be a whole number; that of point 4 is nan",
+    ),
+    "mesh without vertices": (
+        lambda f: write_ply(f / f"{NAME}_vh_clean_2.ply", dict.fromkeys("xyz", CUBE[:0, 0])),
+        "mesh", "_vh_clean_2.ply", None, "holds no point",
+    ),
+    "colours out of range": (
+        lambda f: write_ply(f / f"{NAME}_vh_clean_2.ply", cube_properties() | {"red": np.full(8, 1e6)}),
+        "mesh", "_vh_clean_2.ply", None, "must lie within 0 to 255, or to 65535",
+    ),
+    "absurd object": (
+        lambda f: (f / f"{NAME}.aggregation.json").write_text('{"segGroups": [{"objectId": 9e9, "segments": []}]}'),
+        "mesh", "aggregation.json", None, "an object has the number 9000000000",
+    ),
+    "alignment of NaN": (
+        lambda f: (f / f"{NAME}.txt").write_text(f"axisAlignment = {'nan ' * 16}"),
+        "mesh", ".txt", None, "axisAlignment is no rotation with a translation",
+    ),
+    "alignment of zeros": (
+        lambda f: (f / f"{NAME}.txt").write_text(f"\ufeffaxisAlignment = {'0 ' * 16}", encoding="utf-8"),
+        "mesh", ".txt", None, "axisAlignment is no rotation with a translation",
     ),
     "alignment cut": (
         lambda f: (f / f"{NAME}.txt").write_text("axisAlignment = 1 0 0"),

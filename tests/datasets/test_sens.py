@@ -184,6 +184,7 @@ def test_cut_anywhere(tmp_path):
         (_STREAM_AT + 4, struct.pack("<i", 2), "occi", _STREAM_AT + 4),
         (_STREAM_AT + 4, struct.pack("<i", 9), "depth compression 9 is unknown", _STREAM_AT + 4),
         (_STREAM_AT + 8, struct.pack("<I", 0), "image size must be positive", 17),
+        (_STREAM_AT + 12, struct.pack("<I", 1 << 31), "images of 32 x 2147483648 and 16 x 12 pixels", _STREAM_AT + 8),
         (_STREAM_AT + 24, struct.pack("<f", 0.0), "depth shift makes no sense: 0.0 units", _STREAM_AT + 24),
         (_STREAM_AT + 24, struct.pack("<f", np.nan), "depth shift makes no sense: nan", _STREAM_AT + 24),
     ],
@@ -221,6 +222,19 @@ def test_depth_of_another_size(tmp_path):
     (tmp_path / "a.sens").write_bytes(handmade(jpeg(picture()), depth, (2, 1)))
     with pytest.raises(BrokenScene, match="holds 382 bytes, 16 x 12 uint16 expected"):
         SensFile(tmp_path / "a.sens", "scene").depth(0)
+
+
+def test_payloads_that_do_not_fit(tmp_path):
+    """Raw colours of another size; a depth map that would fill the memory, and one that ends early."""
+    units = bytes(2 * DEPTH.width * DEPTH.height)
+    endless, early = zlib.compress(bytes(1 << 24)), zlib.compress(units)[:-6]
+    for number, (depth, reason) in enumerate(((endless, "holds 385 bytes"), (early, "cannot be decompressed"))):
+        (tmp_path / f"{number}.sens").write_bytes(handmade(b"short", depth, (0, 1)))
+        stream = SensFile(tmp_path / f"{number}.sens", "scene")
+        with pytest.raises(BrokenScene, match=f"depth map of frame 0 {reason}"):
+            stream.depth(0)
+        with pytest.raises(BrokenScene, match="colour image of frame 0 holds 5 bytes, 32 x 24 RGB expected"):
+            stream.image(0)
 
 
 def test_a_file_that_shrinks_while_it_is_used(tmp_path):
