@@ -11,18 +11,23 @@ from geo3d.errors import InputError
 from geo3d.progress import Log
 
 
+def printable(text: str) -> str:
+    """A message as one line that any stream takes: names of files hold line breaks, and bytes that are no UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class BrokenScene(InputError):
     """A scene that cannot be read: says which, in which file, at which byte and why."""
 
     def __init__(self, scene: str, file: Path | str, reason: str, offset: int | None = None) -> None:
         self.scene, self.file, self.reason, self.offset = scene, str(file), reason, offset
-        super().__init__(f"scene {scene}: {self.detail}")
+        super().__init__(f"scene {printable(scene)}: {self.detail}")
 
     @property
     def detail(self) -> str:
         """The message without the scene: file, byte where it is known, reason."""
         at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"{self.file}{at}: {self.reason}"
+        return printable(f"{self.file}{at}: {self.reason}")
 
     def __reduce__(self):  # exceptions travel from loader workers by pickling
         return type(self), (self.scene, self.file, self.reason, self.offset)
@@ -48,7 +53,7 @@ class Remark:
 
     def __str__(self) -> str:
         at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"scene {self.scene}: {self.file}{at}: {self.count} {self.reason}"
+        return printable(f"scene {self.scene}: {self.file}{at}: {self.count} {self.reason}")
 
 
 @dataclass

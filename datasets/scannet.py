@@ -254,8 +254,12 @@ class ScanNet(SceneDataset):
         folders = [root, *list(scan_folders(root).values())[:LOOKED_AT]]
         return any(scan_stem(folder) is not None for folder in folders)
 
+    @classmethod
+    def is_scene(cls, root: Path) -> bool:
+        return scan_stem(root) is not None
+
     def names(self) -> list[str]:
-        alone = scan_stem(self.root) is not None
+        alone = self.is_scene(self.root)
         self._folders = {self.root.name: self.root} if alone else scan_folders(self.root)
         return list(self._folders)
 

@@ -10,7 +10,8 @@ import pytest
 from dataset_builders import build_scannet, lost_pose, orbit, picture
 
 from geo3d.datasets import BrokenScene, Quarantine, Remark, Scene, SceneDataset, list_datasets, open_dataset
-from geo3d.datasets.files import are_rigid, check_size, decode, numeric_order, open_image
+from geo3d.datasets.files import are_rigid, numeric_order
+from geo3d.datasets.image_files import check_size, decode, open_image
 from geo3d.datasets.scene import register_dataset
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
@@ -125,7 +126,7 @@ def test_images_are_opened_without_decoding(tmp_path):
     picture(Camera.from_fov(640, 480, 1.0)).save(tmp_path / "a.jpg")
     image = open_image(tmp_path / "a.jpg", "scene")
     assert image.draft("RGB", (160, 120)) is not None
-    assert decode(image, tmp_path / "a.jpg", "scene", "RGB").shape == (120, 160, 3)
+    assert decode(image, tmp_path / "a.jpg", "scene").shape == (120, 160, 3)
     check_size(tmp_path / "a.jpg", "scene", Camera.from_fov(640, 480, 1.0))
     with pytest.raises(BrokenScene, match="is 640 x 480, its camera says 480 x 640"):
         check_size(tmp_path / "a.jpg", "scene", Camera.from_fov(480, 640, 1.0))
