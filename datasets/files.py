@@ -89,8 +89,14 @@ def read_bytes(path: Path, scene: str) -> bytes:
     """
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise unreadable(path, scene, error) from error
+
+
+def unreadable(path: Path, scene: str, error: OSError | ValueError) -> BrokenScene:
+    """What a file that cannot be opened is; a ValueError says that its name is none (a zero byte, half a character)."""
+    why = error.strerror if isinstance(error, OSError) else f"no file has such a name ({error})"
+    return BrokenScene(scene, path, f"cannot be read: {why}")
 
 
 def read_text(path: Path, scene: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.files import PILLOW_ERRORS, entries, numeric_order, read_bytes
+from geo3d.datasets.files import PILLOW_ERRORS, entries, numeric_order, read_bytes, unreadable
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import Camera
 
@@ -89,19 +89,23 @@ def find_image(folder: Path, listed: str) -> Path | None:
 def _open(path: Path, scene: str) -> Image.Image:
     try:
         return Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = f"is larger than Pillow reads ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        raise BrokenScene(scene, path, reason) from error
     except PILLOW_ERRORS as error:
-        raise BrokenScene(scene, path, _why_not_opened(path, error), 0) from error
+        start = _beginning(path, scene)
+        known = (what for signature, what in _NO_IMAGES if start.startswith(signature))
+        unknown = "is not an image that Pillow can read, or is cut in its header"
+        raise BrokenScene(scene, path, next(known, unknown), 0) from error
 
 
-def _why_not_opened(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"is larger than Pillow reads ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
-    with open(path, "rb") as file:
-        start = file.read(_SIGNATURE_SIZE)
-    known = (what for signature, what in _NO_IMAGES if start.startswith(signature))
-    return next(known, "is not an image that Pillow can read, or is cut in its header")
+def _beginning(path: Path, scene: str) -> bytes:
+    """The first bytes of a file, which tell what it is."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_SIGNATURE_SIZE)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, scene, error) from error
 
 
 def open_image(path: Path, scene: str) -> Image.Image:
@@ -113,7 +117,10 @@ def open_image(path: Path, scene: str) -> Image.Image:
         BrokenScene: it is missing, or no image, or larger than Pillow reads.
     """
     image = _open(path, scene)
-    return image if _is_converted_by_pillow(image) else to_rgb(image, path, scene)
+    if _is_converted_by_pillow(image):
+        return image
+    with image:
+        return to_rgb(image, path, scene)
 
 
 def _is_converted_by_pillow(image: Image.Image) -> bool:
@@ -230,11 +237,7 @@ def depth_size(path: Path, scene: str) -> tuple[int, int]:
 
 
 def _is_array(path: Path, scene: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_SIGNATURE_SIZE).startswith((b"\x93NUMPY", b"PK\3\4"))
-    except OSError as error:
-        raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+    return _beginning(path, scene).startswith((b"\x93NUMPY", b"PK\3\4"))
 
 
 def _depth_values(path: Path, scene: str) -> np.ndarray:

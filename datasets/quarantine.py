@@ -10,10 +10,16 @@ from typing import Any
 from geo3d.errors import InputError
 from geo3d.progress import Log
 
+_LONGEST = 2000
+
 
 def printable(text: str) -> str:
-    """A message as one line that any stream takes: names of files hold line breaks, and bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A message as one line that any stream takes: names of files hold line breaks, and bytes that are no UTF-8.
+
+    Of one that quotes a damaged file at length, the middle is left out.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
 
 
 class BrokenScene(InputError):

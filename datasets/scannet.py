@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import parse_matrix, read_json, read_text, require_finite
+from geo3d.datasets.files import are_rigid, parse_matrix, read_json, read_text, require_finite
 from geo3d.datasets.ply import Ply, read_ply
 from geo3d.datasets.point_columns import unit_colors
 from geo3d.datasets.posed import ViewList
@@ -96,7 +96,10 @@ class ScanNetScene(FramesScene):
             for line in read_text(path, self.name).splitlines():
                 key, _, value = line.partition("=")
                 if key.strip() == "axisAlignment":
-                    return parse_matrix(value, path, self.name)
+                    alignment = parse_matrix(value, path, self.name)
+                    if not are_rigid(alignment[None])[0]:
+                        raise BrokenScene(self.name, path, "axisAlignment is no rigid transform")
+                    return alignment
         return np.eye(4)
 
     def read_views(self) -> ViewList:

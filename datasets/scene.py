@@ -196,7 +196,8 @@ class Scene:
         self.require("views")
         name = self.view_names[index]
         where = f"{self.root}: view {name}"
-        image = torch.from_numpy(decode(self.image(index), where, self.name)).float() / 255
+        with self.image(index) as picture:
+            image = torch.from_numpy(decode(picture, where, self.name)).float() / 255
         posed, deep = "poses" in self.parts, "depth" in self.parts
         known = {
             "camera": self.camera(index) if posed else None,

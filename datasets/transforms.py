@@ -43,7 +43,8 @@ _MASKS = "mask_path"
 _DEPTHS = (("depth_file_path", "depth_unit_scale_factor", 0.001), ("depth_path", "integer_depth_scale", None))
 # Two ways to say the same: a frame that says it in one way overrides what the top level says in the other.
 _ALIKE = (("fl_x", "camera_angle_x"), ("fl_y", "camera_angle_y"))
-_LARGEST_SIZE = 1 << 20
+# Sizes in pixels, and lengths of a unit, beyond these (and below the reciprocal) are damage.
+_LARGEST_SIZE, _LARGEST_SCALE = 1 << 20, 1e9
 
 
 class TransformsScene(PosedScene):
@@ -93,8 +94,9 @@ class TransformsScene(PosedScene):
                 scale = _number(self._shared, scale_key, default)
             except ValueError as error:
                 raise BrokenScene(self.name, self._file, str(error)) from error
-            if not scale > 0:
-                raise BrokenScene(self.name, self._file, f"{scale_key} is {scale:g}, it must be above 0")
+            if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
+                reason = f"{scale_key} is {scale:g}, the length of one unit of the depth maps is expected"
+                raise BrokenScene(self.name, self._file, reason)
             return key, 1 / scale, ()
         return None, 1.0, ()
 
