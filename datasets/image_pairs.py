@@ -54,7 +54,7 @@ class ImagePairsScene(Scene):
     def _content(self) -> tuple[list[str], np.ndarray]:
         """View names and pairs."""
         if (self.root / _LISTING).is_file():
-            stems = dict.fromkeys(stem.replace("\\", "/") for stem, _ in self._lines(self.root / _LISTING))
+            stems = dict.fromkeys(list_line(line).replace("\\", "/") for line, _ in self._lines(self.root / _LISTING))
             names = [f"{stem}_{side}" for stem in stems for side in (1, 2)]
             return names, np.arange(len(names), dtype=np.int64).reshape(-1, 2)
         if (self.root / _PAIRS).is_file():

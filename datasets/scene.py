@@ -40,6 +40,10 @@ class MissingPart(InputError):
     """A part was asked of a scene that does not list it in ``Scene.parts``."""
 
 
+class SeveralDatasets(InputError):
+    """A folder above several datasets was given for one; the message names them."""
+
+
 @dataclass
 class Mesh:
     """Triangle mesh with what is known per vertex.
@@ -376,7 +380,8 @@ def recognise(root: Path) -> str:
     """The kind of a folder; never that of only some of the folders in it.
 
     Raises:
-        InputError: it is laid out as none, or folders in it are laid out as kinds that no single one reads.
+        SeveralDatasets: folders in it are laid out as kinds that no single one reads.
+        InputError: it is laid out as none.
     """
     kinds = [kind for kind, reader in _REGISTRY.items() if reader.detect(root)]
     alone = (kind for kind in kinds if _REGISTRY[kind].is_scene(root))
@@ -394,7 +399,9 @@ def recognise(root: Path) -> str:
     for folder, kind in found:
         by_kind.setdefault(kind, []).append(folder.relative_to(root).as_posix())
     named = "; ".join(f"{kind}: {_enumerated(names)}" for kind, names in by_kind.items())
-    raise InputError(f"{root}: holds several datasets ({named}); give the folder of one, or name a kind")
+    raise SeveralDatasets(
+        f"{root}: holds several datasets ({named}); give one of these folders, or say by `kind` which to read"
+    )
 
 
 def _read_by_others(root: Path, kind: str) -> bool:
@@ -433,8 +440,9 @@ def open_dataset(
         split: text file with one scene name a line; only those scenes are used.
 
     Raises:
-        InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, or that of several
-            datasets, it holds no scene, or ``split`` cannot be read.
+        SeveralDatasets: ``root`` holds datasets of several kinds and none was asked for.
+        InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, it holds no scene, or
+            ``split`` cannot be read.
     """
     root = Path(root).absolute()
     if root.is_file():

@@ -104,9 +104,12 @@ class TransformsScene(PosedScene):
     def _selection(self) -> tuple[list[tuple[Path, dict[str, Any]]], tuple[Remark, ...]]:
         """Image and entry of each frame that can be used, and what was skipped."""
         found = [(find_image(self.root, frame["file_path"]), frame) for frame in self._listed]
-        present = {path: frame for path, frame in reversed(found) if path is not None}  # the first of each image
+        present: dict[Path, dict[str, Any]] = {}
+        for path, frame in found:
+            if path is not None:
+                present.setdefault(path, frame)
         posed = are_rigid(np.array([self._matrix(frame) for frame in present.values()]).reshape(-1, 4, 4))
-        usable = [entry for entry, good in zip(present.items(), posed) if good][::-1]
+        usable = [entry for entry, good in zip(present.items(), posed) if good]
         missing = [frame["file_path"] for path, frame in found if path is None]
         renamed = sum(_has_another_ending(path, frame["file_path"]) for path, frame in usable)
         counts = (

@@ -12,7 +12,7 @@ from geo3d.datasets.files import folders_below, subfolders
 from geo3d.datasets.image_files import holds_images, image_names, open_image
 from geo3d.datasets.image_pairs import ImagePairs
 from geo3d.datasets.quarantine import Quarantine
-from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
+from geo3d.datasets.scene import Scene, SceneDataset, SeveralDatasets, open_dataset
 from geo3d.errors import InputError
 from geo3d.samples.source import SampleSource
 
@@ -81,6 +81,8 @@ class ImageSet(SampleSource[Scene]):
         root = Path(root).absolute()
         try:
             dataset = open_dataset(root, quarantine=quarantine)
+        except SeveralDatasets:
+            raise
         except InputError:
             if not PhotoFolder.detect(root):
                 raise
