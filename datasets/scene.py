@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -445,9 +446,9 @@ def open_dataset(
             ``split`` cannot be read.
     """
     root = Path(root).absolute()
-    if root.is_file():
+    if os.path.isfile(root):  # Path's own raises on names that are too long for a file
         raise InputError(f"{root}: is a file; give the root of a dataset, or read points with geo3d.read_points")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; give the root of a dataset")
     if kind == "auto":
         kind = recognise(root)

@@ -62,6 +62,8 @@ def test_a_kind_is_registered_once():
 def test_folders_that_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         open_dataset(tmp_path / "absent")
+    with pytest.raises(InputError, match="no such folder"):
+        open_dataset(tmp_path / ("x" * 300))
     (tmp_path / "file.ply").touch()
     with pytest.raises(InputError, match=r"is a file; .*geo3d.read_points"):
         open_dataset(tmp_path / "file.ply")
