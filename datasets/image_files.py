@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm",
 )  # fmt: skip
 _IMAGE_SUFFIXES = frozenset(IMAGE_ENDINGS)
+_ENDINGS = (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))
 # How the files begin whose names have no ending.
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP|BM....\0\0\0\0|P[56]\s", re.DOTALL)
 _SIGNATURE_SIZE = 12
@@ -69,21 +71,38 @@ def _is_image(entry: os.DirEntry) -> bool:
 def find_image(folder: Path, listed: str) -> Path | None:
     """The image that a list names, None when it does not exist.
 
-    Backslashes part folders too; an ending that is left out, or that the file on disk has not, is looked for.
+    Backslashes part folders too; an ending that is left out is looked for.
 
     Args:
         folder: what the name is relative to.
         listed: the name in the list.
     """
-    for name in dict.fromkeys((listed, listed.replace("\\", "/"))):
+    return next(_found(folder, listed), None)
+
+
+def find_images(folder: Path, listed: Sequence[str]) -> list[Path | None]:
+    """As :func:`find_image`; images that do not exist are looked for with other endings, among those not listed."""
+    found = [find_image(folder, name) for name in listed]
+    taken = set(found)
+    for index, name in enumerate(listed):
         stem, ending = os.path.splitext(name)
-        stems = [name, stem] if ending.lower() in _IMAGE_SUFFIXES else [name]
-        endings = [*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS)]
-        for candidate in [name, *(s + e for s in stems for e in endings)]:
-            # os.path, as Path.is_file raises on names that are too long for a file.
-            if os.path.isfile(path := folder / candidate):
-                return path
-    return None
+        if found[index] is None and ending.lower() in _IMAGE_SUFFIXES:
+            found[index] = next((path for path in _found(folder, stem) if path not in taken), None)
+            taken.add(found[index])
+    return found
+
+
+def count_renamed(found: Sequence[Path], listed: Sequence[str]) -> int:
+    """How many images were found with another ending than the list gives them; lists may leave endings out."""
+    names = (name.replace("\\", "/") for name in listed)
+    return sum(not name.endswith((path.name, os.path.splitext(path.name)[0])) for path, name in zip(found, names))
+
+
+def _found(folder: Path, name: str) -> Iterator[Path]:
+    """The files of a name, as it is or with an ending."""
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        paths = (folder / f"{spelling}{ending}" for ending in ("", *_ENDINGS))
+        yield from filter(os.path.isfile, paths)  # Path.is_file raises on names that are too long for a file
 
 
 def _open(path: Path, scene: str) -> Image.Image:

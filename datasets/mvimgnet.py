@@ -21,7 +21,7 @@ from PIL import Image
 
 from geo3d.datasets.colmap import ColmapModel, model_ending, read_model, registered_count
 from geo3d.datasets.files import folders_below, subfolders
-from geo3d.datasets.image_files import check_size, find_image, image_names, open_image, read_mask
+from geo3d.datasets.image_files import check_size, count_renamed, find_images, image_names, open_image, read_mask
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset, Tracks
 from geo3d.geometry import PointCloud
@@ -108,7 +108,7 @@ class ColmapScene(PosedScene):
 
     def read_views(self) -> ViewList:
         model = self._read_model(observations=False)
-        files = [self._file(name) for name in model.names]
+        files = [self._inside(file) for file in find_images(self.root / "images", model.names)]
         kept = [i for i, file in enumerate(files) if file is not None]
         if len(kept) < _FEWEST_VIEWS:
             reason = (
@@ -118,34 +118,41 @@ class ColmapScene(PosedScene):
             raise BrokenScene(self.name, self._model_folder, reason)
         cameras = [model.cameras[i] for i in kept]
         check_size(files[kept[0]], self.name, cameras[0])
-        names, remarks = [model.names[i] for i in kept], self._remarks(model, [files[i] for i in kept])
+        names = [model.names[i] for i in kept]
+        self._files = {name: files[i] for name, i in zip(names, kept)}
+        remarks = self._remarks(model)
         return ViewList(names, cameras, model.poses[kept], remarks, self.origin)
 
-    def _remarks(self, model: ColmapModel, files: list[Path]) -> tuple[Remark, ...]:
+    def _remarks(self, model: ColmapModel) -> tuple[Remark, ...]:
+        names, files = list(self._files), list(self._files.values())
         used = self._present & set(map(self._relative, files))
         unmasked = len(self._present) - len(self._masks) if self._masks else 0
         counts = (
             ("sparse", "registered images skipped: they are not in images/", len(model.names) - len(files)),
+            ("images", "images have another ending than the model says, and are used", count_renamed(files, names)),
             ("images", "images skipped: the model has not registered them", len(self._present - used)),
             ("masks", "images have no mask: the masks of the others are not used", unmasked),
         )
         remarks = tuple(Remark(self.name, str(self.root / place), why, count) for place, why, count in counts if count)
         return remarks + self._notes
 
-    def _file(self, name: str) -> Path | None:
-        """Image file by the model's name of it; None where there is none in ``images/``."""
-        file = find_image(self.root / "images", name)
-        return file if file is not None and not self._relative(file).startswith("../") else None
+    def _inside(self, file: Path | None) -> Path | None:
+        """The file itself where it lies in ``images/``."""
+        return None if file is None or self._relative(file).startswith("../") else file
 
     def _relative(self, file: Path) -> str:
         return Path(os.path.relpath(file, self.root / "images")).as_posix()
 
+    def _file(self, index: int) -> Path:
+        name = self.view_names[index]  # reading them finds the files
+        return self._files[name]
+
     def image(self, index: int) -> Image.Image:
-        return open_image(self._file(self.view_names[index]), self.name)
+        return open_image(self._file(index), self.name)
 
     def mask(self, index: int) -> np.ndarray:
         self.require("masks")
-        image = self._relative(self._file(self.view_names[index]))
+        image = self._relative(self._file(index))
         if image not in self._masks:
             raise BrokenScene(self.name, self.root / "masks", f"image {image} has no mask")
         return read_mask(self.root / "masks" / self._masks[image], self.name)

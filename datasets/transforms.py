@@ -20,8 +20,10 @@ from geo3d.datasets.colmap import CAMERA_MODELS
 from geo3d.datasets.files import are_rigid, numeric_order, read_json, subfolders
 from geo3d.datasets.image_files import (
     check_size,
+    count_renamed,
     depth_size,
     find_image,
+    find_images,
     image_size,
     open_image,
     read_depth,
@@ -103,7 +105,7 @@ class TransformsScene(PosedScene):
     @cached_property
     def _selection(self) -> tuple[list[tuple[Path, dict[str, Any]]], tuple[Remark, ...]]:
         """Image and entry of each frame that can be used, and what was skipped."""
-        found = [(find_image(self.root, frame["file_path"]), frame) for frame in self._listed]
+        found = list(zip(find_images(self.root, [f["file_path"] for f in self._listed]), self._listed))
         present: dict[Path, dict[str, Any]] = {}
         for path, frame in found:
             if path is not None:
@@ -111,7 +113,7 @@ class TransformsScene(PosedScene):
         posed = are_rigid(np.array([self._matrix(frame) for frame in present.values()]).reshape(-1, 4, 4))
         usable = [entry for entry, good in zip(present.items(), posed) if good]
         missing = [frame["file_path"] for path, frame in found if path is None]
-        renamed = sum(_has_another_ending(path, frame["file_path"]) for path, frame in usable)
+        renamed = count_renamed([path for path, _ in usable], [frame["file_path"] for _, frame in usable])
         counts = (
             ("frames skipped: their image does not exist", len(missing)),
             ("frames skipped: an earlier frame has their image", len(found) - len(missing) - len(present)),
@@ -196,13 +198,6 @@ def _relative(path: Path, root: Path) -> str:
     """Name of an image: relative to the capture where it lies in it, the whole path otherwise."""
     path = Path(os.path.normpath(path))
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _has_another_ending(path: Path, listed: str) -> bool:
-    """Whether an image has an ending, and another one than the list says; lists may leave endings out."""
-    listed = listed.replace("\\", "/")
-    stem = os.path.splitext(path.name)[0]
-    return not listed.endswith((path.name, stem))
 
 
 def _number(values: dict[str, Any], key: str, default: float | None = None) -> float:

@@ -16,6 +16,7 @@ from geo3d.datasets.image_files import (
     IMAGE_ENDINGS,
     depth_size,
     find_image,
+    find_images,
     image_names,
     image_size,
     open_image,
@@ -178,11 +179,14 @@ def test_finding_an_image(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     for listed, found in (
-        ("a", "a.JPG"), ("./a.jpg", "a.JPG"), ("a.png", "a.JPG"), ("b", "b"), ("b.png", None), ("c.d", "c.d.webp"),
+        ("a", "a.JPG"), ("./a.jpg", None), ("./a.JPG", "a.JPG"), ("b", "b"), ("b.png", None), ("c.d", "c.d.webp"),
         ("c", None), (r"e\f.png", r"e\f.png"), (r"sub\e", "sub/e.png"), ("sub", None), ("", None), ("\0", None),
         ("x" * 5000, None), ("\ud800", None), ("..", None),
     ):  # fmt: skip
         assert find_image(tmp_path, listed) == (tmp_path / found if found else None)
+    listed = ["a.jpeg", "a.png", "b.png", "c.webp", "sub/e.jpg", "sub/e.png", "x.jpg"]
+    found = ["a.JPG", None, "b", None, None, "sub/e.png", None]  # an image goes to whoever names it
+    assert find_images(tmp_path, listed) == [tmp_path / name if name else None for name in found]
 
 
 UNITS = np.array([[0, 1000, 2500], [65535, 40000, 7]], np.uint16)

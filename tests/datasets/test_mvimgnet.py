@@ -369,7 +369,17 @@ def test_text_models_spelt_otherwise(folder, end):
         assert scene.view(index).image.shape == (COLOR.height, COLOR.width, 3)
     assert len(scene.tracks().uv) == len(before.uv)
     assert "masks" not in scene.parts
-    assert not [remark for remark in scene.remarks if "images" in remark.file]
+    assert [str(r.count) + " " + r.reason for r in scene.remarks if r.file.endswith("images")] == [
+        "2 images have another ending than the model says, and are used"
+    ]
+
+
+def test_an_image_is_not_used_for_another_of_its_name(folder):
+    shutil.rmtree(folder / "sparse")
+    write_colmap(folder / "sparse" / "0", ("001.jpeg", "001.jpg", "002.jpg", "003.jpg"), orbit())
+    scene = opened(folder)
+    assert scene.view_names == ["001.jpg", "002.jpg", "003.jpg"]
+    np.testing.assert_allclose(scene.pose(0)[:3, :3], orbit()[1][:3, :3], atol=1e-9)
 
 
 @pytest.mark.parametrize(
