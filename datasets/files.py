@@ -67,9 +67,17 @@ def entries(folder: Path) -> list[os.DirEntry]:
         raise BrokenScene(folder.name, folder, f"cannot be listed: {error.strerror}") from error
 
 
+def looked_at(folder: Path) -> list[os.DirEntry]:
+    """As :func:`entries`; empty where the folder cannot be listed, as ``lost+found`` beside scenes cannot."""
+    try:
+        return entries(folder)
+    except BrokenScene:
+        return []
+
+
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones are left out."""
-    return sorted((entry.name for entry in entries(folder) if entry.is_dir()), key=numeric_order)
+    """Names of the folders in ``folder``, sorted; hidden ones are left out. Empty where it cannot be listed."""
+    return sorted((entry.name for entry in looked_at(folder) if entry.is_dir()), key=numeric_order)
 
 
 def folders_below(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.files import PILLOW_ERRORS, entries, numeric_order, read_bytes, unreadable
+from geo3d.datasets.files import PILLOW_ERRORS, entries, looked_at, numeric_order, read_bytes, unreadable
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import Camera
 
@@ -51,7 +51,7 @@ def image_names(folder: Path) -> list[str]:
 
 def holds_images(folder: Path, count: int = 1) -> bool:
     """Whether there are ``count`` image files in ``folder``; looks no further than these."""
-    return any(number == count for number, _ in enumerate(filter(_is_image, entries(folder)), 1))
+    return any(number == count for number, _ in enumerate(filter(_is_image, looked_at(folder)), 1))
 
 
 def _is_image(entry: os.DirEntry) -> bool:

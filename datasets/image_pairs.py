@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.files import entries, folders_below, list_line, numeric_order, read_text, subfolders
+from geo3d.datasets.files import folders_below, list_line, looked_at, numeric_order, read_text, subfolders
 from geo3d.datasets.image_files import find_image, holds_images, image_names, open_image
 from geo3d.datasets.scannet_frames import scan_stem
 from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset
@@ -126,7 +126,7 @@ def _holds_pairs(folder: Path) -> bool:
 
 
 def _is_of_another_layout(folder: Path) -> bool:
-    return scan_stem(folder) is not None or any(_OTHER_LAYOUTS.fullmatch(entry.name) for entry in entries(folder))
+    return scan_stem(folder) is not None or any(_OTHER_LAYOUTS.fullmatch(entry.name) for entry in looked_at(folder))
 
 
 def _is_listed(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import numeric_order, read_text, subfolders
+from geo3d.datasets.files import looked_at, numeric_order, read_text, subfolders
 from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
 from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset, recognised_by
 from geo3d.errors import InputError
@@ -108,8 +108,7 @@ class PointFiles(SceneDataset):
 
 def _point_files(folder: Path) -> list[str]:
     """Names of the files of points in ``folder``."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+    names = [entry.name for entry in looked_at(folder) if entry.is_file()]
     endings = set(POINT_ENDINGS) - _NO_SCENES
     return sorted((n for n in names if os.path.splitext(n)[1].lower() in endings), key=numeric_order)
 

@@ -29,6 +29,7 @@ from PIL import Image
 from geo3d.datasets.files import (
     are_rigid,
     entries,
+    looked_at,
     numeric_order,
     parse_matrix,
     parse_number,
@@ -222,7 +223,7 @@ def _in_folders(folder: Path) -> bool:
 
 
 def _are_flat(folder: Path) -> bool:
-    matches = (_FLAT.fullmatch(entry.name) for entry in entries(folder))
+    matches = (_FLAT.fullmatch(entry.name) for entry in looked_at(folder))
     kinds: set[str] = set()
     return any({"color", "pose"} <= kinds for match in matches if match and not kinds.add(match[2]))
 
@@ -280,7 +281,7 @@ def scan_folders(root: Path) -> dict[str, Path]:
 
 def scan_stem(folder: Path) -> str | None:
     """What the names of the raw files of the scan in ``folder`` start with; None when it holds no scan."""
-    names = sorted(name for name in os.listdir(folder) if name.endswith((MESH_ENDING, STREAM_ENDING)))
+    names = sorted(entry.name for entry in looked_at(folder) if entry.name.endswith((MESH_ENDING, STREAM_ENDING)))
     return names[0].removesuffix(MESH_ENDING).removesuffix(STREAM_ENDING) if names else None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geo3d.datasets.files import list_line, read_text, split_lines, subfolders
+from geo3d.datasets.files import entries, list_line, read_text, split_lines, subfolders
 from geo3d.datasets.image_files import decode
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.errors import InputError, did_you_mean
@@ -450,6 +450,7 @@ def open_dataset(
         raise InputError(f"{root}: is a file; give the root of a dataset, or read points with geo3d.read_points")
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; give the root of a dataset")
+    entries(root)  # one that cannot be listed is said to be that, not to be of no layout
     if kind == "auto":
         kind = recognise(root)
     if kind not in _REGISTRY:

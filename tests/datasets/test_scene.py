@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_builders import build_scannet, lost_pose, orbit, picture
+from dataset_builders import BUILDERS, build_scannet, lost_pose, orbit, picture
 
 from geo3d.datasets import BrokenScene, Quarantine, Remark, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.files import are_rigid, numeric_order, parse_number, read_json, read_matrix
@@ -173,10 +174,20 @@ def test_messages_are_one_line_that_any_stream_takes():
 
 
 def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    scandir, refused = os.scandir, tmp_path / "lost+found"
 
-    monkeypatch.setattr("os.scandir", refuse)
+    def refuse(path="."):
+        if Path(path) == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for kind, build in BUILDERS.items():
+        build(tmp_path / kind)
+        refused = tmp_path / kind / "lost+found"
+        refused.mkdir()
+        assert open_dataset(tmp_path / kind).kind == kind
+    refused = tmp_path
     with pytest.raises(InputError, match="cannot be listed: Permission denied"):
         open_dataset(tmp_path)
 
