@@ -1,4 +1,4 @@
-"""COLMAP's sparse models as our cameras, poses and tracks; read by pycolmap.
+"""COLMAP's sparse models, binary and text, as our cameras, poses and tracks.
 
 COLMAP puts the centre of the upper-left pixel at (0.5, 0.5); here it is (0, 0), so principal points and observed
 pixels move by half a pixel.
@@ -7,25 +7,23 @@ pixels move by half a pixel.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from geo3d.datasets.files import are_rigid, read_bytes, require_finite
+from geo3d.datasets.files import are_rigid, read_bytes, read_text, require_finite, split_lines
+from geo3d.datasets.plain_text import to_number
 from geo3d.datasets.scene import BrokenScene
-from geo3d.errors import require_extra
 from geo3d.geometry import Camera
 
 _REQUIRED = ("cameras", "images", "points3D")
-# What pycolmap raises on damaged models.
-_PYCOLMAP_ERRORS = (ValueError, IndexError, KeyError, RuntimeError, MemoryError, OSError)
 _HALF_PIXEL = 0.5
-# COLMAP's camera models that ours can express: our name, and how many focal lengths stand before the principal point.
-# What follows are our coefficients in our order, of which the simpler models leave out the last.
-_MODELS = {
+#: COLMAP's camera models that ours can express: our name, and how many focal lengths stand before the principal point.
+#: What follows are our coefficients in our order, of which the simpler models leave out the last.
+CAMERA_MODELS = {
     "SIMPLE_PINHOLE": ("PINHOLE", 1),
     "PINHOLE": ("PINHOLE", 2),
     "SIMPLE_RADIAL": ("OPENCV", 1),
@@ -38,8 +36,30 @@ _MODELS = {
     "RADIAL_FISHEYE": ("OPENCV_FISHEYE", 1),
     "OPENCV_FISHEYE": ("OPENCV_FISHEYE", 2),
 }
-# How many parameters COLMAP's camera models have, by their number in binary files (COLMAP 4.2 has 18).
-_PARAMETER_COUNTS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2)
+#: COLMAP's camera models by their number in binary files, and how many parameters they have (COLMAP 4.2 has 18).
+MODEL_PARAMETERS = {
+    "SIMPLE_PINHOLE": 3,
+    "PINHOLE": 4,
+    "SIMPLE_RADIAL": 4,
+    "RADIAL": 5,
+    "OPENCV": 8,
+    "OPENCV_FISHEYE": 8,
+    "FULL_OPENCV": 12,
+    "FOV": 5,
+    "SIMPLE_RADIAL_FISHEYE": 4,
+    "RADIAL_FISHEYE": 5,
+    "THIN_PRISM_FISHEYE": 12,
+    "RAD_TAN_THIN_PRISM_FISHEYE": 16,
+    "SIMPLE_DIVISION": 4,
+    "DIVISION": 5,
+    "SIMPLE_FISHEYE": 3,
+    "FISHEYE": 4,
+    "EUCM": 6,
+    "EQUIRECTANGULAR": 2,
+}
+# Observations of an image in binary files, of which those of no point have the largest number.
+_OBSERVATION = np.dtype([("uv", "<f8", 2), ("point", "<u8")])
+_NO_POINT = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,57 @@ class ColmapModel:
     uv: np.ndarray
 
 
+class _Camera(NamedTuple):
+    model: str
+    width: int
+    height: int
+    parameters: tuple[float, ...]
+
+
+class _Image(NamedTuple):
+    name: str
+    camera: int
+    pose: tuple[float, ...]  # camera from world: quaternion w, x, y, z and translation
+    observed: np.ndarray  # of _OBSERVATION
+
+
+@dataclass
+class _Points:
+    """The points of a file in its order, as columns."""
+
+    number: list[int] = field(default_factory=list)
+    xyz: list[tuple[float, ...]] = field(default_factory=list)
+    color: list[tuple[int, ...]] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
+
+    def add(self, number: int, xyz: tuple[float, ...], color: tuple[int, ...], error: float) -> None:
+        self.number.append(number)
+        self.xyz.append(xyz)
+        self.color.append(color)
+        self.error.append(error)
+
+
+def model_ending(folder: Path) -> str | None:
+    """``.bin`` or ``.txt``: how the files of the sparse model in ``folder`` end; None where there is none."""
+    return next((ending for ending in (".bin", ".txt") if (folder / f"cameras{ending}").is_file()), None)
+
+
+def registered_count(folder: Path, scene: str) -> int:
+    """How many images a sparse model has registered; 0 for one whose list of images is missing.
+
+    Raises:
+        BrokenScene: a text list of images is damaged.
+    """
+    if model_ending(folder) == ".txt":
+        path = folder / "images.txt"
+        return len(_text_images(path, scene)) if path.is_file() else 0
+    try:
+        with open(folder / "images.bin", "rb") as file:
+            return int.from_bytes(file.read(8), "little")
+    except OSError:
+        return 0
+
+
 def read_model(folder: Path, scene: str, observations: bool = True) -> ColmapModel:
     """Read a sparse model, binary (``.bin``) or text (``.txt``).
 
@@ -78,37 +149,35 @@ def read_model(folder: Path, scene: str, observations: bool = True) -> ColmapMod
 
     Raises:
         BrokenScene: a file is missing, cut or damaged, or a camera model cannot be represented.
-        MissingExtra: pycolmap is not installed.
     """
-    pycolmap = require_extra("pycolmap", "colmap", "reading COLMAP models")
-    ending = ".bin" if (folder / "cameras.bin").is_file() else ".txt"
+    ending = model_ending(folder) or ".txt"
     for name in _REQUIRED:
         if not (folder / f"{name}{ending}").is_file():
             raise BrokenScene(scene, folder / f"{name}{ending}", "the COLMAP model lacks this file")
-    if ending == ".bin":
-        _check_structure(folder, scene)
-    try:
-        model = pycolmap.Reconstruction(str(folder))
-    except _PYCOLMAP_ERRORS as error:
-        why = " ".join(str(error).split())
-        raise BrokenScene(scene, folder, f"pycolmap cannot read the model: {why}") from error
-    cameras = _read_cameras(model, scene, folder / f"cameras{ending}")
-    images = _registered_images(model, scene, folder / f"images{ending}")
-    poses = np.array([_world_from_camera(image) for image in images]).reshape(-1, 4, 4)
+    files = tuple(folder / f"{name}{ending}" for name in _REQUIRED)
+    readers = _BINARY if ending == ".bin" else _TEXT
+    cameras, images, points = (read(file, scene) for read, file in zip(readers, files))
+    images = sorted(images, key=lambda image: image.name)
+    _require_unique([image.name for image in images], files[1], scene, "image")
+    known = {
+        number: _camera(number, cameras[number], files[0], scene) for number in _used(cameras, images, files, scene)
+    }
+    poses = _world_from_camera(np.array([image.pose for image in images]).reshape(-1, 7))
     for image in (image for image, good in zip(images, are_rigid(poses)) if not good):
-        raise BrokenScene(scene, folder / f"images{ending}", f"the pose of image {image.name} is no rigid transform")
-    point_ids = np.array(sorted(model.points3D.keys()), dtype=np.uint64)
-    points = [model.points3D[int(i)] for i in point_ids]
-    xyz = np.array([p.xyz for p in points], dtype=np.float64).reshape(-1, 3)
-    require_finite(xyz, folder / f"points3D{ending}", scene)
-    image, point, uv = _read_observations(images if observations else [], point_ids, scene, folder)
+        raise BrokenScene(scene, files[1], f"the pose of image {image.name} is no rigid transform")
+    _require_unique(points.number, files[2], scene, "point")
+    number = np.array(points.number, dtype=np.uint64)
+    order = np.argsort(number)
+    xyz = np.array(points.xyz, dtype=np.float64).reshape(-1, 3)
+    require_finite(xyz, files[2], scene)
+    image, point, uv = _observations(images if observations else [], number[order], scene, folder)
     return ColmapModel(
         names=[image.name for image in images],
-        cameras=[cameras[image.camera_id] for image in images],
+        cameras=[known[image.camera] for image in images],
         poses=poses,
-        xyz=xyz,
-        error=np.array([p.error for p in points], dtype=np.float64),
-        colors=np.array([p.color for p in points], dtype=np.uint8).reshape(-1, 3),
+        xyz=xyz[order],
+        error=np.array(points.error, dtype=np.float64)[order],
+        colors=np.array(points.color, dtype=np.uint8).reshape(-1, 3)[order],
         image=image,
         point=point,
         uv=uv,
@@ -126,7 +195,7 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: list[flo
     Raises:
         ValueError: the model has terms that :class:`Camera` cannot express, or parameters that make no camera.
     """
-    ours, focal_lengths = _MODELS.get(model, (None, 0))
+    ours, focal_lengths = CAMERA_MODELS.get(model, (None, 0))
     if ours is None:
         raise ValueError(f"camera model {model} cannot be represented; undistort the images with COLMAP first")
     fx, fy, cx, cy, *k = parameters if focal_lengths == 2 else [parameters[0], *parameters]
@@ -137,53 +206,67 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: list[flo
     return Camera(width, height, fx, fy, cx - _HALF_PIXEL, cy - _HALF_PIXEL, ours, distortion)
 
 
-def _read_cameras(model: Any, scene: str, file: Path) -> dict[int, Camera]:
-    cameras = {}
-    for number, camera in model.cameras.items():
-        try:
-            parameters = [float(p) for p in camera.params]
-            cameras[number] = camera_from_colmap(camera.model.name, camera.width, camera.height, parameters)
-        except ValueError as error:
-            raise BrokenScene(scene, file, f"camera {number}: {error}") from error
-    return cameras
-
-
-def _registered_images(model: Any, scene: str, file: Path) -> list[Any]:
-    """The images that have a pose, sorted by name."""
+def _camera(number: int, camera: _Camera, file: Path, scene: str) -> Camera:
     try:
-        return sorted((model.images[i] for i in model.reg_image_ids()), key=lambda image: image.name)
-    except UnicodeDecodeError as error:
-        raise BrokenScene(scene, file, f"an image's name is not UTF-8: {error.object!r}; rename it") from error
+        return camera_from_colmap(camera.model, camera.width, camera.height, list(camera.parameters))
+    except ValueError as error:
+        raise BrokenScene(scene, file, f"camera {number}: {error}") from error
 
 
-def _world_from_camera(image: Any) -> np.ndarray:
-    rigid = image.cam_from_world  # a method since COLMAP knows rigs
-    camera_from_world = np.eye(4)
-    camera_from_world[:3] = (rigid() if callable(rigid) else rigid).matrix()
-    return np.linalg.inv(camera_from_world)
+def _used(cameras: dict[int, _Camera], images: list[_Image], files: tuple[Path, ...], scene: str) -> set[int]:
+    """Numbers of the cameras that took the images."""
+    for image in images:
+        if image.camera not in cameras:
+            reason = f"image {image.name} was taken by camera {image.camera}, which {files[0].name} lacks"
+            raise BrokenScene(scene, files[1], reason)
+    return {image.camera for image in images}
 
 
-def _read_observations(
-    images: list[Any], point_ids: np.ndarray, scene: str, folder: Path
+def _require_unique(names: list, file: Path, scene: str, what: str) -> None:
+    if len(set(names)) < len(names):
+        seen: set = set()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise BrokenScene(scene, file, f"{what} {twice} is there twice")
+
+
+def _world_from_camera(poses: np.ndarray) -> np.ndarray:
+    """Quaternions w, x, y, z and translations (N, 7), camera from world, as (N, 4, 4); NaN for quaternions of zero."""
+    with np.errstate(all="ignore"):
+        w, x, y, z = (poses[:, :4] / np.linalg.norm(poses[:, :4], axis=1, keepdims=True)).T
+        rows = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+        rotation = np.array(rows).reshape(3, 3, -1).transpose(2, 1, 0)  # world from camera
+        world_from_camera = np.tile(np.eye(4), (len(poses), 1, 1))
+        world_from_camera[:, :3, :3] = rotation
+        world_from_camera[:, :3, 3] = -(rotation @ poses[:, 4:, None])[..., 0]
+    return world_from_camera
+
+
+def _observations(
+    images: list[_Image], numbers: np.ndarray, scene: str, folder: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, point row and pixel of every observation of a point."""
-    seen = [image.get_observation_points2D() for image in images]
+    """Image, point row and pixel of every observation of a point; ``numbers`` are those of the points, rising."""
+    seen = [image.observed[image.observed["point"] != _NO_POINT] for image in images]
     image = np.repeat(np.arange(len(images)), [len(s) for s in seen])
-    ids = np.array([p.point3D_id for s in seen for p in s], dtype=np.uint64)
-    uv = np.array([p.xy for s in seen for p in s], dtype=np.float64).reshape(-1, 2) - _HALF_PIXEL
-    unknown = np.setdiff1d(ids, point_ids)
+    joined = np.concatenate(seen) if seen else np.zeros(0, _OBSERVATION)
+    unknown = np.setdiff1d(joined["point"], numbers)
     if len(unknown):
         raise BrokenScene(
             scene, folder, f"an image sees point {unknown[0]}, which the list of points lacks: it was cut"
         )
-    return image, np.searchsorted(point_ids, ids), uv
+    if not np.isfinite(joined["uv"]).all():
+        raise BrokenScene(scene, folder, "an image sees a point at pixels that are no numbers")
+    return image, np.searchsorted(numbers, joined["point"]), joined["uv"] - _HALF_PIXEL
+
+
+# --- binary ---
 
 
 class _Cut(Exception):
-    """The file ends at ``offset``, before the record that starts there is complete."""
-
-    def __init__(self, offset: int) -> None:
-        self.offset = offset
+    """The file ends before the record that starts at the cursor's ``record`` is complete."""
 
 
 class _Cursor:
@@ -192,66 +275,163 @@ class _Cursor:
     def __init__(self, data: bytes) -> None:
         self.data, self.position, self.record = data, 0, 0
 
-    def skip(self, size: int) -> None:
+    def skip(self, size: int) -> int:
+        """Go on by ``size`` bytes; returns where they begin."""
+        start = self.position
         self.position += size
         if self.position > len(self.data):
-            raise _Cut(self.record)
+            raise _Cut
+        return start
 
-    def take(self, code: str) -> int:
-        start = self.position
-        self.skip(struct.calcsize(f"<{code}"))
-        return struct.unpack_from(f"<{code}", self.data, start)[0]
+    def take(self, code: str) -> tuple:
+        return struct.unpack_from(f"<{code}", self.data, self.skip(struct.calcsize(f"<{code}")))
 
-    def skip_text(self) -> None:
-        end = self.data.find(b"\0", self.position)
+    def take_text(self) -> bytes:
+        start, end = self.position, self.data.find(b"\0", self.position)
         if end < 0:
-            raise _Cut(self.record)
+            raise _Cut
         self.position = end + 1
+        return self.data[start:end]
 
 
-def _check_structure(folder: Path, scene: str) -> None:
-    """Walk over the records of the binary files: on a cut one pycolmap asks for absurd memory, or never returns."""
+def _records(path: Path, scene: str, read: Callable[[_Cursor], None]) -> None:
+    """Hand each record of a binary file to ``read``."""
+    cursor = _Cursor(read_bytes(path, scene))
+    try:
+        (count,) = cursor.take("Q")
+        for _ in range(count):
+            cursor.record = cursor.position
+            read(cursor)
+    except _Cut:
+        reason = "the file ends inside the record that starts here"
+        raise BrokenScene(scene, path, reason, cursor.record) from None
 
-    def camera(cursor: _Cursor) -> None:
-        cursor.skip(4)
-        start = cursor.position
-        code = cursor.take("i")
-        if not 0 <= code < len(_PARAMETER_COUNTS):
-            raise BrokenScene(scene, folder / "cameras.bin", f"unknown camera model {code}", start)
-        cursor.skip(16 + 8 * _PARAMETER_COUNTS[code])
 
-    def image(cursor: _Cursor) -> None:
-        cursor.skip(4 + 7 * 8 + 4)
-        cursor.skip_text()
-        cursor.skip(24 * cursor.take("Q"))
+def _binary_cameras(path: Path, scene: str) -> dict[int, _Camera]:
+    cameras, models = {}, list(MODEL_PARAMETERS)
 
-    def point(cursor: _Cursor) -> None:
-        cursor.skip(8 + 3 * 8 + 3 + 8)
-        cursor.skip(8 * cursor.take("Q"))
+    def read(cursor: _Cursor) -> None:
+        number, code = cursor.take("Ii")
+        if not 0 <= code < len(models):
+            raise BrokenScene(scene, path, f"unknown camera model {code}", cursor.position - 4)
+        width, height = cursor.take("QQ")
+        cameras[number] = _Camera(models[code], width, height, cursor.take(f"{MODEL_PARAMETERS[models[code]]}d"))
 
-    def rig(cursor: _Cursor) -> None:
-        cursor.skip(4)
-        sensors = cursor.take("I")
-        cursor.skip(8 * min(sensors, 1))
-        for _ in range(sensors - 1):
-            cursor.skip(8)
-            cursor.skip(7 * 8 * cursor.take("?"))
+    _records(path, scene, read)
+    return cameras
 
-    def frame(cursor: _Cursor) -> None:
-        cursor.skip(8 + 7 * 8)
-        cursor.skip(16 * cursor.take("I"))
 
-    records: dict[str, Callable[[_Cursor], None]] = {"cameras": camera, "images": image, "points3D": point}
-    records |= {"rigs": rig, "frames": frame}
-    for name, record in records.items():
-        path = folder / f"{name}.bin"
-        if name not in _REQUIRED and not path.is_file():
-            continue
-        cursor = _Cursor(read_bytes(path, scene))
+def _binary_images(path: Path, scene: str) -> list[_Image]:
+    images = []
+
+    def read(cursor: _Cursor) -> None:
+        *pose, camera = cursor.take("4x7dI")
+        name = cursor.take_text()
+        (count,) = cursor.take("Q")
+        start = cursor.skip(_OBSERVATION.itemsize * count)
         try:
-            count = cursor.take("Q")
-            for _ in range(count):
-                cursor.record = cursor.position
-                record(cursor)
-        except _Cut as cut:
-            raise BrokenScene(scene, path, "the file ends inside the record that starts here", cut.offset) from None
+            text = name.decode()
+        except UnicodeDecodeError as error:
+            reason = f"an image's name is not UTF-8: {name!r}; rename it"
+            raise BrokenScene(scene, path, reason, cursor.record) from error
+        images.append(_Image(text, camera, tuple(pose), np.frombuffer(cursor.data, _OBSERVATION, count, start)))
+
+    _records(path, scene, read)
+    return images
+
+
+def _binary_points(path: Path, scene: str) -> _Points:
+    points = _Points()
+
+    def read(cursor: _Cursor) -> None:
+        number, x, y, z, red, green, blue, error, length = cursor.take("Q3d3BdQ")
+        cursor.skip(8 * length)
+        points.add(number, (x, y, z), (red, green, blue), error)
+
+    _records(path, scene, read)
+    return points
+
+
+# --- text ---
+
+
+def _text_records(path: Path, scene: str, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Number and content of each line that is no comment, nor blank unless ``blank`` ones count."""
+    for number, line in enumerate(split_lines(read_text(path, scene)), 1):
+        if not line.lstrip().startswith("#") and (blank or line.strip()):
+            yield number, line.strip()
+
+
+def _text_cameras(path: Path, scene: str) -> dict[int, _Camera]:
+    cameras = {}
+    for line, text in _text_records(path, scene):
+        try:
+            number, model, width, height, *parameters = text.split()
+            wanted = MODEL_PARAMETERS.get(model, len(parameters))
+            if len(parameters) != wanted:
+                raise ValueError(f"{model} has {wanted} parameters, found {len(parameters)}")
+            cameras[_count(number)] = _Camera(model, _count(width), _count(height), tuple(map(to_number, parameters)))
+        except ValueError as error:
+            reason = f"line {line}: not a camera (number, model, width, height, parameters): {error}"
+            raise BrokenScene(scene, path, reason) from error
+    return cameras
+
+
+def _text_images(path: Path, scene: str) -> list[_Image]:
+    """Two lines an image, of which the second may be blank; the name is the rest of the first and may hold spaces."""
+    images = []
+    lines = _text_records(path, scene, blank=True)
+    for line, text in lines:
+        if not text:
+            continue
+        try:
+            _, *pose, camera, name = text.split(maxsplit=9)
+            pose, camera = tuple(map(to_number, pose)), _count(camera)
+            if len(pose) != 7:
+                raise ValueError(f"{len(pose)} numbers of a pose")
+        except ValueError as error:
+            reason = f"line {line}: not an image (number, 7 numbers of its pose, camera, name): {error}"
+            raise BrokenScene(scene, path, reason) from error
+        line, text = next(lines, (line, ""))
+        try:
+            images.append(_Image(name, camera, pose, _text_observations(text.split())))
+        except ValueError as error:
+            reason = f"line {line}: not the points of an image (x, y, number of the point): {error}"
+            raise BrokenScene(scene, path, reason) from error
+    return images
+
+
+def _text_observations(words: list[str]) -> np.ndarray:
+    """Three words an observation, of which the third is -1 for no point."""
+    if len(words) % 3:
+        raise ValueError(f"{len(words)} numbers")
+    observed = np.zeros(len(words) // 3, _OBSERVATION)
+    observed["uv"] = np.array([[to_number(word) for word in words[start::3]] for start in (0, 1)]).T
+    observed["point"] = [_NO_POINT if word == "-1" else _count(word) for word in words[2::3]]
+    return observed
+
+
+def _text_points(path: Path, scene: str) -> _Points:
+    points = _Points()
+    for line, text in _text_records(path, scene):
+        try:
+            number, x, y, z, *color, error = text.split(maxsplit=8)[:8]
+            color = tuple(map(_count, color))
+            if len(color) != 3 or max(color) > 255:
+                raise ValueError(f"colour {color}")
+            points.add(_count(number), tuple(map(to_number, (x, y, z))), color, to_number(error))
+        except ValueError as error:
+            reason = f"line {line}: not a point (number, x, y, z, colour, error, track): {error}"
+            raise BrokenScene(scene, path, reason) from error
+    return points
+
+
+def _count(word: str) -> int:
+    """A whole number from 0 to 2^64 - 1; raises ValueError for anything else."""
+    if not (word.isascii() and word.isdigit() and len(word) <= 20 and int(word) <= _NO_POINT):
+        raise ValueError(f"{word!r:.40} is no whole number")
+    return int(word)
+
+
+_BINARY = (_binary_cameras, _binary_images, _binary_points)
+_TEXT = (_text_cameras, _text_images, _text_points)

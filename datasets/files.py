@@ -1,26 +1,36 @@
-"""Reading small files of a scene; what is missing or damaged is a :class:`BrokenScene` that names it."""
+"""Folders and small text files of a scene; what is missing or damaged is a :class:`BrokenScene` that names it."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from geo3d.datasets.plain_text import to_number
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.errors import InputError
-from geo3d.geometry import Camera
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-#: What Pillow raises on damaged images; damaged chunks of a PNG are a SyntaxError.
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError)
+#: What Pillow raises on damaged images, on those of more pixels than its ``MAX_IMAGE_PIXELS``, and where memory ends.
+#: Damaged chunks of a PNG are a SyntaxError; readers of TIFF let errors of Python through.
+PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, struct.error,
+    zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 # Coordinates beyond this are damage, in whatever unit.
 _FARTHEST = 1e15
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"([0-9]+)")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+# Marks of text files that editors of Windows write, and the encodings that they tell.
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def make_folder(path: Path) -> Path:
@@ -38,22 +48,44 @@ def make_folder(path: Path) -> Path:
 
 def numeric_order(name: str) -> tuple:
     """Sort key under which ``2`` comes before ``10``."""
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in _DIGITS.split(name) if part)
+    # Digits without leading zeros compare as numbers by length, then as text: int() refuses thousands of them.
+    parts = ((part.lstrip("0") if part[0] in "0123456789" else None, part) for part in _DIGITS.split(name) if part)
+    return tuple((1, 0, part, "") if digits is None else (0, len(digits), digits, part) for digits, part in parts)
+
+
+def entries(folder: Path) -> list[os.DirEntry]:
+    """What lies in ``folder``, in no order; hidden things are left out.
+
+    Raises:
+        BrokenScene: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise BrokenScene(folder.name, folder, f"cannot be listed: {error.strerror}") from error
+
+
+def looked_at(folder: Path) -> list[os.DirEntry]:
+    """As :func:`entries`; empty where the folder cannot be listed, as ``lost+found`` beside scenes cannot."""
+    try:
+        return entries(folder)
+    except BrokenScene:
+        return []
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones are left out."""
-    with os.scandir(folder) as entries:
-        return sorted((e.name for e in entries if not e.name.startswith(".") and e.is_dir()), key=numeric_order)
+    """Names of the folders in ``folder``, sorted; hidden ones are left out. Empty where it cannot be listed."""
+    return sorted((entry.name for entry in looked_at(folder) if entry.is_dir()), key=numeric_order)
 
 
-def image_names(folder: Path) -> list[str]:
-    """Names of the image files in ``folder`` (JPEG and PNG), sorted as numbers; empty when there is no such folder."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".")]
-    return sorted((n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES), key=numeric_order)
+def folders_below(folder: Path) -> Iterator[Path]:
+    """A folder and all below it, in a fixed order; hidden ones are left out, and links that lead back up."""
+    yield folder
+    for name in subfolders(folder):
+        child = folder / name
+        if not (child.is_symlink() and folder.resolve().is_relative_to(child.resolve())):
+            yield from folders_below(child)
 
 
 def read_bytes(path: Path, scene: str) -> bytes:
@@ -64,66 +96,135 @@ def read_bytes(path: Path, scene: str) -> bytes:
     """
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise unreadable(path, scene, error) from error
+
+
+def unreadable(path: Path, scene: str, error: OSError | ValueError) -> BrokenScene:
+    """What a file that cannot be opened is; a ValueError says that its name is none (a zero byte, half a character)."""
+    why = error.strerror if isinstance(error, OSError) else f"no file has such a name ({error})"
+    return BrokenScene(scene, path, f"cannot be read: {why}")
 
 
 def read_text(path: Path, scene: str) -> str:
-    """The file as UTF-8 text.
+    """The file as text: UTF-8, or UTF-16 where it begins with that mark; the mark is left out.
 
     Raises:
         BrokenScene: it is missing, or not text.
     """
+    data = read_bytes(path, scene)
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        return read_bytes(path, scene).decode()
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BrokenScene(scene, path, "is not UTF-8 text", error.start) from error
+        raise BrokenScene(scene, path, f"is not {encoding[:6].upper().rstrip('-')} text", error.start) from error
+
+
+def read_plain(path: Path, scene: str) -> bytes:
+    """The whole file, which may hold more than text, without a byte order mark; UTF-16 becomes UTF-8.
+
+    Raises:
+        BrokenScene: it is missing, cannot be read, or is damaged UTF-16.
+    """
+    data = read_bytes(path, scene)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise BrokenScene(scene, path, "begins as UTF-16 and is damaged; save it as UTF-8") from error
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, whatever ends them: LF, CRLF or CR."""
+    return _LINE_END.split(text)
+
+
+def list_line(line: str) -> str:
+    """The name that a line of a list holds: without spaces around it, and without quotes where it is quoted.
+
+    Empty for a line that is blank or a comment (``#``).
+    """
+    line = line.strip()
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
+        return line[1:-1]
+    return "" if line.startswith("#") else line
 
 
 def read_json(path: Path, scene: str) -> dict[str, Any]:
     """The file as a JSON object.
 
     Raises:
-        BrokenScene: it is missing, cut or not an object.
+        BrokenScene: it is missing, cut or not an object, or gives a key twice, with two values.
     """
     text = read_text(path, scene)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise BrokenScene(scene, path, f"damaged JSON: {error.msg}", len(text[: error.pos].encode())) from error
+        unseen = len(read_bytes(path, scene)) - len(text.encode())  # the mark of a text in UTF-8
+        offset = len(text[: error.pos].encode()) + unseen if unseen in (0, len(codecs.BOM_UTF8)) else None
+        raise BrokenScene(scene, path, f"damaged JSON: {error.msg}", offset) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; a thousand brackets
+        raise BrokenScene(scene, path, f"damaged JSON: {error}") from error
     if not isinstance(value, dict):
         raise BrokenScene(scene, path, f"a JSON object is expected, the file holds a {type(value).__name__}", 0)
     return value
 
 
-def read_matrix(path: Path, scene: str) -> np.ndarray:
-    """A 4 x 4 matrix written as 16 numbers, row by row.
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for key, first in pairs:
+            if repr(first) != repr(value[key]):
+                raise ValueError(f"key {key!r} is there twice, with different values")
+    return value
+
+
+def read_matrix(path: Path, scene: str, intrinsic: bool = False) -> np.ndarray:
+    """A 4 x 4 matrix written as 16 numbers, row by row, or its upper three rows.
+
+    Args:
+        path: the file.
+        scene: name for messages.
+        intrinsic: whether the 9 numbers of a 3 x 3 matrix will do as well.
 
     Raises:
         BrokenScene: the file is missing or holds anything else.
     """
-    return parse_matrix(read_text(path, scene), path, scene)
+    return parse_matrix(read_text(path, scene), path, scene, intrinsic)
 
 
-def parse_matrix(text: str, path: Path, scene: str) -> np.ndarray:
-    """As :func:`read_matrix`, of text that was found in ``path``."""
+def parse_matrix(text: str, path: Path, scene: str, intrinsic: bool = False) -> np.ndarray:
+    """As :func:`read_matrix`, of text that was found in ``path``.
+
+    Numbers may be parted by commas or semicolons, rows put in brackets, and lines be comments (``#``).
+    """
+    lines = (line.partition("#")[0] if line.lstrip().startswith("#") else line for line in split_lines(text))
     try:
-        values = np.array(text.split(), dtype=np.float64)
+        values = np.array([to_number(word) for line in lines for word in re.split(r"[\s,;\[\]]+", line) if word])
     except ValueError as error:
         raise BrokenScene(scene, path, f"16 numbers are expected: {error}") from error
-    if values.size != 16:
+    matrix = np.eye(4)
+    if intrinsic and values.size == 9:
+        matrix[:3, :3] = values.reshape(3, 3)
+    elif values.size in (12, 16):
+        matrix[: values.size // 4] = values.reshape(-1, 4)
+    else:
         raise BrokenScene(scene, path, f"16 numbers are expected, found {values.size}")
-    return values.reshape(4, 4)
+    return matrix
 
 
 def are_rigid(matrices: np.ndarray) -> np.ndarray:
     """Which of ``matrices`` (N, 4, 4) are finite rotations with a translation; those of lost frames are not."""
-    finite = np.isfinite(matrices).all((1, 2))
-    rotation = np.where(finite[:, None, None], matrices, 0)[:, :3, :3].astype(np.float64)
+    sensible = (np.abs(matrices) < _FARTHEST).all((1, 2))
+    known = np.where(sensible[:, None, None], matrices, 0).astype(np.float64)
+    rotation = known[:, :3, :3]
     gram = rotation @ rotation.transpose(0, 2, 1)
     # Text files carry six decimals and float32 chains drift: 1e-2 tells those from zeros, scalings and noise.
     orthonormal = np.abs(gram - np.eye(3)).max((1, 2), initial=0) < 1e-2
-    return finite & orthonormal & (np.linalg.det(rotation) > 0)
+    # A transposed matrix has its translation here.
+    last_row = np.abs(known[:, 3] - [0, 0, 0, 1]).max(1, initial=0) < 1e-2
+    return sensible & orthonormal & last_row & (np.linalg.det(rotation) > 0)
 
 
 def require_finite(xyz: np.ndarray, path: Path, scene: str) -> None:
@@ -136,70 +237,3 @@ def require_finite(xyz: np.ndarray, path: Path, scene: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise BrokenScene(scene, path, f"{int(bad.sum())} points are damaged; number {row} is {xyz[row].tolist()}")
-
-
-def open_image(path: Path, scene: str) -> Image.Image:
-    """The image, of which only the header is read; pixels are decoded when asked for.
-
-    Raises:
-        BrokenScene: it is missing, or no image.
-    """
-    try:
-        return Image.open(path)
-    except PILLOW_ERRORS as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise BrokenScene(scene, path, f"cannot be read: {error.strerror}") from error
-        raise BrokenScene(scene, path, "is not an image that Pillow can read, or is cut in its header", 0) from error
-
-
-def image_size(path: Path, scene: str) -> tuple[int, int]:
-    """Width and height of the image in ``path``; raises as :func:`open_image`."""
-    with open_image(path, scene) as image:
-        return image.size
-
-
-def check_size(path: Path, scene: str, camera: Camera) -> None:
-    """Look whether an image has its camera's size.
-
-    Raises:
-        BrokenScene: it has not, or cannot be opened.
-    """
-    width, height = image_size(path, scene)
-    if (width, height) != (camera.width, camera.height):
-        reason = f"is {width} x {height}, its camera says {camera.width} x {camera.height}; scale one to the other"
-        raise BrokenScene(scene, path, reason)
-
-
-def decode(image: Image.Image, path: Path | str, scene: str, mode: str | None = None) -> np.ndarray:
-    """Pixels of ``image`` as an array, converted to ``mode`` first where one is given.
-
-    Raises:
-        BrokenScene: the pixels are cut or damaged.
-    """
-    try:
-        return np.array(image if mode is None else image.convert(mode))
-    except PILLOW_ERRORS as error:
-        raise BrokenScene(scene, path, f"the image cannot be decoded: {error}") from error
-
-
-def read_mask(path: Path, scene: str) -> np.ndarray:
-    """A mask image as (H, W) bool, True where it is not black.
-
-    Raises:
-        BrokenScene: it is missing or damaged.
-    """
-    with open_image(path, scene) as image:
-        return decode(image, path, scene, "L") > 0
-
-
-def read_depth(path: Path, scene: str, units_per_metre: float) -> np.ndarray:
-    """A depth map stored as 16-bit PNG, (H, W) float32 metres, 0 where unknown.
-
-    Raises:
-        BrokenScene: it is missing, damaged, or not of 16 bits and one channel.
-    """
-    with open_image(path, scene) as image:
-        if not image.mode.startswith("I"):
-            reason = f"a depth map has 16 bits and one channel, this image is of mode {image.mode}"
-            raise BrokenScene(scene, path, reason)
-        return decode(image, path, scene).astype(np.float32) / np.float32(units_per_metre)

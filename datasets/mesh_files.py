@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from geo3d.datasets.files import read_bytes, require_finite
-from geo3d.datasets.plain_text import decode_plain, read_plain, to_count, to_number, to_numbers, to_whole
+from geo3d.datasets.files import read_bytes, read_plain, require_finite
+from geo3d.datasets.plain_text import decode_plain, to_count, to_number, to_numbers, to_whole
 from geo3d.datasets.point_columns import PointColumns, unit_colors
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry.surface import unit_normals, vertex_normals

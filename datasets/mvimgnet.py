@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geo3d.datasets.colmap import ColmapModel, read_model
-from geo3d.datasets.files import IMAGE_SUFFIXES, check_size, open_image, read_mask, subfolders
+from geo3d.datasets.colmap import ColmapModel, model_ending, read_model, registered_count
+from geo3d.datasets.files import folders_below, subfolders
+from geo3d.datasets.image_files import check_size, count_renamed, find_images, image_names, open_image, read_mask
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset, Tracks
 from geo3d.geometry import PointCloud
@@ -36,7 +37,7 @@ class ColmapScene(PosedScene):
 
     The scale of such a model is arbitrary. It is normalised: the median of the sparse points has 90 % of them within
     distance 1. ``scale`` is the factor by which the file's lengths were multiplied; the file's coordinates are
-    ``(xyz + origin) / scale``. The world's axes are the file's.
+    ``(xyz + origin) / scale``. The world's axes are the file's. Of several models that with the most images is read.
 
     Args:
         name: unique in the dataset.
@@ -52,15 +53,26 @@ class ColmapScene(PosedScene):
         self.name, self.root = name, root
         if not (root / "images").is_dir():
             raise BrokenScene(name, root / "images", "no such folder: the instance has no images")
-        candidates = (root / "sparse" / "0", root / "sparse")
-        model = next((f for f in candidates for e in ("bin", "txt") if (f / f"cameras.{e}").is_file()), None)
-        if model is None:
-            raise BrokenScene(name, candidates[0], "no COLMAP model: cameras.bin is missing")
-        self._model_folder = model
+        self._model_folder, self._notes = self._find_model()
         self._present = _relative_images(root / "images")
         self._masks = self._find_masks()
         self._frame: tuple[float, np.ndarray] | None = None
         self.parts = frozenset({"views", "poses", "points", "tracks"} | ({"masks"} if self._masks_complete else set()))
+
+    def _find_model(self) -> tuple[Path, tuple[Remark, ...]]:
+        """Folder of the model with the most registered images, the first of these, and what was not taken."""
+        sparse = self.root / "sparse"
+        numbered = [sparse / name for name in subfolders(sparse)] if sparse.is_dir() else []
+        models = [folder for folder in (*numbered, sparse) if model_ending(folder)]
+        if not models:
+            raise BrokenScene(self.name, sparse / "0", "no COLMAP model: cameras.bin is missing")
+        if len(models) == 1:
+            return models[0], ()
+        counts = [registered_count(folder, self.name) for folder in models]
+        best = models[counts.index(max(counts))]
+        place = best.relative_to(self.root).as_posix()
+        reason = f"models with fewer registered images are not used: {place} has the most, {max(counts)}"
+        return best, (Remark(self.name, str(sparse), reason, len(models) - 1),)
 
     def _find_masks(self) -> dict[str, str]:
         """Mask file of each image that has one."""
@@ -96,7 +108,8 @@ class ColmapScene(PosedScene):
 
     def read_views(self) -> ViewList:
         model = self._read_model(observations=False)
-        kept = [i for i, name in enumerate(model.names) if name in self._present]
+        files = [self._inside(file) for file in find_images(self.root / "images", model.names)]
+        kept = [i for i, file in enumerate(files) if file is not None]
         if len(kept) < _FEWEST_VIEWS:
             reason = (
                 f"{len(kept)} of the model's {len(model.names)} registered images exist in images/; "
@@ -104,25 +117,45 @@ class ColmapScene(PosedScene):
             )
             raise BrokenScene(self.name, self._model_folder, reason)
         cameras = [model.cameras[i] for i in kept]
-        check_size(self.root / "images" / model.names[kept[0]], self.name, cameras[0])
-        names, remarks = [model.names[i] for i in kept], self._remarks(model, len(kept))
+        check_size(files[kept[0]], self.name, cameras[0])
+        names = [model.names[i] for i in kept]
+        self._files = {name: files[i] for name, i in zip(names, kept)}
+        remarks = self._remarks(model)
         return ViewList(names, cameras, model.poses[kept], remarks, self.origin)
 
-    def _remarks(self, model: ColmapModel, kept: int) -> tuple[Remark, ...]:
+    def _remarks(self, model: ColmapModel) -> tuple[Remark, ...]:
+        names, files = list(self._files), list(self._files.values())
+        used = self._present & set(map(self._relative, files))
         unmasked = len(self._present) - len(self._masks) if self._masks else 0
         counts = (
-            ("sparse", "registered images skipped: they are not in images/", len(model.names) - kept),
-            ("images", "images skipped: the model has not registered them", len(self._present) - kept),
+            ("sparse", "registered images skipped: they are not in images/", len(model.names) - len(files)),
+            ("images", "images have another ending than the model says, and are used", count_renamed(files, names)),
+            ("images", "images skipped: the model has not registered them", len(self._present - used)),
             ("masks", "images have no mask: the masks of the others are not used", unmasked),
         )
-        return tuple(Remark(self.name, str(self.root / place), why, count) for place, why, count in counts if count)
+        remarks = tuple(Remark(self.name, str(self.root / place), why, count) for place, why, count in counts if count)
+        return remarks + self._notes
+
+    def _inside(self, file: Path | None) -> Path | None:
+        """The file itself where it lies in ``images/``."""
+        return None if file is None or self._relative(file).startswith("../") else file
+
+    def _relative(self, file: Path) -> str:
+        return Path(os.path.relpath(file, self.root / "images")).as_posix()
+
+    def _file(self, index: int) -> Path:
+        name = self.view_names[index]  # reading them finds the files
+        return self._files[name]
 
     def image(self, index: int) -> Image.Image:
-        return open_image(self.root / "images" / self.view_names[index], self.name)
+        return open_image(self._file(index), self.name)
 
     def mask(self, index: int) -> np.ndarray:
         self.require("masks")
-        return read_mask(self.root / "masks" / self._masks[self.view_names[index]], self.name)
+        image = self._relative(self._file(index))
+        if image not in self._masks:
+            raise BrokenScene(self.name, self.root / "masks", f"image {image} has no mask")
+        return read_mask(self.root / "masks" / self._masks[image], self.name)
 
     def points(self) -> PointCloud:
         """The sparse points with their colours; normalised units."""
@@ -151,11 +184,8 @@ def _scale_and_origin(model: ColmapModel) -> tuple[float, np.ndarray]:
 
 def _relative_images(folder: Path) -> set[str]:
     """Image files under ``folder``, as COLMAP names them."""
-    found = set()
-    for place, _, files in os.walk(folder):
-        prefix = Path(place).relative_to(folder)
-        found |= {(prefix / f).as_posix() for f in files if os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES}
-    return found
+    places = folders_below(folder) if folder.is_dir() else ()
+    return {(place / name).relative_to(folder).as_posix() for place in places for name in image_names(place)}
 
 
 def _is_capture(folder: Path) -> bool:
@@ -174,8 +204,12 @@ class MVImgNet(SceneDataset):
             return True
         return any(_is_capture(child / name) for child in children for name in subfolders(child)[:_LOOKED_AT])
 
+    @classmethod
+    def is_scene(cls, root: Path) -> bool:
+        return _is_capture(root)
+
     def names(self) -> list[str]:
-        self._alone = _is_capture(self.root)
+        self._alone = self.is_scene(self.root)
         if self._alone:
             return [self.root.name]
         names = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _by_suffix(path: Path, choices: dict[str, Callable]) -> Callable:
 def _stored_root(root: Path, folder: Path) -> str:
     """A root below the index's folder is stored relative to it, so that both can move together."""
     root, folder = root.resolve(), folder.resolve()
-    return os.path.relpath(root, folder) if root.is_relative_to(folder) else str(root)
+    return Path(os.path.relpath(root, folder)).as_posix() if root.is_relative_to(folder) else str(root)
 
 
 # --- text ---
@@ -181,8 +182,10 @@ def _write_text(index: PairIndex, path: Path, folder: Path) -> None:
     datasets = [(f"dataset {n}", f"{d.kind}\t{_stored_root(d.root, folder)}") for n, d in enumerate(index.datasets)]
     options = [(f"option {name}", value) for name, value in index.options.items()]
     for name in [name for _, name in index.scenes] + index.views:
-        if "\t" in name or len(name.splitlines()) > 1:
+        if "\t" in name or name.splitlines() != [name]:
             raise InputError(f"name {name!r} holds a tab or a line break, which a .tsv cannot hold: write a .parquet")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise InputError(f"name {name!r} is not UTF-8, which an index cannot hold: rename the file")
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(f"# {_FORMAT}\n")
         file.writelines(f"# {name} = {value}\n" for name, value in datasets + options)
@@ -210,7 +213,7 @@ def _read_text(path: Path) -> PairIndex:
     codes, scores = array("i"), array("f")
     number = start = 0
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 row = line.rstrip("\n").split("\t")
                 if start:
@@ -227,6 +230,8 @@ def _read_text(path: Path) -> PairIndex:
                 else:
                     _check_header(f"{path}, line {number}", header, row)
                     start = number + 1
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}, line {number + 1}: not UTF-8 text; is this an index of view pairs?") from error
     except ValueError as error:
@@ -237,7 +242,7 @@ def _read_text(path: Path) -> PairIndex:
         PairIndex(
             _header_datasets(path, header),
             {key.removeprefix("option "): value for key, value in header.items() if key.startswith("option ")},
-            [(int(dataset) if dataset.isdecimal() else -1, name) for dataset, name in scenes],
+            [(int(dataset) if re.fullmatch("[0-9]{1,9}", dataset) else -1, name) for dataset, name in scenes],
             list(views),
             *(scene, first, second, overlap, np.radians(degrees), score, evidence.astype(np.int8)),
             source=str(path),
@@ -321,8 +326,12 @@ def _read_parquet(path: Path) -> PairIndex:
         texts = {name: _codes(arrow, table[name]) for name in ("scene", "first", "second", "evidence")}
         numbers = {name: table[name].to_numpy().astype(np.float32) for name in ("overlap", "angle_degrees", "score")}
         dataset = table["dataset"].to_numpy().astype(np.int64)
-    except (arrow.ArrowException, OSError, TypeError) as error:
-        raise InputError(f"{path}: not a readable index of view pairs: {str(error).splitlines()[0]}") from error
+        options = dict(about["options"])
+    except InputError:
+        raise
+    except (arrow.ArrowException, OSError, TypeError, ValueError, LookupError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable index of view pairs: {why}") from error
     scene_codes, scene_names = texts["scene"]
     keys, scene = np.unique(dataset * len(scene_names) + scene_codes, return_inverse=True)
     first_codes, first_names = texts["first"]
@@ -332,7 +341,7 @@ def _read_parquet(path: Path) -> PairIndex:
     return _checked(
         PairIndex(
             _header_datasets(path, header),
-            about["options"],
+            options,
             [(int(key // len(scene_names)), scene_names[key % len(scene_names)]) for key in keys],
             list(views),
             scene.astype(np.int32),

@@ -30,6 +30,7 @@ from geo3d.datasets.covisibility import (
     track_covisibility,
 )
 from geo3d.datasets.files import make_folder
+from geo3d.datasets.image_files import to_rgb
 from geo3d.datasets.pair_index import IndexedDataset, PairIndex, PairIndexBuilder, index_writer
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
@@ -437,9 +438,9 @@ def _pictured(index: PairIndex, datasets: Sequence[SceneDataset], tolerance: Dep
         )
         try:
             matched = matched_pixels(scene, first, second, evidence, tolerance)
-            images = (scene.image(first).convert("RGB"), scene.image(second).convert("RGB"))
-        except OSError as error:  # Pillow's word for pixels that cannot be decoded
+            first_image, second_image = (to_rgb(scene.image(v), str(scene.root), scene.name) for v in (first, second))
+        except BrokenScene as error:
             pictured.append(PicturedPair(captions, problem=str(error)))
         else:
-            pictured.append(PicturedPair(captions, images, matched))
+            pictured.append(PicturedPair(captions, (first_image, second_image), matched))
     return pictured

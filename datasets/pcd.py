@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_numbers
+from geo3d.datasets.files import read_plain
+from geo3d.datasets.plain_text import read_header, to_count, to_numbers
 from geo3d.datasets.point_columns import PointColumns, column_of, named_columns, stored_as
 from geo3d.datasets.quarantine import BrokenScene
 

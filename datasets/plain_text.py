@@ -1,18 +1,12 @@
-"""Text files as programs of all systems write them: byte order marks, line ends, and numbers spelt otherwise."""
+"""Text as programs of all systems write it: line ends, and numbers spelt otherwise."""
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import read_bytes
-from geo3d.datasets.quarantine import BrokenScene
-
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LONGEST_HEADER = 1 << 24
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 # Microsoft's libraries print nan(ind), -nan(ind) and nan(snan), the older ones 1.#IND, -1.#IND00, 1.#QNAN and 1.#INF.
@@ -20,21 +14,6 @@ _NAN = re.compile(r"[+-]?(nan(\(\w*\))?|1\.#(ind|[qs]nan)0*)")
 _INFINITE = re.compile(r"([+-]?)1\.#inf0*")
 _FORTRAN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)d[+-]?\d+", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-
-
-def read_plain(path: Path, scene: str) -> bytes:
-    """The whole file, without a byte order mark; UTF-16 becomes UTF-8.
-
-    Raises:
-        BrokenScene: it is missing, cannot be read, or is damaged UTF-16.
-    """
-    data = read_bytes(path, scene)
-    if data.startswith(_UTF16):
-        try:
-            return data.decode("utf-16").encode()
-        except UnicodeError as error:
-            raise BrokenScene(scene, path, "begins as UTF-16 and is damaged; save it as UTF-8") from error
-    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def decode_plain(data: bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import numeric_order, read_text, subfolders
+from geo3d.datasets.files import looked_at, numeric_order, read_text, subfolders
 from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
 from geo3d.datasets.scene import BrokenScene, Remark, Scene, SceneDataset, recognised_by
 from geo3d.errors import InputError
@@ -114,16 +114,8 @@ class PointFiles(SceneDataset):
 
 
 def _point_files(folder: Path) -> list[str]:
-    """Names of the files of points in ``folder``.
-
-    Raises:
-        InputError: the folder cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+    """Names of the files of points in ``folder``."""
+    names = [entry.name for entry in looked_at(folder) if entry.is_file()]
     endings = set(POINT_ENDINGS) - _NO_SCENES
     return sorted((n for n in names if os.path.splitext(n)[1].lower() in endings), key=numeric_order)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.plain_text import decode_plain, read_plain, to_count, to_number
+from geo3d.datasets.files import read_plain
+from geo3d.datasets.plain_text import decode_plain, to_count, to_number
 from geo3d.datasets.point_columns import PointColumns, column_of, is_known, named_columns, unnamed_columns
 from geo3d.datasets.quarantine import BrokenScene
 

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from geo3d.datasets.files import read_bytes, require_finite
+from geo3d.datasets.files import read_bytes, read_plain, require_finite
 from geo3d.datasets.mesh_files import read_off, read_stl, read_with_trimesh
 from geo3d.datasets.pcd import parse_header, read_pcd
-from geo3d.datasets.plain_text import read_plain
 from geo3d.datasets.ply import ply_names, read_ply
 from geo3d.datasets.point_columns import (
     PointColumns,

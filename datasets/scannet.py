@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import are_rigid, parse_matrix, read_json, read_text, require_finite
-from geo3d.datasets.plain_text import decode_plain, read_plain, to_whole
+from geo3d.datasets.files import are_rigid, parse_matrix, read_json, read_plain, read_text, require_finite
+from geo3d.datasets.plain_text import decode_plain, to_whole
 from geo3d.datasets.ply import Ply, read_ply
 from geo3d.datasets.point_columns import named_columns, unit_colors, whole_labels
 from geo3d.datasets.posed import ViewList
@@ -355,8 +355,12 @@ class ScanNet(SceneDataset):
         folders = [root, *list(scan_folders(root).values())[:LOOKED_AT]]
         return any(scan_stem(folder) is not None for folder in folders)
 
+    @classmethod
+    def is_scene(cls, root: Path) -> bool:
+        return scan_stem(root) is not None
+
     def names(self) -> list[str]:
-        alone = scan_stem(self.root) is not None
+        alone = self.is_scene(self.root)
         self._folders = {self.root.name: self.root} if alone else scan_folders(self.root)
         return list(self._folders)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geo3d.datasets.files import decode
+from geo3d.datasets.files import entries, list_line, read_text, split_lines, subfolders
+from geo3d.datasets.image_files import decode
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.errors import InputError, did_you_mean
 from geo3d.geometry import Camera, PointCloud, View
@@ -37,6 +39,10 @@ VIEW_PARTS = frozenset({"views", "poses", "depth", "masks", "tracks", "pairs"})
 
 class MissingPart(InputError):
     """A part was asked of a scene that does not list it in ``Scene.parts``."""
+
+
+class SeveralDatasets(InputError):
+    """A folder above several datasets was given for one; the message names them."""
 
 
 @dataclass
@@ -195,7 +201,8 @@ class Scene:
         self.require("views")
         name = self.view_names[index]
         where = f"{self.root}: view {name}"
-        image = torch.from_numpy(decode(self.image(index), where, self.name, "RGB")).float() / 255
+        with self.image(index) as picture:
+            image = torch.from_numpy(decode(picture, where, self.name)).float() / 255
         posed, deep = "poses" in self.parts, "depth" in self.parts
         known = {
             "camera": self.camera(index) if posed else None,
@@ -220,10 +227,11 @@ class SceneDataset(Sequence):
         root: the folder.
         quarantine: where broken scenes are noted; a new one when not given.
         split: text file with one scene name a line, such as ScanNet's official lists; only those scenes are used,
-            in the file's order. A listed scene that is not under ``root`` is a broken scene.
+            in the file's order. Blank lines and comments (``#``) do not count. A listed scene that is not under
+            ``root`` is a broken scene.
 
     Raises:
-        InputError: ``split`` cannot be read or lists nothing.
+        InputError: ``split`` cannot be read, or lists nothing that is there.
     """
 
     kind: ClassVar[str]
@@ -243,13 +251,19 @@ class SceneDataset(Sequence):
     def _restrict(self, split: Path) -> None:
         """Keep the scenes that ``split`` lists."""
         try:
-            listed = split.read_text().split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{split}: the split list cannot be read: {error}") from error
+            lines = split_lines(read_text(split, split.name))
+        except BrokenScene as error:
+            raise InputError(f"{split}: the split list {error.reason}") from error
+        known = set(self.scene_names)
+        listed = dict.fromkeys(name for line in lines for name in _listed_names(line, known))
         if not listed:
             raise InputError(f"{split}: the split list is empty; give a text file with one scene name a line")
-        known = set(self.scene_names)
         self.scene_names = [name for name in listed if name in known]
+        if known and not self.scene_names:
+            first, near = next(iter(listed)), did_you_mean(next(iter(listed)), known)
+            raise InputError(
+                f"{split}: none of the {len(listed)} scenes that it lists is in {self.root}, the first: {first!r}{near}"
+            )
         for name in listed:
             if name not in known:
                 self.quarantine.add(BrokenScene(name, self.root, f"listed in {split}, but there is no such scene"))
@@ -258,6 +272,11 @@ class SceneDataset(Sequence):
     @abstractmethod
     def detect(cls, root: Path) -> bool:
         """Whether ``root`` looks like this dataset; looks at few names and opens no data."""
+
+    @classmethod
+    def is_scene(cls, root: Path) -> bool:
+        """Whether ``root`` is itself one scene of this dataset, whatever else lies in it."""
+        return False
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -322,6 +341,9 @@ class SceneDataset(Sequence):
 
 
 _REGISTRY: dict[str, type[SceneDataset]] = {}
+# How deep datasets are looked for below a folder that is none, among how many folders of a level, for the message that
+# names them; and how many of a kind it names.
+_DEEPEST_DATASET, _MOST_FOLDERS, _MOST_NAMES = 3, 200, 12
 
 
 def register_dataset(cls: type[SceneDataset]) -> type[SceneDataset]:
@@ -344,6 +366,69 @@ def recognised_by(root: Path, but: str = "") -> str | None:
     return next((kind for kind, reader in _REGISTRY.items() if kind != but and reader.detect(root)), None)
 
 
+def _listed_names(line: str, known: set[str]) -> list[str]:
+    """The scenes that a line of a split list names: one, whose name may hold spaces, or several parted by spaces."""
+    name = list_line(line)
+    choices = (line.strip(), name, name.replace("\\", "/").rstrip("/"), list_line(name.partition(" #")[0]))
+    exact = next((choice for choice in choices if choice in known), None)
+    if exact is not None:
+        return [exact]
+    words = name.split()
+    return words if len(words) > 1 and known.issuperset(words) else [name] * bool(name)
+
+
+def recognise(root: Path) -> str:
+    """The kind of a folder; never that of only some of the folders in it.
+
+    Raises:
+        SeveralDatasets: folders in it are laid out as kinds that no single one reads.
+        InputError: it is laid out as none.
+    """
+    kinds = [kind for kind, reader in _REGISTRY.items() if reader.detect(root)]
+    alone = (kind for kind in kinds if _REGISTRY[kind].is_scene(root))
+    kind = next(alone, None) or next((kind for kind in kinds if not _read_by_others(root, kind)), None)
+    if kind is not None:
+        return kind
+    found = _datasets_below(root)
+    if len(found) < 2:
+        below = "".join(f" {folder} is one ({kind})." for folder, kind in found)
+        raise InputError(
+            f"{root}: not recognised as any of {', '.join(_REGISTRY)}; give one dataset's own folder, "
+            f"laid out as in docs/datasets.md.{below}"
+        )
+    by_kind: dict[str, list[str]] = {}
+    for folder, kind in found:
+        by_kind.setdefault(kind, []).append(folder.relative_to(root).as_posix())
+    named = "; ".join(f"{kind}: {_enumerated(names)}" for kind, names in by_kind.items())
+    raise SeveralDatasets(
+        f"{root}: holds several datasets ({named}); give one of these folders, or say by `kind` which to read"
+    )
+
+
+def _read_by_others(root: Path, kind: str) -> bool:
+    """Whether ``root`` is of a kind because of some of its folders, while others of them are of other kinds alone."""
+    children = [root / name for name in subfolders(root)]
+    strange = [child for child in children if not _REGISTRY[kind].detect(child)]
+    return len(strange) < len(children) and any(recognised_by(child) for child in strange)
+
+
+def _datasets_below(root: Path) -> list[tuple[Path, str]]:
+    """The folders in ``root`` that are datasets, and their kinds; where a folder is none, those below it."""
+    found = []
+    level = [root]
+    for _ in range(_DEEPEST_DATASET):
+        below = [folder / name for folder in level for name in subfolders(folder)][:_MOST_FOLDERS]
+        kinds = [recognised_by(folder) for folder in below]
+        found += [(folder, kind) for folder, kind in zip(below, kinds) if kind]
+        level = [folder for folder, kind in zip(below, kinds) if not kind]
+    return sorted(found)
+
+
+def _enumerated(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
 def open_dataset(
     root: str | Path, kind: str = "auto", quarantine: Quarantine | None = None, split: str | Path | None = None
 ) -> SceneDataset:
@@ -356,21 +441,18 @@ def open_dataset(
         split: text file with one scene name a line; only those scenes are used.
 
     Raises:
+        SeveralDatasets: ``root`` holds datasets of several kinds and none was asked for.
         InputError: ``root`` does not exist, the kind is unknown, the layout is not recognised, it holds no scene, or
             ``split`` cannot be read.
     """
     root = Path(root).absolute()
-    if root.is_file():
+    if os.path.isfile(root):  # Path's own raises on names that are too long for a file
         raise InputError(f"{root}: is a file; give the root of a dataset, or read points with geo3d.read_points")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; give the root of a dataset")
+    entries(root)  # one that cannot be listed is said to be that, not to be of no layout
     if kind == "auto":
-        kind = recognised_by(root)
-        if kind is None:
-            raise InputError(
-                f"{root}: not recognised as any of {', '.join(_REGISTRY)}; give one dataset's own folder, "
-                "laid out as in docs/datasets.md"
-            )
+        kind = recognise(root)
     if kind not in _REGISTRY:
         known = ", ".join(_REGISTRY)
         raise InputError(f"unknown dataset kind {kind!r}; known: {known}{did_you_mean(kind, _REGISTRY)}")

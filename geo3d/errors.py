@@ -41,8 +41,8 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """Import an optional dependency.
 
     Args:
-        module: what to import, such as ``pycolmap``.
-        extra: the extra of geo3d that brings it, such as ``colmap``.
+        module: what to import, such as ``pyarrow``.
+        extra: the extra of geo3d that brings it, such as ``parquet``.
         purpose: what it is needed for, for the message.
 
     Raises:

@@ -29,7 +29,7 @@ class Camera:
         distortion: coefficients of ``model``.
 
     Raises:
-        ValueError: a size or focal length that is not positive, or coefficients that do not fit the model.
+        ValueError: a size or focal length that is not positive, or coefficients that do not fit the model or are none.
     """
 
     width: int
@@ -54,6 +54,8 @@ class Camera:
             raise ValueError(f"Camera: unknown model {self.model!r}, known: {', '.join(_DISTORTION_SIZES)}")
         if len(self.distortion) != size:
             raise ValueError(f"Camera: model {self.model} takes {size} coefficients, got {len(self.distortion)}")
+        if not np.isfinite(self.distortion).all():
+            raise ValueError(f"Camera: coefficients of distortion must be finite, got {self.distortion}")
 
     @classmethod
     def from_fov(cls, width: int, height: int, horizontal_fov: float) -> Camera:

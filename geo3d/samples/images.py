@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.files import image_names, open_image, subfolders
+from geo3d.datasets.files import folders_below, subfolders
+from geo3d.datasets.image_files import holds_images, image_names, open_image
 from geo3d.datasets.image_pairs import ImagePairs
 from geo3d.datasets.quarantine import Quarantine
-from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
+from geo3d.datasets.scene import Scene, SceneDataset, SeveralDatasets, open_dataset
 from geo3d.errors import InputError
 from geo3d.samples.source import SampleSource
 
@@ -33,7 +34,7 @@ class Photographs(Scene):
         self.name, self.root = root.name, root
         self._names = [
             (Path(folder) / name).relative_to(root).as_posix()
-            for folder in _folders(root)
+            for folder in folders_below(root)
             for name in image_names(folder)
         ]
 
@@ -45,11 +46,6 @@ class Photographs(Scene):
         return open_image(self.root / self._names[index], self.name)
 
 
-def _folders(root: Path) -> list[Path]:
-    """A folder and all below it, in a fixed order; hidden ones are left out."""
-    return [root, *(path for name in subfolders(root) for path in _folders(root / name))]
-
-
 class PhotoFolder(SceneDataset):
     """A folder of photographs as a dataset of one scene. It is listed once, and the list travels to other processes."""
 
@@ -58,9 +54,7 @@ class PhotoFolder(SceneDataset):
     @classmethod
     def detect(cls, root: Path) -> bool:
         """Whether there are images in the folder, or in those just below."""
-        return root.is_dir() and any(
-            image_names(folder) for folder in [root, *(root / name for name in subfolders(root))]
-        )
+        return root.is_dir() and any(map(holds_images, [root, *(root / name for name in subfolders(root))]))
 
     def names(self) -> list[str]:
         self._photographs = Photographs(self.root)
@@ -87,6 +81,8 @@ class ImageSet(SampleSource[Scene]):
         root = Path(root).absolute()
         try:
             dataset = open_dataset(root, quarantine=quarantine)
+        except SeveralDatasets:
+            raise
         except InputError:
             if not PhotoFolder.detect(root):
                 raise

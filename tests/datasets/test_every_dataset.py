@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from dataset_builders import BUILDERS
 from PIL import Image
 
 from geo3d.datasets import PARTS, MissingPart, Quarantine, Scene, SceneDataset, list_datasets, open_dataset
-from geo3d.datasets.scene import _REGISTRY
+from geo3d.datasets.scene import _REGISTRY, SeveralDatasets
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, PointCloud, View
+from geo3d.samples.images import ImageSet
 
 # How a part is asked for.
 READ = {
@@ -304,11 +306,58 @@ def test_split_keeps_the_listed_scenes(kind, root, dataset, tmp_path):
     assert len(part.quarantine) == 1
 
 
-def test_a_folder_of_several_datasets_is_not_taken_for_pairs(tmp_path):
-    """One folder too high must not lose poses and depth without a word."""
-    for kind in ("mvimgnet", "scannet"):
-        BUILDERS[kind](tmp_path / kind)
-    with pytest.raises(InputError, match="not recognised"):
+@pytest.mark.parametrize("second", BUILDERS)
+@pytest.mark.parametrize("first", BUILDERS)
+def test_a_folder_above_several_datasets_names_them(tmp_path, first, second):
+    """One folder too high must not lose a dataset, or poses and depth, without a word."""
+    BUILDERS[first](tmp_path / "first")
+    BUILDERS[second](tmp_path / "second")
+    if first == second == "image_pairs":  # places at any depth are one dataset
+        assert len(open_dataset(tmp_path)) == 4
+        return
+    with pytest.raises(SeveralDatasets) as error:
+        open_dataset(tmp_path)
+    named = f"{first}: first, second" if first == second else f"{first}: first; {second}: second"
+    assert str(error.value).startswith(f"{tmp_path}: holds several datasets ({named}); give one of these folders")
+    with pytest.raises(SeveralDatasets):
+        ImageSet.find(tmp_path)
+
+
+@pytest.mark.parametrize("second", BUILDERS)
+@pytest.mark.parametrize("first", BUILDERS)
+def test_so_does_one_above_scenes_of_several_kinds(tmp_path, first, second):
+    for number, built in enumerate((first, second)):
+        BUILDERS[built](tmp_path / "built" / str(number))
+        shutil.copytree(open_dataset(tmp_path / "built" / str(number))[0].root, tmp_path / "data" / str(number))
+    if first == second:
+        dataset = open_dataset(tmp_path / "data")
+        assert (dataset.kind, len(dataset)) == (first, 2)
+        return
+    with pytest.raises(SeveralDatasets, match=rf"\({first}: 0; {second}: 1\)"):
+        open_dataset(tmp_path / "data")
+
+
+def test_what_lies_in_a_scene_is_no_dataset_of_its_own(tmp_path):
+    """A workspace of COLMAP, in which a model of undistorted images lies too."""
+    BUILDERS["mvimgnet"](tmp_path)
+    scene = tmp_path / "7" / "1a0001"
+    shutil.copytree(scene, scene / "dense" / "0")
+    (scene / "notes").mkdir()
+    assert [s.name for s in open_dataset(scene)] == ["1a0001"]
+    assert len(open_dataset(tmp_path)) == 3
+
+
+def test_one_kind_that_reads_all_folders_is_taken(tmp_path):
+    BUILDERS["transforms"](tmp_path)
+    shutil.copytree(tmp_path / "fox" / "images", tmp_path / "fox" / "sparse")
+    assert [cls.kind for cls in _REGISTRY.values() if cls.detect(tmp_path)] == ["mvimgnet", "transforms"]
+    assert list(open_dataset(tmp_path).scene_names) == ["fox", "office"]
+    assert open_dataset(tmp_path).kind == "transforms"
+
+
+def test_a_folder_above_one_dataset_names_it(tmp_path):
+    BUILDERS["scannet"](tmp_path / "deep" / "data")
+    with pytest.raises(InputError, match=r"not recognised as any of .*/deep/data is one \(scannet\)\.$"):
         open_dataset(tmp_path)
 
 

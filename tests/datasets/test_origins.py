@@ -29,6 +29,7 @@ from geo3d.viz.ply import write_ply
 from geo3d.viz.points import write_labelled_points, write_points
 
 UTM = np.array([500000.123, 5400000.456, 300.789])
+ECEF = np.array([-2694045.25, -4266368.5, 3887311.75])
 TENTH_OF_A_MILLIMETRE = 1e-4
 
 
@@ -105,7 +106,7 @@ def in_file(scene: Scene, local: np.ndarray, scale: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["binary", "text"])
-@pytest.mark.parametrize("shift", [UTM, np.array([-2694045.25, -4266368.5, 3887311.75])], ids=["UTM", "ECEF"])
+@pytest.mark.parametrize("shift", [UTM, ECEF], ids=["UTM", "ECEF"])
 def test_colmap_models(tmp_path, form, shift):
     root = tmp_path / "capture"
     names = [f"{i}.png" for i in range(4)]
@@ -145,18 +146,19 @@ def test_a_model_near_zero_is_read_as_before(tmp_path):
     assert np.array_equal(scene.points().xyz.numpy(), (POINTS * scene.scale).astype(np.float32))
 
 
-def test_captures_with_transforms(tmp_path):
+@pytest.mark.parametrize("shift", [UTM, ECEF], ids=["UTM", "ECEF"])
+def test_captures_with_transforms(tmp_path, shift):
     build_capture(tmp_path / "a", absent=0)
     content = json.loads((tmp_path / "a" / "transforms.json").read_text())
     for frame in content["frames"]:
         matrix = np.array(frame["transform_matrix"])
-        matrix[:3, 3] += UTM
+        matrix[:3, 3] += shift
         frame["transform_matrix"] = matrix.tolist()
     (tmp_path / "a" / "transforms.json").write_text(json.dumps(content))
     (scene,) = open_dataset(tmp_path / "a")
     for index, pose in enumerate(orbit()):
         assert np.abs(scene.pose(index)[:3, 3]).max() < 5
-        assert np.abs(in_file(scene, scene.pose(index)[:3, 3]) - pose[:3, 3] - UTM).max() < 1e-8
+        assert np.abs(in_file(scene, scene.pose(index)[:3, 3]) - pose[:3, 3] - shift).max() < 1e-8
         assert np.array_equal(scene.view(index).world_from_camera.numpy(), scene.pose(index))
 
 

@@ -500,7 +500,6 @@ def test_missing_folder_and_no_folder(tmp_path) -> None:
 
 
 def test_an_object_capture_is_paired_by_its_tracks(data_folder) -> None:
-    pytest.importorskip("pycolmap")
     scene = open_dataset(data_folder / "mvimgnet")[0]
     pairs = mine_scene(scene, PairOptions())
     assert pairs.evidence == "tracks"
@@ -529,7 +528,6 @@ def test_captures_with_poses_alone_are_paired_by_their_frusta(data_folder) -> No
 
 
 def test_all_real_captures_together(data_folder, tmp_path) -> None:
-    pytest.importorskip("pycolmap")
     roots = tuple(data_folder / name for name in ("fox", "mvimgnet", "pairs"))
     summary = mine_pairs(PairsConfig(data=roots, output=tmp_path / "pairs.tsv"))
     assert summary.scenes == 4
@@ -551,7 +549,6 @@ def test_all_real_captures_together(data_folder, tmp_path) -> None:
 
 def test_synthetic_rooms_and_objects(tmp_path) -> None:
     pytest.importorskip("embreex")
-    pytest.importorskip("pycolmap")
     from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 
     config = SyntheticConfig(output=tmp_path / "made", scenes=1, objects=1, views=12, width=160, height=120, workers=1)

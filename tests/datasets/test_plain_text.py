@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from geo3d.datasets import BrokenScene
-from geo3d.datasets.plain_text import read_header, read_plain, to_count, to_number, to_numbers, to_whole
+from geo3d.datasets.files import read_plain
+from geo3d.datasets.plain_text import read_header, to_count, to_number, to_numbers, to_whole
 
 
 @pytest.mark.parametrize("word", ["nan", "-NaN", "nan(ind)", "-nan(ind)", "nan(snan)", "-1.#IND00", "1.#QNAN"])

@@ -126,7 +126,7 @@ def test_no_frame_at_all(folder):
     [
         ("pose/3.txt", b"1 0 0 0", "pose", "16 numbers are expected, found 4"),
         ("pose/3.txt", b"", "pose", "16 numbers are expected, found 0"),
-        ("pose/3.txt", b"1 " * 15 + b"one", "pose", "16 numbers are expected: could not convert string"),
+        ("pose/3.txt", b"1 " * 15 + b"one", "pose", "16 numbers are expected: .* is not a number"),
         ("intrinsic/intrinsic_color.txt", b"\x00\xff", "camera", "is not UTF-8 text"),
         (
             "intrinsic/intrinsic_color.txt",
@@ -183,6 +183,108 @@ def test_scenes_in_a_folder_of_scans(folder):
     folder.rename(folder.parent / "scans" / folder.name)
     dataset = open_dataset(folder.parent)
     assert (dataset.kind, list(dataset.scene_names)) == ("scannet_frames", ["scene0000_00"])
+
+
+def build_flat(folder: Path, color: str = "png", depth: str = "png") -> None:
+    """A sequence as 7-Scenes and the SDK's exporter in C++ lay them out."""
+    folder.mkdir(parents=True)
+    for index, pose in enumerate(orbit()):
+        stem = folder / f"frame-{index:06d}"
+        picture(seed=index).save(f"{stem}.color.{color}", quality=95)
+        units = np.rint(depth_map(index) * 1000).astype(np.uint16)
+        units[0, :2] = 65535
+        Image.fromarray(units).save(f"{stem}.depth.{depth}")
+        save_matrix(Path(f"{stem}.pose.txt"), pose)
+
+
+@pytest.mark.parametrize(("color", "depth"), [("png", "png"), ("jpg", "pgm")])
+def test_flat_frames(tmp_path, color, depth):
+    for name in ("chess/seq-02", "chess/seq-01", "fire/seq-01"):
+        build_flat(tmp_path / name, color, depth)
+    (tmp_path / "chess" / "TrainSplit.txt").write_text("sequence1\n")
+    dataset = open_dataset(tmp_path, quarantine=Quarantine(strict=True))
+    assert (dataset.kind, list(dataset.scene_names)) == (
+        "scannet_frames",
+        ["chess/seq-01", "chess/seq-02", "fire/seq-01"],
+    )
+    assert list(open_dataset(tmp_path / "chess").scene_names) == ["seq-01", "seq-02"]
+    (scene,) = open_dataset(tmp_path / "chess" / "seq-01")
+    assert (scene.parts, scene.metric) == ({"views", "poses", "depth"}, True)
+    assert scene.view_names == [f"frame-{i:06d}" for i in range(4)]
+    for index, pose in enumerate(orbit()):
+        np.testing.assert_allclose(scene.pose(index), pose, atol=1e-8)  # nine decimals in the text
+        expected = depth_map(index)
+        expected[0, :2] = 0
+        np.testing.assert_allclose(scene.view(index).depth, expected, atol=5e-4 + 1e-6)  # whole millimetres
+    for camera, size in ((scene.camera(0), COLOR), (scene.depth_camera(0), DEPTH)):
+        assert (camera.width, camera.height) == (size.width, size.height)
+        assert (camera.fx, camera.fy) == pytest.approx((585 / 640 * size.width,) * 2)
+        assert (camera.cx, camera.cy) == ((size.width - 1) / 2, (size.height - 1) / 2)
+    assert [(r.count, r.reason) for r in scene.remarks] == [
+        (4, "views without a file of intrinsics: a focal length of 585 pixels of 640 is assumed, as in 7-Scenes")
+    ]
+
+
+@pytest.mark.parametrize(
+    "place", ["camera-intrinsics.txt", "../camera-intrinsics.txt", "intrinsics_color.txt", "_info.txt"]
+)
+def test_intrinsics_of_flat_frames(tmp_path, place):
+    folder = tmp_path / "seq-01"
+    build_flat(folder)
+    for file in folder.glob("*.color.png"):
+        picture(DEPTH).save(file)
+    if place == "_info.txt":
+        matrix = " ".join(map(str, intrinsic_matrix(DEPTH).reshape(-1)))
+        lines = [
+            "m_versionNumber = 4",
+            f"m_calibrationColorIntrinsic = {matrix}",
+            f"m_calibrationDepthIntrinsic = {matrix}",
+        ]
+        (folder / place).write_text("\r\n".join([*lines, "m_depthShift = 500", ""]))
+    else:
+        (folder / place).write_text("\n".join(" ".join(map(str, row)) for row in DEPTH.matrix.tolist()))
+    (scene,) = open_dataset(folder)
+    assert scene.remarks == ()
+    for camera in (scene.camera(0), scene.depth_camera(0)):
+        np.testing.assert_allclose(camera.matrix, DEPTH.matrix, rtol=1e-12)
+    assert scene.depth(0)[5, 5] == pytest.approx(5.0 if place == "_info.txt" else 2.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "m_calibrationColorIntrinsic is not given"),
+        ("m_calibrationColorIntrinsic = 1 2", "16 numbers are expected, found 2"),
+    ],
+)
+def test_damaged_descriptions_of_flat_frames(tmp_path, content, reason):
+    build_flat(tmp_path / "seq-01")
+    (tmp_path / "seq-01" / "_info.txt").write_text(content)
+    with pytest.raises(BrokenScene, match=f"_info.txt: {reason}"):
+        open_dataset(tmp_path)[0].camera(0)
+
+
+def test_flat_frames_are_skipped_and_counted(tmp_path):
+    folder = tmp_path / "seq-01"
+    build_flat(folder)
+    (folder / "frame-000001.pose.txt").write_text("1.#QNAN " * 16)
+    (folder / "frame-000002.depth.png").unlink()
+    (folder / "frame-000003.color.png").unlink()
+    (scene,) = open_dataset(tmp_path)
+    assert scene.view_names == ["frame-000000"]
+    assert [remark.count for remark in scene.remarks] == [1] * 4
+    (folder / "frame-000000.pose.txt").unlink()
+    with pytest.raises(BrokenScene, match="seq-01: no usable frame: 1 frames skipped: they have no image; 1 frames"):
+        open_dataset(tmp_path)[0].pose(0)
+
+
+def test_depth_of_other_endings(folder):
+    for number in ("0", "3", "20", "100"):
+        (folder / "depth" / f"{number}.png").unlink()
+        np.save(folder / "depth" / f"{number}.npy", np.rint(depth_map() * 1000).astype(np.uint16))
+    scene = opened(folder)
+    assert len(scene.view_names) == 4
+    np.testing.assert_allclose(scene.view(1).depth, depth_map(), atol=5e-4 + 1e-6)
 
 
 def test_genuine_frames(data_folder):

@@ -323,7 +323,7 @@ def test_tracks_are_true(written: Path) -> None:
 
 
 def test_pycolmap_reads_the_model(written: Path) -> None:
-    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed: pip install 'geo3d[colmap]'")
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed: pip install 'geo3d[test]'")
     folder = written / "mvimgnet" / "0" / "00000000"
     model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
     assert model.num_reg_images() == len(list((folder / "images").iterdir()))

@@ -125,6 +125,7 @@ def test_numpy_round_trip_through_a_file(camera):
         ((64, 48, 1.0, 1.0, math.inf, 0.0), "finite"),
         ((64, 48, 1.0, 1.0, 0.0, 0.0, "FOV", (0.9,)), "unknown model 'FOV', known: PINHOLE"),
         ((64, 48, 1.0, 1.0, 0.0, 0.0, "OPENCV", (0.1,)), "model OPENCV takes 4 coefficients, got 1"),
+        ((64, 48, 1.0, 1.0, 0.0, 0.0, "OPENCV", (0.1, float("nan"), 0, 0)), "distortion must be finite"),
     ],
 )
 def test_errors_say_what_is_wrong(arguments, message):
