@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
-from geo3d.writing import replacing
+from geo3d.writing import replacing, write_tensors, write_torch, writing
 
 #: Key of a file's metadata under which geo3d describes the model that the weights are of.
 MODEL_CARD_KEY = "geo3d.model"
@@ -199,15 +198,13 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     _require_whole(model, state)
     state = untied({name: value.detach().cpu().contiguous() for name, value in state.items()})
     text = json.dumps(card())
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as target:
-            if path.suffix in TORCH_ENDINGS:
-                torch.save({"state_dict": state, MODEL_CARD_KEY: text}, target)
-            else:
-                save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text})
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path}: the model cannot be written there ({error})") from error
+    with replacing(path) as target:
+        if path.suffix in TORCH_ENDINGS:
+            write_torch(target, {"state_dict": state, MODEL_CARD_KEY: text})
+        else:
+            write_tensors(target, state, {"format": "pt", MODEL_CARD_KEY: text})
 
 
 def _require_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
@@ -16,6 +15,7 @@ from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
 from geo3d.viz.points import draw_labels, write_labelled_points
+from geo3d.viz.sheet import write_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def segment_scene(config: SegmentScene) -> str:
         )
     picture = config.out.with_suffix(".png")
     normals = None if cloud.normals is None else cloud.normals.numpy()
-    Image.fromarray(draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes)).save(picture)
+    write_picture(picture, draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes))
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
 
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
@@ -20,6 +19,7 @@ from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
 from geo3d.samples.points import PointScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_clouds, write_points
+from geo3d.viz.sheet import write_picture
 
 #: Of scenes that are measured a crop this many times as large as in training.
 _LARGER = 4
@@ -172,7 +172,7 @@ class SparK3DRecipe(Recipe):
         method, batch = self.method, next(self._crop_batches())
         with method.measuring():
             clouds = method.clouds(batch, method(batch))
-        Image.fromarray(draw_clouds(clouds)).save(self.folder / "filled.png")
+        write_picture(self.folder / "filled.png", draw_clouds(clouds))
         names = []
         for name, cloud in clouds.items():
             cloud.xyz = cloud.xyz.cpu() * method.config.voxel_size

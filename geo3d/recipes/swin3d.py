@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from geo3d.geometry import PointCloud
@@ -16,6 +15,7 @@ from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_labels, write_labelled_points
+from geo3d.viz.sheet import write_picture
 
 
 @dataclass(kw_only=True)
@@ -103,7 +103,7 @@ class Swin3DRecipe(Recipe):
         xyz, labels = cloud.xyz.numpy(), predicted.numpy()
         normals = None if cloud.normals is None else cloud.normals.numpy()
         panels = {"labels": cloud.semantic.numpy(), "predicted": labels}
-        Image.fromarray(draw_labels(xyz, normals, panels, self.method.classes)).save(self.folder / "segmentation.png")
+        write_picture(self.folder / "segmentation.png", draw_labels(xyz, normals, panels, self.method.classes))
         origin = None if cloud.origin is None else cloud.origin[0].numpy()
         write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes), origin)
         return (

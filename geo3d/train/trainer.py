@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
+from geo3d.config import typed_value
 from geo3d.errors import InputError
-from geo3d.methods.method import DrawsPictures, Method, SampleSet
-from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
+from geo3d.methods.method import DrawsPictures, Method, MethodOutput, SampleSet
+from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of, taking_up
 from geo3d.train.config import TrainConfig
 from geo3d.train.engine import Engine
 from geo3d.train.identity import check_same_run, run_identity
@@ -34,6 +34,8 @@ from geo3d.train.result import RunResult, RunState, StoppedBy
 from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
 from geo3d.viz.curve import draw_loss_curve
+from geo3d.viz.sheet import write_picture
+from geo3d.writing import writing
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -249,7 +251,7 @@ class Trainer:
         own = Agreed(
             signal=self._signals.received is not None,
             late=self._main and self._limit.over,
-            save=self._main and self._save_timer.over,
+            save=self._main and (self._save_timer.over or self._log.failed),  # which tells all processes
             broken=any(batch.broken for batch in taken),
         )
         means = [torch.stack(values).mean() for values in zip(*(some.values() for some in passes))]
@@ -279,8 +281,13 @@ class Trainer:
         """Count and name the broken samples of all processes; every process must call it."""
         broken = gather(self._fabric, broken)
         self._state.broken += len(broken)
-        if self._main:
-            self._quarantine.add(broken)
+        first_process(self._fabric, lambda: self._quarantine.add(broken))
+
+    def _broken_samples(self) -> str:
+        """How often a sample had to be replaced, and how many these were; in the first process."""
+        if not self._state.broken or not self._main:
+            return "no broken samples"
+        return f"{self._state.broken} draws replaced, of {len(self._quarantine)} samples that cannot be read"
 
     @property
     def _epochs(self) -> float:
@@ -308,20 +315,22 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint and the loss curve; every process must call it."""
         state = self._engine.state()
+        self._saved = first_process(self._fabric, lambda: self._write(state))
+        self._saved_step = self._state.step
+
+    def _write(self, state: dict[str, Any]) -> Path:
+        """In the first process: write what :meth:`Engine.state` gave, and the loss curve."""
         counters = dataclasses.replace(self._state, seconds=self._state.seconds + self._meter.seconds)
-        if self._main:
-            self._log.flush()
-            weights, ema = state.pop("model"), state.pop("ema")
-            state |= {"counters": counters.as_dict(), "steps": self._total, "identity": self._identity}
-            head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
-            head["run_config"] = json.dumps(self.run_config)
-            head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
-            figure = (
-                self._measuring.figure((self._measured or {}).get(self._measuring.best)) if self._measuring else None
-            )
-            self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head, figure)
-            draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name, figure and figure.name)
-        self._saved, self._saved_step = self._fabric.broadcast(self._saved), self._state.step
+        self._log.flush()
+        weights, ema = state.pop("model"), state.pop("ema")
+        state |= {"counters": counters.as_dict(), "steps": self._total, "identity": self._identity}
+        head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
+        head["run_config"] = json.dumps(self.run_config)
+        head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
+        figure = self._measuring.figure((self._measured or {}).get(self._measuring.best)) if self._measuring else None
+        saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head, figure)
+        draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name, figure and figure.name)
+        return saved
 
     def _resume(self) -> None:
         """Take up the newest whole checkpoint of the run folder, if there is any."""
@@ -329,18 +338,19 @@ class Trainer:
         if path is None:
             return
         state, weights, ema = load_checkpoint(path)
-        check_same_run(self.run_dir, state["identity"], self._identity)
-        self._engine.load_state(state | {"model": weights, "ema": ema})
-        self._state = RunState(**state["counters"])
-        if self._main:
-            self._store.mark_again(path)
+        with taking_up(path):
+            check_same_run(self.run_dir, state["identity"], self._identity)
+            self._engine.load_state(state | {"model": weights, "ema": ema})
+            self._state = typed_value(RunState, state["counters"], "counters")
+        first_process(self._fabric, lambda: self._store.mark_again(path))
         self._saved, self._saved_step = path, self._state.step
         self._log.log(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
-        if state["steps"] != self._total and self.config.schedule_epochs is None:
+        if state.get("steps", self._total) != self._total and self.config.schedule_epochs is None:
             self._log.log(f"the schedule now runs over {self._total} steps instead of {state['steps']}")
 
     def _find_checkpoint(self) -> Path | None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
         self._store.clean()
         self._quarantine = SampleQuarantine(self.run_dir / "quarantine.txt", self._log.log)
         return self._store.newest_valid(self._log.log)
@@ -355,11 +365,15 @@ class Trainer:
         batch = self._batches[key]
         if batch.error:
             raise InputError(batch.error)
-        with self._engine.predict(batch.data, self._seed_pass(key)) as (data, output):
-            if self._main:
-                folder = self.run_dir / "pictures"
-                folder.mkdir(exist_ok=True)
-                Image.fromarray(self.method.picture(data, output)).save(folder / f"step_{self._state.step:08d}.png")
+        path = self.run_dir / "pictures" / f"step_{self._state.step:08d}.png"
+
+        def write(data: Any, output: MethodOutput) -> None:
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+            write_picture(path, self.method.picture(data, output))
+
+        with self._engine.predict(batch.data, self._seed_pass(key)) as predicted:
+            first_process(self._fabric, lambda: write(*predicted))
 
     def _finish(self, stopped_by: StoppedBy) -> RunResult:
         state, meter = self._state, self._meter
@@ -372,7 +386,7 @@ class Trainer:
         self._log.log(
             f"stopped{reason} after {state.step} of {self._total} steps: loss {state.smooth_loss:.4f}, "
             f"{meter.overall_rate:.1f} samples/s, {100 * meter.wait_share:.1f} % of the time waiting for data, "
-            f"{state.bad_steps} bad steps, {state.broken} broken samples; saved to {self._saved}"
+            f"{state.bad_steps} bad steps, {self._broken_samples()}; saved to {self._saved}"
         )
         return RunResult(
             steps=state.step,

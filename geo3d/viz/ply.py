@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geo3d.writing import replacing
+
 _NAMES = {
     "i1": "char",
     "u1": "uchar",
@@ -26,6 +28,9 @@ def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray
         vertex: (V,) array for each vertex property, written in its own type, such as
             ``x, y, z`` float32, ``red, green, blue, alpha`` uint8, ``label`` uint16.
         faces: (F, 3) vertex indices, or None to write no face element.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     columns = {name: np.asarray(column) for name, column in vertex.items()}
     table = np.empty(len(next(iter(columns.values()))), [(n, "<" + c.dtype.str[1:]) for n, c in columns.items()])
@@ -39,4 +44,5 @@ def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray
         polygons["length"], polygons["corners"] = 3, faces
         header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
         body += polygons.tobytes()
-    Path(path).write_bytes("\n".join([*header, "end_header", ""]).encode() + body)
+    with replacing(Path(path)) as unfinished:
+        unfinished.write_bytes("\n".join([*header, "end_header", ""]).encode() + body)
