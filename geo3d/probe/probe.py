@@ -35,6 +35,8 @@ class ProbeConfig:
     """Where the networks run, such as `cuda`."""
     out: Path | None = None
     """JSON file for the figures. None: they are only printed."""
+    strict: bool = False
+    """Stop at the first scene that cannot be read instead of naming it and leaving it out."""
 
     def __post_init__(self) -> None:
         if self.fresh < 1:

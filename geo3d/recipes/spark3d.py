@@ -15,7 +15,7 @@ from torch import Tensor
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
 from geo3d.metrics import intersection_and_union
 from geo3d.random import Stream, stream_generator
-from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run
 from geo3d.samples.points import PointScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_clouds, write_points
@@ -70,12 +70,10 @@ class SparK3DRecipe(Recipe):
         """Draw a crop of each of the first scenes that can be read."""
         larger = replace(self.config.method, max_voxels=_LARGER * self.config.method.max_voxels)
         samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
-        self._crops = first_readable(
-            range(len(samples)),
+        self._crops = self.first_readable(
+            samples,
             lambda index: samples.draw(index, stream_generator(self.seed, self.stream, index)),
             MEASURED_SCENES,
-            self.config.strict,
-            self.log,
         )
 
     @property
