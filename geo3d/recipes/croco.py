@@ -87,7 +87,9 @@ class CroCoRecipe(Recipe):
         super().prepare_measuring(source, measured)
         self._all = self.method.samples(source)
         self._several_scenes = source.group_count > 1
-        self._others = Readable(self.config.strict, self.log, "cannot be read and another scene's view takes its place")
+        self._others = Readable(
+            self.config.strict, self.log, "another scene's view takes the place of one that cannot be read"
+        )
 
     def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
         """A pair; ``other`` is the second view of a pair of another scene, where there is one.

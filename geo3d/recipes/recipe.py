@@ -179,7 +179,7 @@ class Recipe:
         self.config, self.folder, self.log = config, folder, log
         self.seed: int = config.train.seed
         #: What cannot be read of the samples that are measured.
-        self.readable = Readable(config.strict, log, "cannot be read and is left out of the report")
+        self.readable = Readable(config.strict, log, "left out of the report")
         #: What the report calls the network before training.
         self.beginning = "untrained" if config.init is None else "at the start"
         source = self.find_source()
