@@ -120,10 +120,11 @@ class Logger:
         """End the bar and close the files."""
         if self._bar is not None:
             self._bar.stop()
-        for open_file in (self._file, self._board):
-            if open_file is not None:
-                with contextlib.suppress(OSError):  # of what could not be written, which flush has told
-                    open_file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of what could not be written, which flush has told
+                self._file.close()
+        if self._board is not None:
+            self._board.close()
         self._file = self._board = self._bar = None
 
     def _open_bar(self, step: int, total: int) -> None:
@@ -172,8 +173,9 @@ class EventFile:
             self._write(Event(step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; of what could not be written :meth:`add` has told."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
