@@ -64,14 +64,23 @@ def places(card: Any, above: tuple = ()) -> Iterator[tuple]:
         yield from places(value, (*above, key))
 
 
-def error_of(path: Path, **options: Any) -> str:
-    """The one line, which names the file."""
-    with pytest.raises(InputError) as caught:
-        create_model(checkpoint=path, **options)
-    message = str(caught.value)
+def loaded(path: Path) -> dict[str, torch.Tensor]:
+    """The weights that a file brings; none where it is refused by one line, which names the file."""
+    try:
+        return create_model(checkpoint=path).state_dict()
+    except InputError as error:
+        message = str(error)
     assert str(path) in message
     assert "\n" not in message
-    return message
+    return {}
+
+
+def error_of(path: Path) -> str:
+    """The one line, which names the file."""
+    assert not loaded(path)
+    with pytest.raises(InputError) as caught:
+        create_model(checkpoint=path)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -95,13 +104,8 @@ def test_every_entry_of_a_description_is_missed_and_of_a_type(name: str, tmp_pat
                 if junk == "dropped" and place != ("name",) and place[-1] != "encoder_kind":
                     error_of(path)
                     continue
-                try:
-                    found = create_model(checkpoint=path)
-                except InputError as error:
-                    assert str(path) in str(error), (place, junk)
-                    assert "\n" not in str(error)
-                else:  # of what the weights do not depend on, such as the rate at which paths are dropped
-                    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
+                found = loaded(path)  # with what weights do not depend on, such as the rate at which paths are dropped
+                assert all(torch.equal(value, state[key]) for key, value in found.items()), (place, junk)
 
 
 def _deep(levels: int) -> str:
@@ -149,11 +153,7 @@ def test_bytes_that_are_cut_and_changed(ending: str, tmp_path: Path) -> None:
         else:
             changed[at:at] = rng.randbytes(5)
         path.write_bytes(changed)
-        try:
-            create_model(checkpoint=path)
-        except InputError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+        loaded(path)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -174,7 +174,7 @@ def test_tensors_of_another_type_are_listed(ending: str, tmp_path: Path) -> None
 
 def test_a_network_without_values_is_none(tmp_path: Path) -> None:
     torch.save({name: value.to("meta") for name, value in make("resnet_tiny").state_dict().items()}, tmp_path / "f.pth")
-    with pytest.raises(InputError, match="of another type: .*conv1.weight"):
+    with pytest.raises(InputError, match="of another type: .*no values"):
         create_model("resnet", checkpoint=tmp_path / "f.pth")
 
 
