@@ -12,6 +12,7 @@ from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
 from geo3d.datasets.files import make_folder
 from geo3d.datasets.scannet import SCANNET20_CLASSES
+from geo3d.methods.checks import check_positive
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
 from geo3d.viz.points import draw_labels, write_labelled_points
@@ -30,6 +31,13 @@ class SegmentScene:
     """PLY file to write; the picture goes beside it."""
     voxel_size: float | None = None
     """Edge of a voxel, metres; None: as in training."""
+    first_stride: int | None = None
+    """Voxels that the first step down joins along a side, where the authors' file does not say; None: 2 for networks of
+    13 classes and colours alone (S3DIS), 3 for others."""
+
+    def __post_init__(self) -> None:
+        if self.voxel_size is not None:
+            check_positive(self, "voxel_size")
 
 
 def main(args: list[str], program: str) -> None:
@@ -49,12 +57,13 @@ def segment_scene(config: SegmentScene) -> str:
             written where it is to be.
     """
     make_folder(config.out.parent)
-    model = create_model("swin3d", checkpoint=config.checkpoint)
+    told = {} if config.first_stride is None else {"first_stride": config.first_stride}
+    model = create_model("swin3d", checkpoint=config.checkpoint, **told)
     cloud, known = read_cloud(config.scene)
     predicted = model.predict(cloud, config.voxel_size).argmax(1)
     count = model.config.num_classes
     comparable = known is not None and len(known) == count
-    classes = known if comparable else _names(count)
+    classes = known if comparable else model.classes if len(model.classes) == count else _names(count)
 
     labels = predicted.numpy()
     origin = None if cloud.origin is None else cloud.origin.numpy()

@@ -174,7 +174,7 @@ def test_tensors_of_another_type_are_listed(ending: str, tmp_path: Path) -> None
 
 def test_a_network_without_values_is_none(tmp_path: Path) -> None:
     torch.save({name: value.to("meta") for name, value in make("resnet_tiny").state_dict().items()}, tmp_path / "f.pth")
-    with pytest.raises(InputError, match="of another type: .*no values"):
+    with pytest.raises(InputError, match=r"of another type: .*no values"):
         create_model("resnet", checkpoint=tmp_path / "f.pth")
 
 
