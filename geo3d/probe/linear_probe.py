@@ -8,6 +8,7 @@ from pathlib import Path
 from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
+from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.models import create_model
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.probe.probe import Probe, ProbeConfig, Representation
@@ -40,13 +41,9 @@ class LinearProbeConfig(ProbeConfig):
         for folder in (*self.data, *self.test_data):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder; give the root of a dataset")
-        for name in ("rooms", "voxels_per_scene"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out must lie between 0 and 1, got {self.held_out}")
-        if self.voxel_size is not None and not self.voxel_size > 0:
-            raise InputError(f"voxel_size must be positive, got {self.voxel_size}")
+        check_at_least(self, 1, "rooms", "voxels_per_scene")
+        check_between(self, 0, 1, "held_out")
+        check_positive(self, "voxel_size")
 
 
 class LinearProbe(Probe):

@@ -17,6 +17,7 @@ from geo3d.recipes.recipe import Recipe, Run
 from geo3d.recipes.registry import get_recipe
 from geo3d.train.launch import first_process, launch
 from geo3d.train.measuring import Measuring
+from geo3d.train.order import StepPlan
 from geo3d.train.result import RunResult
 from geo3d.train.sharding import gathered
 from geo3d.train.trainer import Trainer
@@ -69,6 +70,8 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
 
     folder, fresh = first_process(fabric, start)
     task = recipe(run, folder, log)
+    plan = StepPlan(len(task.samples), run.train.batch_size, run.train.accumulate, fabric.world_size)
+    run.train.make_schedule(plan.steps_per_epoch, plan.effective_batch)  # tells of a warm-up that is too long
     beginning = _begin(task, fresh, fabric)
     train = replace(run.train, strict=True) if run.strict else run.train
     measuring = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +12,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 
-from geo3d.config import to_plain, typed_value
+from geo3d.config import coerce
 from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
-from geo3d.errors import InputError
+from geo3d.errors import InputError, did_you_mean
+from geo3d.methods.checks import check_at_least, check_below_one
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator, stream_seed
@@ -74,12 +74,8 @@ class Run:
         for folder in self.data:
             if not folder.is_dir():
                 raise InputError(f"data: {folder} is not a folder; give the root of a dataset")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"held_out must lie in [0, 1), got {self.held_out}")
-        if self.rooms < 1:
-            raise InputError(f"rooms must be at least 1, got {self.rooms}")
-        if self.measure_every is not None and self.measure_every < 1:
-            raise InputError(f"measure_every must be at least 1, or None, got {self.measure_every}")
+        check_below_one(self, "held_out")
+        check_at_least(self, 1, "rooms", "measure_every")
         self.train.check()
 
 
@@ -132,8 +128,11 @@ class Recipe:
             InputError: there is none of that name.
         """
         if name not in cls.presets:
-            raise InputError(f"unknown preset {name!r}; known: {', '.join(cls.presets)}")
-        return cls.presets[name]()
+            near = did_you_mean(name, cls.presets)
+            raise InputError(f"unknown preset {name!r}; known: {', '.join(cls.presets)}{near}")
+        config = cls.presets[name]()
+        config.train.usual_warmup = config.train.warmup_epochs, config.train.warmup_steps
+        return config
 
     @classmethod
     def check(cls, config: Any) -> Method:
@@ -144,9 +143,7 @@ class Recipe:
         """
         if not isinstance(config, cls.run):
             raise InputError(f"this recipe is configured by {cls.run.__name__}, got {type(config).__name__}")
-        hints = typing.get_type_hints(cls.run, include_extras=True)
-        for name, value in to_plain(config).items():  # from Python, values of any type come
-            typed_value(hints[name], value, name)
+        coerce(config)  # from Python, values of any type come
         config.check()
         if not config.data:
             split_scenes(config.rooms, config.held_out, config.train.seed)

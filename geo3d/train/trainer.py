@@ -31,7 +31,6 @@ from geo3d.train.meter import Meter, Timer
 from geo3d.train.order import BatchKey, StepPlan, step_seed
 from geo3d.train.quarantine import SampleQuarantine
 from geo3d.train.result import RunResult, RunState, StoppedBy
-from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
 from geo3d.viz.curve import draw_loss_curve
 from geo3d.viz.sheet import write_picture
@@ -122,9 +121,9 @@ class Trainer:
         self.run_dir = self._fabric.broadcast(self.run_dir)
         self._log = Logger(self.run_dir, self._main)
         self._plan = StepPlan(len(self.samples), config.batch_size, config.accumulate, self._fabric.world_size)
-        self._total = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
+        self._total = config.total_steps(self._plan.steps_per_epoch)
         self._identity = run_identity(config, self._plan, self.run_config)
-        self._schedule = self._make_schedule()
+        self._schedule = config.make_schedule(self._plan.steps_per_epoch, self._plan.effective_batch)
         self._batches = DrawnBatches(self.samples, self.method.collate, self._plan, config.seed, config.strict)
         self._store = CheckpointStore(self.run_dir / "checkpoints", config.keep_last, config.keep_best)
         self._engine = Engine(self._fabric, self.method, config)
@@ -135,14 +134,6 @@ class Trainer:
         self._resume()
         self._resumed_from = self._state.step
         self._greet()
-
-    def _make_schedule(self) -> Schedule:
-        config, epoch = self.config, self._plan.steps_per_epoch
-        warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * epoch)
-        steps = round(config.schedule_epochs * epoch) if config.schedule_epochs is not None else self._total
-        decay = None if config.weight_decay_end is None else (config.weight_decay, config.weight_decay_end)
-        peak = config.peak_lr(self._plan.effective_batch)
-        return Schedule(config.schedule, peak, steps, warmup, config.min_lr, decay)
 
     def _greet(self) -> None:
         plan, fabric = self._plan, self._fabric
@@ -156,6 +147,10 @@ class Trainer:
             self._log.log(
                 f"{plan.size} samples are fewer than the {plan.effective_batch} of a step, which repeats them"
             )
+        config, schedule = self.config, self._schedule
+        usual = config.warmup_steps if config.warmup_steps is not None else config.warmup_epochs * plan.steps_per_epoch
+        if schedule.warmup < round(usual):
+            self._log.log(f"the warm-up is shortened from {usual:g} to {schedule.warmup} of {schedule.steps} steps")
         if self.config.precision == "bf16" and fabric.device.type == "cpu" and not has_fast_bfloat16():
             self._log.log("this CPU has no matrix units for bfloat16 (AMX): train.precision 32 may be faster")
 

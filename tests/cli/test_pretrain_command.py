@@ -166,7 +166,7 @@ def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) 
         (["croco", "--data", "{photos}", "--pairs", "absent.tsv"], "absent.tsv"),
         (["croco", "--data", "{photos}", "--method.mask-ratio", "1.5"], "mask_ratio"),
         (["croco", "--data", "{photos}", "--method.model", "crocodile"], "unknown model 'crocodile'"),
-        (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size is 0"),
+        (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size must be at least 1, got 0"),
         (["croco", "--data", "{photos}", "--method.image-size", "65", "64"], "not a multiple of the patch size"),
         (["croco", "--data", "{photos}", "--method.image-size", "0", "0"], "image_size=(0, 0)"),
         (["croco", "--data", "{photos}", "--held-out", "1.5"], "held_out"),

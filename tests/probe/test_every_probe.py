@@ -77,7 +77,7 @@ def test_unknown_names_and_second_registrations_are_refused(brightness) -> None:
     ("options", "message"),
     [
         ({"fresh": 0}, "fresh must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"seed": -1}, "seed must be at least 0 and below"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
