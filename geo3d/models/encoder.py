@@ -140,6 +140,15 @@ class Encoder(nn.Module, ABC):
         return next(self.parameters()).device
 
 
+def require_prepared(model: Encoder, inputs: Any, kind: type) -> None:
+    """Raise InputError unless a model is handed what its :meth:`Encoder.prepare` makes, by its type."""
+    if not isinstance(inputs, kind):
+        raise InputError(
+            f"{type(model).__name__}: expected a {kind.__name__}, as prepare makes it, found {type(inputs).__name__}; "
+            "call features(prepare(...))"
+        )
+
+
 def as_list(inputs: Any) -> list[Any]:
     """What is handed to :meth:`Encoder.prepare`, as a list.
 

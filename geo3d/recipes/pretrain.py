@@ -109,11 +109,11 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     """
     run, path = task.config, task.folder / _BEGINNING
     if not fresh:
-        stored = first_process(fabric, lambda: json.loads(path.read_text()) if path.is_file() else None)
+        stored = first_process(fabric, lambda: _stored_beginning(path, task) if path.is_file() else None)
         if stored is not None:
-            tell_licence(task.method, stored["init"].get("initial_weights", {}).get("licence", ""))
+            tell_licence(task.method, stored.init.get("initial_weights", {}).get("licence", ""))
             task.method.to(fabric.device)
-            return _Beginning(**stored)
+            return stored
         if run.init is not None:
             raise InputError(f"{path} is missing, which says how the run began; put it back, or begin another run")
     init: dict[str, Any] = {}
@@ -127,6 +127,25 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     if fabric.is_global_zero:
         write_text(path, json.dumps(beginning._asdict(), indent=2) + "\n")
     return beginning
+
+
+def _stored_beginning(path: Path, task: Recipe) -> _Beginning:
+    """How a run began, from its folder.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before, init = stored["before"], stored["init"]
+        if not all(isinstance(value, int | float) for value in before.values()) or task.best not in before:
+            raise ValueError(f"figures, {task.best} among them, are expected before training")
+        licence = init.get("initial_weights", {}).get("licence", "")
+        if not isinstance(licence, str):
+            raise ValueError("the licence should be text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: does not say how the run began ({error}); begin another run") from error
+    return _Beginning(before, init)
 
 
 def numbered_folder(parent: Path, stem: str) -> Path:
