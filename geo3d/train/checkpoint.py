@@ -240,8 +240,10 @@ def taking_up(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(path.parent.parent) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # of torch, of pickles and of missing entries: whatever they raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"{path}: cannot be taken up ({reason}); move it away to use the one before it") from error
