@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,21 @@ def replacing(path: Path) -> Iterator[Path]:
         to_disk(path.parent)
 
 
+def prepare_place(path: Path) -> Path:
+    """Make the folders above a file that is to be written, so that what is wrong with its place is told before the work.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    with writing(path):
+        if path.is_dir() or not path.name:
+            raise InputError(f"{path}: cannot be written (it is a folder); give the name of a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content; raises as :func:`replacing`."""
     with replacing(path) as temporary:
@@ -115,4 +131,13 @@ def _reason(error: BaseException | None) -> str | None:
     return None
 
 
-__all__ = ["UNFINISHED", "replacing", "to_disk", "write_tensors", "write_text", "write_torch", "writing"]
+__all__ = [
+    "UNFINISHED",
+    "prepare_place",
+    "replacing",
+    "to_disk",
+    "write_tensors",
+    "write_text",
+    "write_torch",
+    "writing",
+]

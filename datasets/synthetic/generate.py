@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -251,6 +252,11 @@ def write_synthetic(
                 try:
                     for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
                         note(*done.result())
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"{config.output}: a process that made scenes was ended from outside, perhaps for want of "
+                        "memory; fewer workers need less"
+                    ) from error
                 except BaseException:  # an interrupt, or a full disk: do not make the scenes that wait
                     pool.shutdown(cancel_futures=True)
                     raise

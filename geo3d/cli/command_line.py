@@ -7,6 +7,7 @@ import errno
 import inspect
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,10 @@ BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
 #: What the system refuses for a reason that is no fault of the program's.
 _OF_THE_SYSTEM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")}
 _OF_THE_SYSTEM |= {errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.ENOTDIR}
+#: What torch says where memory is short, on CPUs and GPUs.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed"
+)
 
 
 def parse(kind: type[Config], args: Sequence[str], program: str, default: Config | None = None) -> Config:
@@ -122,6 +127,11 @@ def run(main: Callable[[list[str], str], Any], program: str, args: Sequence[str]
         _last_line("interrupted", INTERRUPTED)
     except OSError as error:
         _end_by_system(error)
+    except (MemoryError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(told):
+            raise
+        fail(f"there is not enough memory ({told[:200] or 'MemoryError'}); smaller sizes or batches need less")
     sys.exit(0)
 
 
@@ -183,7 +193,8 @@ def _one_line(box: str) -> str:
     if "╭" not in box:  # where the output takes ASCII alone the title is a paragraph, and not part of a frame
         paragraphs = paragraphs[1:]
     meant = [rows[1].split()[0].rstrip(",") for rows in paragraphs if rows[0].startswith("Perhaps you meant")]
-    return " ".join(paragraphs[0]) + "".join(f"; did you mean {option}?" for option in meant)
+    first = re.sub(r"^Error parsing (?:\d+\.)?", "", " ".join(paragraphs[0]))  # a number is of several configs
+    return first + "".join(f"; did you mean {option}?" for option in meant)
 
 
 def _is_unread(stream: TextIO) -> bool:

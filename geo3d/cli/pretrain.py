@@ -52,6 +52,8 @@ def _load(name: str, kind: type, path: Path, program: str) -> Any:
     try:
         return load_config(kind, path / CONFIG if path.is_dir() else path)
     except InputError as error:
+        if "unknown field" not in str(error):
+            raise
         others = []
         for other in list_recipes():
             with contextlib.suppress(InputError):

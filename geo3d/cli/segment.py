@@ -10,13 +10,15 @@ import numpy as np
 
 from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
-from geo3d.datasets.files import make_folder
 from geo3d.datasets.scannet import SCANNET20_CLASSES
+from geo3d.errors import InputError
 from geo3d.methods.checks import check_positive
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
+from geo3d.models.swin3d import NO_DECODER
 from geo3d.viz.points import draw_labels, write_labelled_points
 from geo3d.viz.sheet import write_picture
+from geo3d.writing import prepare_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,19 @@ def segment_scene(config: SegmentScene) -> str:
         InputError: checkpoint or scene cannot be read, the scene lacks what the network reads, or nothing can be
             written where it is to be.
     """
-    make_folder(config.out.parent)
+    picture = prepare_place(config.out).with_suffix(".png")
+    if picture == config.out:
+        raise InputError(f"{config.out}: the picture will be there; give the points a name that ends in .ply")
+    prepare_place(picture)
     told = {} if config.first_stride is None else {"first_stride": config.first_stride}
     model = create_model("swin3d", checkpoint=config.checkpoint, **told)
     cloud, known = read_cloud(config.scene)
-    predicted = model.predict(cloud, config.voxel_size).argmax(1)
+    if model.config.decoder == NO_DECODER:
+        raise InputError(f"{config.checkpoint}: holds an encoder alone, which names no class; give a run of swin3d")
+    try:
+        predicted = model.predict(cloud, config.voxel_size).argmax(1)
+    except InputError as error:
+        raise InputError(f"{config.scene}: {error}") from error
     count = model.config.num_classes
     comparable = known is not None and len(known) == count
     classes = known if comparable else model.classes if len(model.classes) == count else _names(count)
@@ -77,7 +87,6 @@ def segment_scene(config: SegmentScene) -> str:
             f"mean IoU {100 * scores['miou']:.1f} %, accuracy {100 * scores['accuracy']:.1f} % "
             f"(always the most frequent class: {100 * scores['majority']:.1f} %)"
         )
-    picture = config.out.with_suffix(".png")
     normals = None if cloud.normals is None else cloud.normals.numpy()
     write_picture(picture, draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes))
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])

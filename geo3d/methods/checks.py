@@ -11,6 +11,8 @@ from typing import Any
 
 from geo3d.errors import InputError
 
+_LARGEST_SIDE = 16_384  # pixels
+
 
 def _require(config: Any, name: str, holds: bool, rule: str, where: str) -> None:
     if not holds:
@@ -56,6 +58,12 @@ def check_seed(config: Any, where: str = "") -> None:
     _require(config, "seed", 0 <= config.seed < 2**63, "be at least 0 and below 2^63", where)
 
 
+def check_image_size(config: Any) -> None:
+    """The field ``image_size`` is two sides that images can have."""
+    fits = all(1 <= side <= _LARGEST_SIDE for side in config.image_size)
+    _require(config, "image_size", fits, f"be two sides of 1 to {_LARGEST_SIDE} pixels", "")
+
+
 def check_range(config: Any, name: str, most: float = math.inf) -> None:
     """A field is two positive factors, the smaller one first, of which none exceeds ``most``."""
     low, high = getattr(config, name)
@@ -68,6 +76,7 @@ __all__ = [
     "check_at_least",
     "check_below_one",
     "check_between",
+    "check_image_size",
     "check_positive",
     "check_range",
     "check_seed",

@@ -45,7 +45,8 @@ class ProbeConfig:
         check_at_least(self, 1, "fresh")
         check_seed(self)
         try:
-            torch.empty(0, device=self.device)
+            if torch.empty(0, device=self.device).is_meta:
+                raise RuntimeError("it holds no values")
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"device {self.device!r} cannot be used here ({reason})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,8 +56,11 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
     if not fabric.is_global_zero:
         log = _silent
 
+    made: list[Path] = []
+
     def start() -> tuple[Path, bool]:
         folder = run.out or numbered_folder(RUNS, name)
+        made.extend([folder] if not folder.exists() else [])
         fresh = not any((folder / "checkpoints").glob("step_*"))
         if not fresh:
             _check_same_data(run, folder)
@@ -68,10 +72,15 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
             save_config(replace(run, out=None), folder / _CONFIG)
         return folder, fresh
 
-    folder, fresh = first_process(fabric, start)
-    task = recipe(run, folder, log)
-    plan = StepPlan(len(task.samples), run.train.batch_size, run.train.accumulate, fabric.world_size)
-    run.train.make_schedule(plan.steps_per_epoch, plan.effective_batch)  # tells of a warm-up that is too long
+    try:
+        folder, fresh = first_process(fabric, start)
+        task = recipe(run, folder, log)
+        plan = StepPlan(len(task.samples), run.train.batch_size, run.train.accumulate, fabric.world_size)
+        run.train.make_schedule(plan.steps_per_epoch, plan.effective_batch)  # tells of a warm-up that is too long
+    except InputError:
+        for folder in made:
+            _remove_bare(folder)
+        raise
     beginning = _begin(task, fresh, fabric)
     train = replace(run.train, strict=True) if run.strict else run.train
     measuring = None
@@ -127,6 +136,12 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     if fabric.is_global_zero:
         write_text(path, json.dumps(beginning._asdict(), indent=2) + "\n")
     return beginning
+
+
+def _remove_bare(folder: Path) -> None:
+    """Remove the folder of a run that did not begin, unless something was made in it that is of use."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {_CONFIG}:
+        shutil.rmtree(folder)
 
 
 def _stored_beginning(path: Path, task: Recipe) -> _Beginning:

@@ -152,7 +152,11 @@ def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, 
 def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
     args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
-    assert "file: cannot be made as a folder" in error_of(capsys, "segment", *args)
+    assert "a.ply: cannot be written (Not a directory)" in error_of(capsys, "segment", *args)
+    args[-1] = tmp_path
+    assert "cannot be written (it is a folder)" in error_of(capsys, "segment", *args)
+    args[-1] = tmp_path / "a.png"
+    assert "the picture will be there" in error_of(capsys, "segment", *args)
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:

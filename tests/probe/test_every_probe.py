@@ -89,7 +89,7 @@ def test_wrong_settings_are_named(options: dict, message: str) -> None:
 def test_a_place_where_no_figures_can_be_written_is_told_first(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = LinearProbe.settings(checkpoint=checkpoint, out=tmp_path / "file" / "scores.json")
-    with pytest.raises(InputError, match="file: cannot be made as a folder"):
+    with pytest.raises(InputError, match="scores.json: cannot be written"):
         run_probe("linear", config)
 
 
