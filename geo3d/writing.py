@@ -67,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def prepare_place(path: Path) -> Path:
-    """Make the folders above a file that is to be written, so that what is wrong with its place is told before the work.
+    """Make the folders above a file that is to be written, so that a wrong place is told before the work.
 
     Raises:
         InputError: nothing can be written there.
@@ -122,6 +122,8 @@ def _remove(temporary: Path) -> None:
 def _reason(error: BaseException | None) -> str | None:
     """Why something could not be written, in the system's words; None where an error is of another kind."""
     while error is not None:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return f"{error.filename or 'what is above it'} is a file, where a folder should be"
         if isinstance(error, OSError):
             return error.strerror or str(error)
         if isinstance(error, SafetensorError):

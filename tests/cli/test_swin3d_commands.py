@@ -152,7 +152,9 @@ def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, 
 def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
     args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
-    assert "a.ply: cannot be written (Not a directory)" in error_of(capsys, "segment", *args)
+    assert f"a.ply: cannot be written ({tmp_path / 'file'} is a file, where a folder should be)" in error_of(
+        capsys, "segment", *args
+    )
     args[-1] = tmp_path
     assert "cannot be written (it is a folder)" in error_of(capsys, "segment", *args)
     args[-1] = tmp_path / "a.png"
