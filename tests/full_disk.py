@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 
-SIZE = 4 << 20
-
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, of 4 MB, mounted on a new folder; skips where that is not allowed."""
+def small_disk(folder: Path, megabytes: int = 4) -> Iterator[Path]:
+    """A file system of its own, mounted on a new folder; skips where that is not allowed."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

@@ -35,8 +35,11 @@ def main(args: list[str], program: str) -> None:
     else:
         default = recipe.preset(given.preset or next(iter(recipe.presets)))
     _, run = command_line.parse_two(start, recipe.run, rest, program, (given, default))
-    if any(arg.startswith("--train.warmup") for arg in rest):
+    chosen = {arg.partition("=")[0].replace("_", "-") for arg in rest if arg.startswith("--train.warmup")}
+    if chosen:
         run.train.usual_warmup = None
+    if chosen == {"--train.warmup-epochs"}:  # in place of a preset's warm-up in steps
+        run.train.warmup_steps = None
     pretrain(name, run)
 
 

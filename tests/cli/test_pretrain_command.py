@@ -295,7 +295,7 @@ def test_odd_config_files_are_one_line(text: str, message: str, tmp_path: Path, 
 
 
 def test_a_full_disk_is_exit_code_2_and_what_was_saved_goes_on(photos: Path, tmp_path: Path, capsys) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", 40) as disk:
         args = ["pretrain", "spark", "--data", photos, "--out", disk / "run", *_steps("--train.schedule", "constant")]
         run(*args, "--train.steps", "1")
         with filled(disk):
