@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import SMALL, records, small_run
+from small_runs import SMALL, records, small_run, two_processes
 
 from geo3d import InputError
 from geo3d.datasets.sens import SensFile
@@ -159,3 +159,20 @@ def test_a_run_says_so_and_goes_on_to_the_same_figures(name: str, copy: Path, tm
     with pytest.raises(InputError, match=BROKEN):
         pretrain(name, replace(run, out=tmp_path / "strict", strict=True), lines.append)
     assert result.broken_samples == records(tmp_path / "whole")[-2]["broken_samples"]
+
+
+def test_processes_count_together(copy: Path, tmp_path: Path) -> None:
+    """Two processes of a sample each count what one of two samples does: each measured sample, and each draw, once."""
+    for scene in ("scene0000_00", BROKEN):
+        damage(copy, scene, (0, 1, 2))
+    two_processes("spark", copy, tmp_path / "two")
+    _, report = pretrain("spark", small_run("spark", data=(copy,), out=tmp_path / "one", measure_every=1), print)
+    found = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert found["after"]["left_out"] == report["after"]["left_out"] == len(found["left_out"]) == 6
+    assert found["after"]["images"] == report["after"]["images"] == 3
+    counts = [[r["broken_samples"] for r in records(tmp_path / name) if "loss" in r] for name in ("one", "two")]
+    assert counts[0] == counts[1]
+    assert counts[0][-1] > 0
+    lists = [(tmp_path / name / "quarantine.txt").read_text().splitlines() for name in ("one", "two")]
+    one, two = ({line.split("\t")[0] for line in lines} for lines in lists)
+    assert one == two
