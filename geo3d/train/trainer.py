@@ -376,6 +376,7 @@ class Trainer:
             self._draw_picture()
         if self._saved is None or self._saved_step < state.step:
             self._save()
+        first_process(self._fabric, self._log.flush)
         best = self._fabric.broadcast(self._store.best() or self._saved)
         reason = {"signal": f" at {self._signals.received}", "time": " at the time limit", "finished": ""}[stopped_by]
         self._log.log(
