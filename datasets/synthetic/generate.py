@@ -171,7 +171,8 @@ def _claim(config: SyntheticConfig) -> None:
     if path.exists():
         _compare(path, wanted)
         return
-    make_folder(config.output)
+    with writing(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
     foreign = [entry for entry in config.output.iterdir() if not entry.name.startswith(UNFINISHED)]
     if foreign:
         reason = f"holds {foreign[0].name}, which is not synthetic data; give a new or empty folder as output"
