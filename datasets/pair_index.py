@@ -19,7 +19,7 @@ import numpy as np
 
 from geo3d.datasets.covisibility import EVIDENCE
 from geo3d.errors import InputError, require_extra
-from geo3d.writing import replacing
+from geo3d.writing import replacing, writing
 
 #: Columns of an index file; ``dataset`` counts in the datasets of the header.
 COLUMNS = ("dataset", "scene", "first", "second", "overlap", "angle_degrees", "score", "evidence")
@@ -87,7 +87,8 @@ class PairIndex:
         """
         path = Path(path)
         writer = index_writer(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             writer(self, temporary, path.parent)
 

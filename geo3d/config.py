@@ -14,6 +14,9 @@ import numpy as np
 from geo3d.errors import InputError, did_you_mean
 from geo3d.writing import write_text
 
+#: Characters of a value that a message shows.
+_SHOWN = 200
+
 
 def save_config(config: Any, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads."""
@@ -31,10 +34,28 @@ def load_config(kind: type, path: Path) -> Any:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from error
     return typed_value(kind, values, str(path))
+
+
+def coerce(config: Any, where: str = "") -> None:
+    """Give the fields of a config the types that they are annotated with: text becomes a path, a list a tuple.
+
+    Args:
+        config: a dataclass, also a frozen one; fields that are dataclasses themselves are only looked at.
+        where: begins the messages.
+
+    Raises:
+        InputError: a value of another type; says what was expected and what was found.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        typed = typed_value(hints[f.name], to_plain(value), where + f.name)
+        if not dataclasses.is_dataclass(value):
+            object.__setattr__(config, f.name, typed)
 
 
 def to_plain(value: Any) -> Any:
@@ -76,10 +97,15 @@ def typed_value(kind: Any, value: Any, where: str) -> Any:
         kinds = args if length is not None else args[:1] * len(value)
         return tuple(typed_value(k, v, where) for k, v in zip(kinds, value, strict=True))
     if kind is Path:
-        return Path(_expect(isinstance(value, str | Path), value, "a path", where))
+        _expect(isinstance(value, str | Path) and "\0" not in str(value), value, "a path", where)
+        return Path(value)
     if kind in (float, int):
         number = Real if kind is float else Integral
-        return kind(_expect(isinstance(value, number) and not isinstance(value, bool), value, name_of(kind), where))
+        _expect(isinstance(value, number) and not isinstance(value, bool), value, name_of(kind), where)
+        try:
+            return kind(value)
+        except OverflowError:
+            raise InputError(f"{where}: {str(value)[:20]}... is too large a number") from None
     return _expect(type(value) is kind, value, name_of(kind), where)
 
 
@@ -109,10 +135,23 @@ def _dataclass_from_plain(kind: type, value: Any, where: str) -> Any:
     if unknown:
         near = did_you_mean(unknown[0], hints)
         raise InputError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(hints)}{near}")
-    return kind(**{key: typed_value(hints[key], v, f"{where}: {key}") for key, v in value.items()})
+    values = {key: typed_value(hints[key], v, f"{where}: {key}") for key, v in value.items()}
+    lacking = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.init and f.name not in values and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if lacking:
+        raise InputError(f"{where}: lacks {', '.join(lacking)}")
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _expect(holds: bool, value: Any, wanted: str, where: str) -> Any:
     if not holds:
-        raise InputError(f"{where}: expected {wanted}, found {value!r}")
+        shown = repr(value)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise InputError(f"{where}: expected {wanted}, found {shown}")
     return value

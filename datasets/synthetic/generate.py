@@ -9,11 +9,13 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from geo3d.datasets.files import make_folder
 from geo3d.datasets.synthetic.furniture import SMALL_OBJECTS
 from geo3d.datasets.synthetic.mesh import fine_mesh
 from geo3d.datasets.synthetic.room import ROOM_KINDS, furnish_room, furnish_tabletop
@@ -25,6 +27,7 @@ from geo3d.datasets.synthetic.write_scannet import write_labels_table, write_sca
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera
 from geo3d.random import Stream, stream_generator
+from geo3d.writing import UNFINISHED, write_text, writing
 
 #: Raised whenever the same configuration would give other files.
 VERSION = 1
@@ -136,13 +139,18 @@ def _make(relative: str, config: SyntheticConfig, index: int) -> tuple[str, floa
     """Write one scene apart, then move it to its place: a folder in its place is complete."""
     start = time.perf_counter()
     final, unfinished = config.output / relative, config.output / _UNFINISHED / relative
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
     writer = write_room if relative.startswith("scannet") else write_object
-    writer(unfinished, config, index)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(unfinished, final)
+    try:
+        with writing(final):
+            if unfinished.exists():
+                shutil.rmtree(unfinished)
+            unfinished.mkdir(parents=True)
+            writer(unfinished, config, index)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished, final)
+    except InputError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return relative, time.perf_counter() - start
 
 
@@ -159,21 +167,17 @@ def _claim(config: SyntheticConfig) -> None:
         InputError: it holds something else, or cannot be made.
     """
     path = config.output / _MANIFEST
-    unfinished = config.output / f".{_MANIFEST}.part"
     wanted = _manifest(config)
     if path.exists():
         _compare(path, wanted)
         return
-    try:
+    with writing(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        foreign = [entry for entry in config.output.iterdir() if entry != unfinished]
-        if foreign:
-            reason = f"holds {foreign[0].name}, which is not synthetic data; give a new or empty folder as output"
-            raise InputError(f"{config.output}: {reason}")
-        unfinished.write_text(json.dumps(wanted, indent=1) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"{config.output}: cannot be written: {error.strerror}; give another output") from error
+    foreign = [entry for entry in config.output.iterdir() if not entry.name.startswith(UNFINISHED)]
+    if foreign:
+        reason = f"holds {foreign[0].name}, which is not synthetic data; give a new or empty folder as output"
+        raise InputError(f"{config.output}: {reason}")
+    write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def _compare(path: Path, wanted: dict) -> None:
@@ -195,17 +199,17 @@ def _write_lists(config: SyntheticConfig) -> None:
     """The data sets' own lists: label table and splits, class names."""
     if config.scenes:
         root = config.output / "scannet"
-        root.mkdir(exist_ok=True)
+        make_folder(root)
         write_labels_table(root)
         names = [Path(_room_folder(i)).name for i in range(config.scenes)]
         held_out = max(1, config.scenes // 5) if config.scenes > 1 else 0
         for split, members in (("train", names[: len(names) - held_out]), ("val", names[len(names) - held_out :])):
-            (root / f"scannetv2_{split}.txt").write_text("".join(f"{name}\n" for name in members))
+            write_text(root / f"scannetv2_{split}.txt", "".join(f"{name}\n" for name in members))
     if config.objects:
         root = config.output / "mvimgnet"
-        root.mkdir(exist_ok=True)
+        make_folder(root)
         lines = [f"{label},{name}\n" for label, name in enumerate(SMALL_OBJECTS)]
-        (root / "mvimgnet_category.txt").write_text("".join(lines))
+        write_text(root / "mvimgnet_category.txt", "".join(lines))
 
 
 def write_synthetic(
@@ -240,18 +244,24 @@ def write_synthetic(
             progress(len(summary.kept) + len(summary.written), len(jobs), name)
 
     workers = min(config.workers or os.cpu_count() or 1, len(missing))
-    if workers <= 1:
-        for name, i in missing:
-            note(*_make(name, config, i))
-    else:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            try:
-                for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
-                    note(*done.result())
-            except BaseException:  # an interrupt, or a full disk: do not make the scenes that wait
-                pool.shutdown(cancel_futures=True)
-                raise
-        summary.written.sort()
-    if (config.output / _UNFINISHED).exists():
-        shutil.rmtree(config.output / _UNFINISHED)
+    try:
+        if workers <= 1:
+            for name, i in missing:
+                note(*_make(name, config, i))
+        else:
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+                try:
+                    for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
+                        note(*done.result())
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"{config.output}: a process that made scenes was ended from outside, perhaps for want of "
+                        "memory; fewer workers need less"
+                    ) from error
+                except BaseException:  # an interrupt, or a full disk: do not make the scenes that wait
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            summary.written.sort()
+    finally:
+        shutil.rmtree(config.output / _UNFINISHED, ignore_errors=True)
     return summary

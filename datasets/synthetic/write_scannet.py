@@ -17,6 +17,7 @@ from geo3d.datasets.synthetic.render import render
 from geo3d.datasets.synthetic.stage import Stage
 from geo3d.geometry import Camera
 from geo3d.viz.ply import write_ply
+from geo3d.writing import write_text
 
 JPEG_QUALITY = 92
 _FRAME_MICROSECONDS = 33_333
@@ -156,4 +157,4 @@ def write_labels_table(root: Path) -> None:
     lines = ["\t".join(["id", "raw_category", "category", "count", "nyu40id", "nyu40class"])]
     for number, (category, nyu40) in enumerate(CATEGORIES.items(), 1):
         lines.append("\t".join([str(number), category, category, "1", str(nyu40), _NYU40_CLASSES[nyu40 - 1]]))
-    (root / "scannetv2-labels.combined.tsv").write_text("\n".join(lines) + "\n")
+    write_text(root / "scannetv2-labels.combined.tsv", "\n".join(lines) + "\n")

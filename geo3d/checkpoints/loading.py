@@ -9,18 +9,21 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from geo3d.checkpoints.file_kind import LOOKED_AT, kind_of
+from geo3d.config import typed_value
 from geo3d.errors import InputError
-from geo3d.writing import replacing
+from geo3d.writing import replacing, write_tensors, write_torch, writing
 
 #: Key of a file's metadata under which geo3d describes the model that the weights are of.
 MODEL_CARD_KEY = "geo3d.model"
@@ -32,6 +35,24 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "base_model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 #: What tools put in the middle of names, where they wrap a part of a network.
 _INFIXES = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+#: Entries of geo3d's description of a model -> their types.
+_CARD_TYPES = {
+    "family": str,
+    "name": str,
+    "prefix": str,
+    "licence": str,
+    "config": dict,
+    "classes": tuple[str, ...],
+}
+#: How files of torch.save begin: a zip archive, and the pickles of torch before 1.6.
+_PICKLED = (b"PK\x03\x04", b"\x80")
+#: What torch says of files -> what they are.
+_DAMAGES = {
+    "TorchScript": "is a TorchScript archive, a program; save the state dict of its module instead",
+    "not in a subdirectory": "is a zip archive of something else than weights; unpack it",
+    "reading zip archive": "is damaged: its zip archive is cut or changed; fetch it again",
+    "file not found": "is a zip archive of something else than weights, or damaged; unpack it or fetch it again",
+}
 #: How many names an error lists before it only counts.
 _LISTED = 8
 
@@ -96,29 +117,55 @@ def read_weight_file(path: str | Path) -> WeightFile:
         InputError: no such file, a damaged one, or one that asks for classes which are not plain data.
     """
     path = Path(path)
-    if path.name == "best" and path.is_file():  # of a run: names the folder of its best checkpoint
-        path = path.with_name(path.read_text().strip())
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
-    if path.suffix == ".safetensors" or _is_safetensors(path):
-        return _read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_SAFE_CLASSES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.name == "best" and path.is_file():  # of a run: names the folder of its best checkpoint
+            path = path.with_name(path.read_text(errors="replace").strip())
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            found = "is no file" if path.exists() else "no such checkpoint file"
+            raise InputError(f"{path}: {found}; give a file of weights or the folder of a run")
+        with path.open("rb") as file:
+            head = file.read(LOOKED_AT)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if (kind := kind_of(head)) is not None:
+        raise InputError(f"{path}: holds no weights: it is {kind}")
+    pickled = head.startswith(_PICKLED)
+    if (path.suffix == ".safetensors" and not pickled) or _is_safetensors(head, path):
+        return _read_safetensors(path)
+    if not pickled:
+        raise InputError(f"{path}: no file of weights that is known: neither of torch.save nor safetensors")
+    content = _unpickled(path)
+    card = content.get(MODEL_CARD_KEY) if isinstance(content, Mapping) else None
+    if card is None:
+        return WeightFile(content)
+    if not isinstance(card, str):
+        raise InputError(f"{path}: its description of the model should be text, found {type(card).__name__}")
+    return WeightFile(content.get("state_dict"), _parsed_card(card, path))
+
+
+def _unpickled(path: Path) -> Any:
+    """What a file of torch.save holds."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE_CLASSES), path.open("rb") as file:
+            warnings.simplefilter("ignore", UserWarning)  # of torch, which says what the error says
+            # By its name torch would take some for safetensors.
+            named = file if path.suffix == ".safetensors" else path
+            return torch.load(named, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, since it is not plain tensors and numbers ({_refusal(error)}); "
             "re-save its state dict with the code that wrote it"
         ) from error
     except Exception as error:  # damaged pickles raise whatever their bytes spell
-        reason = f"{type(error).__name__} {error}".partition("\n")[0].strip()
-        raise InputError(f"{path}: damaged or not a checkpoint ({reason}); fetch it again") from error
-    card = content.get(MODEL_CARD_KEY) if isinstance(content, Mapping) else None
-    if not isinstance(card, str):
-        return WeightFile(content)
-    return WeightFile(content.get("state_dict"), _parsed_card(card, path))
+        text = " ".join(str(error).split())
+        known = next((reason for sign, reason in _DAMAGES.items() if sign in text), None)
+        if known is None:
+            known = f"is damaged or not a checkpoint ({type(error).__name__} {text[:200]}); fetch it again"
+        raise InputError(f"{path}: {known}") from error
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:
@@ -126,14 +173,14 @@ def _refusal(error: pickle.UnpicklingError) -> str:
     text = " ".join(str(error).split())
     if wanted := re.search(r"GLOBAL (\S+)", text):
         return f"it asks for {wanted[1]}"
+    if "numpy" in text and "dtype" in text:
+        return "an array of NumPy beside the weights holds objects or records instead of numbers"
     reason = re.search(r"WeightsUnpickler error: (.*?)(?: Please file| Check the documentation|$)", text)
     return reason[1] if reason else "it is not a torch.save file"
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+def _is_safetensors(head: bytes, path: Path) -> bool:
+    return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _read_folder(path: Path) -> WeightFile:
@@ -157,18 +204,28 @@ def _read_safetensors(path: Path) -> WeightFile:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
+    except Exception as error:  # of damaged headers, and of types that torch does not know
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: damaged or not a safetensors file ({reason}); fetch it again") from error
     return WeightFile(tensors, _parsed_card(metadata.get(MODEL_CARD_KEY, "{}"), path))
 
 
 def _parsed_card(text: str, path: Path) -> dict[str, Any]:
+    """geo3d's description of a model, of which each entry has its type."""
+
+    def no_number(word: str) -> None:
+        raise ValueError(f"{word} is no number")
+
     try:
-        card = json.loads(text)
-    except json.JSONDecodeError as error:
+        card = json.loads(text, parse_constant=no_number)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its description of the model is damaged ({error})") from error
     if not isinstance(card, dict) or not (card == {} or isinstance(card.get("family"), str)):
-        raise InputError(f"{path}: its description of the model names no family: {text[:200]}")
+        raise InputError(f"{path}: its description of the model names no family: {' '.join(text[:200].split())}")
+    for name, value in card.items():
+        wanted = _CARD_TYPES.get(name)
+        if wanted is not None:
+            typed_value(wanted, value, f"{path}: its description of the model: {name}")
     return card
 
 
@@ -199,15 +256,13 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     _require_whole(model, state)
     state = untied({name: value.detach().cpu().contiguous() for name, value in state.items()})
     text = json.dumps(card())
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as target:
-            if path.suffix in TORCH_ENDINGS:
-                torch.save({"state_dict": state, MODEL_CARD_KEY: text}, target)
-            else:
-                save_file(state, target, metadata={"format": "pt", MODEL_CARD_KEY: text})
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path}: the model cannot be written there ({error})") from error
+    with replacing(path) as target:
+        if path.suffix in TORCH_ENDINGS:
+            write_torch(target, {"state_dict": state, MODEL_CARD_KEY: text})
+        else:
+            write_tensors(target, state, {"format": "pt", MODEL_CARD_KEY: text})
 
 
 def _require_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -287,10 +342,38 @@ def own_state(file: WeightFile, path: str | Path) -> Stored:
     prefix = file.card.get("prefix", "")
     if not isinstance(file.card.get("config"), Mapping):
         raise InputError(f"{path}: its description of the model has no config, of which it could be built again")
-    if not isinstance(file.content, Mapping) or not all(isinstance(v, Tensor) for v in file.content.values()):
-        raise InputError(f"{path}: expected names with tensors beside the description of the model")
+    require_tensors(file.content, path)
     state = {name.removeprefix(prefix): value for name, value in file.content.items() if name.startswith(prefix)}
     return Stored(state, file.card["family"], file.card["config"], name=file.card.get("name"))
+
+
+def require_tensors(content: Any, path: str | Path) -> None:
+    """Raise InputError where a file does not hold names with tensors."""
+    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: expected names with tensors beside the description of the model")
+
+
+@contextmanager
+def no_more_tensors(count: int, path: str | Path) -> Iterator[None]:
+    """Context in which a network is built as a file describes it, which may be damaged.
+
+    Raises:
+        InputError: it has more than ``count`` parameters; so that it is not built to its end.
+    """
+    made = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > count:
+            raise InputError(f"{path}: it describes a network of more than {count} tensors, and holds far fewer")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def count_names(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -305,9 +388,17 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     """Make the tensors of ``state`` those of ``model``, in the model's dtypes; the model may live on the meta device.
 
     Raises:
-        InputError: names that are missing, unexpected or of another shape; all three are listed, nothing is loaded.
+        InputError: names that are missing, unexpected, of another shape or of a type that does not fit, such as whole
+            numbers for weights; all are listed, nothing is loaded.
     """
     own = model.state_dict()
+    require_fit(model, own, state, path)
+    converted = {name: value.to(own[name].dtype) for name, value in state.items()}
+    model.load_state_dict(untied(converted), assign=True)
+
+
+def require_fit(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise InputError, as :func:`load_exactly` does, unless ``state`` fits ``own``, the tensors of a model."""
     shared = own.keys() & state.keys()
     problems = {
         "missing": sorted(own.keys() - state.keys()),
@@ -317,12 +408,35 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
             for name in shared
             if state[name].shape != own[name].shape
         ),
+        "of another type": sorted(
+            f"{name} ({_type_of(state[name])}) for {own[name].dtype}"
+            for name in shared
+            if not _fits(state[name], own[name].dtype)
+        ),
     }
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} {what}: {_shorten(names)}" for what, names in problems.items() if names)
         raise InputError(f"{path}: does not fit {type(model).__name__}: {listed}")
-    converted = {name: value.to(own[name].dtype) for name, value in state.items()}
-    model.load_state_dict(untied(converted), assign=True)
+
+
+def _fits(value: Tensor, wanted: torch.dtype) -> bool:
+    """Whether a stored tensor can become one of a type: floats of any width; whole numbers where these are asked for.
+
+    Tools that halve a network make floats of its counters too.
+    """
+    if value.is_meta or value.is_quantized or value.layout != torch.strided or value.is_complex():
+        return False
+    if wanted.is_floating_point:
+        return value.is_floating_point()
+    if wanted == torch.bool or value.dtype == torch.bool:
+        return value.dtype == wanted
+    return not value.is_floating_point() or bool((value == value.float().round()).all())
+
+
+def _type_of(value: Tensor) -> str:
+    if value.is_meta:
+        return "no values"
+    return str(value.dtype if value.layout == torch.strided else value.layout)
 
 
 def _shorten(names: list[str]) -> str:

@@ -35,7 +35,14 @@ def read_spark(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
 
 
 def encoder_of(whole: Stored) -> Stored:
-    """The bare encoder of a whole network."""
+    """The bare encoder of a whole network.
+
+    Raises:
+        InputError: its description does not tell of the encoder.
+    """
+    for name in ("encoder_kind", "encoder"):
+        if name not in (whole.config or {}):
+            raise InputError(f"its description of the model lacks {name}")
     state = {k.removeprefix(ENCODER_PREFIX): v for k, v in whole.state.items() if k.startswith(ENCODER_PREFIX)}
     return Stored(state, whole.config["encoder_kind"], whole.config["encoder"])
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
@@ -21,6 +23,13 @@ Second = TypeVar("Second")
 
 #: Exit codes, as shells know them: of bad input, of Ctrl-C, and of output that nobody reads any more.
 BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
+#: What the system refuses for a reason that is no fault of the program's.
+_OF_THE_SYSTEM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")}
+_OF_THE_SYSTEM |= {errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.ENOTDIR}
+#: What torch says where memory is short, on CPUs and GPUs.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed"
+)
 
 
 def parse(kind: type[Config], args: Sequence[str], program: str, default: Config | None = None) -> Config:
@@ -98,8 +107,9 @@ def summaries(names: Iterable[str], get: Callable[[str], Any]) -> dict[str, str]
 def run(main: Callable[[list[str], str], Any], program: str, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the program.
 
-    An :class:`InputError` is printed as one line, with exit code 2; Ctrl-C and a reader that closes the pipe, as
-    ``head`` does, end it without a traceback. Bugs keep theirs.
+    An :class:`InputError` is printed as one line, with exit code 2, and so is what the system does not let a program
+    do, such as to write to a full disk; Ctrl-C and a reader that closes the pipe, as ``head`` does, end it without a
+    traceback. Bugs keep theirs.
 
     Args:
         main: the command; takes its arguments and ``program``.
@@ -114,20 +124,49 @@ def run(main: Callable[[list[str], str], Any], program: str, args: Sequence[str]
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        if not _is_unread(sys.stdout.fileno()):
+        _last_line("interrupted", INTERRUPTED)
+    except OSError as error:
+        _end_by_system(error)
+    except (MemoryError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(told):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
-        sys.exit(UNREAD)
+        fail(f"there is not enough memory ({told[:200] or 'MemoryError'}); smaller sizes or batches need less")
     sys.exit(0)
+
+
+def _end_by_system(error: OSError) -> NoReturn:
+    """End the program for what the system did not let it do; raises what is a bug."""
+    unread = isinstance(error, BrokenPipeError)
+    if not (any(map(_is_unread, (sys.stdout, sys.stderr))) if unread else error.errno in _OF_THE_SYSTEM):
+        raise error
+    if unread or not error.filename:
+        _silence(sys.stdout)
+    if isinstance(error.__context__, InputError):  # beside which an output that takes no more is of no interest
+        fail(str(error.__context__))
+    if unread:
+        _silence(sys.stderr)
+        sys.exit(UNREAD)
+    fail(f"{error.filename or 'standard output'}: {error.strerror}")
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    _last_line(f"error: {' '.join(message.split())}", BAD_INPUT)
+
+
+def _last_line(line: str, code: int) -> NoReturn:
+    """Print a line to stderr, if anyone reads it, and exit."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+    sys.exit(code)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still to be flushed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _ask_tyro(program: str, kind: Any, **options: Any) -> Any:
@@ -154,11 +193,12 @@ def _one_line(box: str) -> str:
     if "╭" not in box:  # where the output takes ASCII alone the title is a paragraph, and not part of a frame
         paragraphs = paragraphs[1:]
     meant = [rows[1].split()[0].rstrip(",") for rows in paragraphs if rows[0].startswith("Perhaps you meant")]
-    return " ".join(paragraphs[0]) + "".join(f"; did you mean {option}?" for option in meant)
+    first = re.sub(r"^Error parsing (?:\d+\.)?", "", " ".join(paragraphs[0]))  # a number is of several configs
+    return first + "".join(f"; did you mean {option}?" for option in meant)
 
 
-def _is_unread(file: int) -> bool:
-    """Whether a file descriptor is a pipe whose reader has closed it."""
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe whose reader has closed it."""
     poll = select.poll()
-    poll.register(file, 0)
+    poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from geo3d.cli import command_line
 from geo3d.errors import InputError
 
+#: Name of the config in the folder of a run.
+CONFIG = "config.yaml"
 #: The recipe of a command line that names none.
 DEFAULT = "croco"
 
 
 def main(args: list[str], program: str) -> None:
     """Read the command line and pre-train."""
-    from geo3d.config import load_config
     from geo3d.recipes import get_recipe, list_recipes, pretrain
 
     summaries = command_line.summaries(list_recipes(), get_recipe)
@@ -29,11 +31,42 @@ def main(args: list[str], program: str) -> None:
     if given.preset is not None and given.config is not None:
         raise InputError(f"{program}: give --preset or --config, not both")
     if given.config is not None:
-        default = load_config(recipe.run, given.config)
+        default = _load(name, recipe.run, given.config, program)
     else:
         default = recipe.preset(given.preset or next(iter(recipe.presets)))
     _, run = command_line.parse_two(start, recipe.run, rest, program, (given, default))
+    chosen = {arg.partition("=")[0].replace("_", "-") for arg in rest if arg.startswith("--train.warmup")}
+    if chosen:
+        run.train.usual_warmup = None
+    if chosen == {"--train.warmup-epochs"}:  # in place of a preset's warm-up in steps
+        run.train.warmup_steps = None
     pretrain(name, run)
+
+
+def _load(name: str, kind: type, path: Path, program: str) -> Any:
+    """The config of a run of a recipe.
+
+    Raises:
+        InputError: it cannot be read, or is of another recipe's run.
+    """
+    from geo3d.config import load_config
+    from geo3d.recipes import get_recipe, list_recipes
+
+    try:
+        return load_config(kind, path / CONFIG if path.is_dir() else path)
+    except InputError as error:
+        if "unknown field" not in str(error):
+            raise
+        others = []
+        for other in list_recipes():
+            with contextlib.suppress(InputError):
+                load_config(get_recipe(other).run, path / CONFIG if path.is_dir() else path)
+                others.append(other)
+        if not others:
+            raise
+        command = program.removesuffix(name)
+        told = " or ".join(f"`{command}{other} --config {path}`" for other in others)
+        raise InputError(f"{path}: is of a run of {' or '.join(others)}, not of {name}; give it to {told}") from error
 
 
 def _start(presets: Iterable[str]) -> type:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
-from geo3d.datasets.files import make_folder
 from geo3d.datasets.scannet import SCANNET20_CLASSES
+from geo3d.errors import InputError
+from geo3d.methods.checks import check_positive
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import create_model
+from geo3d.models.swin3d import NO_DECODER
 from geo3d.viz.points import draw_labels, write_labelled_points
+from geo3d.viz.sheet import write_picture
+from geo3d.writing import prepare_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,13 @@ class SegmentScene:
     """PLY file to write; the picture goes beside it."""
     voxel_size: float | None = None
     """Edge of a voxel, metres; None: as in training."""
+    first_stride: int | None = None
+    """Voxels that the first step down joins along a side, where the authors' file does not say; None: 2 for networks of
+    13 classes and colours alone (S3DIS), 3 for others."""
+
+    def __post_init__(self) -> None:
+        if self.voxel_size is not None:
+            check_positive(self, "voxel_size")
 
 
 def main(args: list[str], program: str) -> None:
@@ -48,13 +58,22 @@ def segment_scene(config: SegmentScene) -> str:
         InputError: checkpoint or scene cannot be read, the scene lacks what the network reads, or nothing can be
             written where it is to be.
     """
-    make_folder(config.out.parent)
-    model = create_model("swin3d", checkpoint=config.checkpoint)
+    picture = prepare_place(config.out).with_suffix(".png")
+    if picture == config.out:
+        raise InputError(f"{config.out}: the picture will be there; give the points a name that ends in .ply")
+    prepare_place(picture)
+    told = {} if config.first_stride is None else {"first_stride": config.first_stride}
+    model = create_model("swin3d", checkpoint=config.checkpoint, **told)
     cloud, known = read_cloud(config.scene)
-    predicted = model.predict(cloud, config.voxel_size).argmax(1)
+    if model.config.decoder == NO_DECODER:
+        raise InputError(f"{config.checkpoint}: holds an encoder alone, which names no class; give a run of swin3d")
+    try:
+        predicted = model.predict(cloud, config.voxel_size).argmax(1)
+    except InputError as error:
+        raise InputError(f"{config.scene}: {error}") from error
     count = model.config.num_classes
     comparable = known is not None and len(known) == count
-    classes = known if comparable else _names(count)
+    classes = known if comparable else model.classes if len(model.classes) == count else _names(count)
 
     labels = predicted.numpy()
     origin = None if cloud.origin is None else cloud.origin.numpy()
@@ -68,9 +87,8 @@ def segment_scene(config: SegmentScene) -> str:
             f"mean IoU {100 * scores['miou']:.1f} %, accuracy {100 * scores['accuracy']:.1f} % "
             f"(always the most frequent class: {100 * scores['majority']:.1f} %)"
         )
-    picture = config.out.with_suffix(".png")
     normals = None if cloud.normals is None else cloud.normals.numpy()
-    Image.fromarray(draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes)).save(picture)
+    write_picture(picture, draw_labels(cloud.xyz.numpy(), normals, panels | {"predicted": labels}, classes))
     return "\n".join([*lines, f"points: {config.out}", f"picture: {picture}"])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.methods.checks import check_at_least, check_between
+from geo3d.methods.checks import check_at_least, check_between, check_image_size
 from geo3d.methods.images import color_jitter, decoding, random_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model
@@ -47,6 +47,7 @@ class CrossViewCompletionConfig:
         if not 0 <= self.color_jitter < 1:
             raise InputError(f"color_jitter must lie in [0, 1), got {self.color_jitter}")
         check_at_least(self, 1, "resized")
+        check_image_size(self)
 
 
 def completion_loss(prediction: Tensor, patches: Tensor, mask: Tensor, normalise_patches: bool) -> Tensor:

@@ -151,17 +151,21 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: there is no module of a name.
         """
+        for module in self._frozen():
+            module.requires_grad_(False).eval()
+
+    def _frozen(self) -> list[nn.Module]:
+        """The modules of :meth:`frozen_modules`."""
         modules = dict(self.named_modules())
         if unknown := sorted(set(self.frozen_modules()) - modules.keys()):
             raise ValueError(f"{type(self).__name__}.frozen_modules() names no module: {unknown}")
-        for name in self.frozen_modules():
-            modules[name].requires_grad_(False).eval()
+        return [modules[name] for name in self.frozen_modules()]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
         super().train(mode)
-        for name in self.frozen_modules():
-            self.get_submodule(name).eval()
+        for module in self._frozen():
+            module.eval()
         return self
 
     @contextmanager

@@ -119,6 +119,7 @@ class Segmentation(Method):
             num_classes=len(classes),
             generator=generator,
         )
+        self.network.classes = classes
 
     def samples(self, source: LabelledScenes) -> SegmentationSamples:
         """The training items of a set of labelled scenes."""

@@ -11,7 +11,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.methods.checks import check_between, check_range
+from geo3d.methods.checks import check_between, check_image_size, check_range
 from geo3d.methods.images import decoding, random_resized_crop, to_tensor
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model
@@ -51,6 +51,7 @@ class MaskedModellingConfig:
     def __post_init__(self) -> None:
         check_between(self, 0, 1, "mask_ratio")
         check_range(self, "scale", most=1)
+        check_image_size(self)
         if any(side < CELL or side % CELL for side in self.image_size):
             raise InputError(f"image_size must be two multiples of {CELL} pixels, got {self.image_size}")
         if not 0 < seen_count(self.grid, self.mask_ratio) < self.grid[0] * self.grid[1]:

@@ -235,6 +235,7 @@ class CroCoNet(ImageEncoder):
         return tokens
 
     def _encode(self, image: Tensor, visible: Tensor | None = None, layers: Sequence[int] = ()):
+        self.require_images(image)
         grid = self.token_grid(image)
         patches = patchify(image, self.config.patch_size)
         if visible is None:

@@ -53,6 +53,7 @@ class Encoder(nn.Module, ABC):
         config: sizes.
         name: under which ``create_model`` made it; empty where it was built by its class.
         licence: of the weights, where their authors license them for non-commercial use alone; files tell it on.
+        classes: names of the classes that it tells apart, where they are known; files tell them on.
     """
 
     family: ClassVar[str]
@@ -61,6 +62,7 @@ class Encoder(nn.Module, ABC):
     config: Any
     name: str = ""
     licence: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -119,7 +121,8 @@ class Encoder(nn.Module, ABC):
         """What a file must hold beside the weights so that the network can be built again."""
         named = {"name": self.name} if self.name else {}
         licence = {"licence": self.licence} if self.licence else {}
-        return {"family": self.family, **named, **licence, "config": to_plain(self.config)}
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {"family": self.family, **named, **licence, **classes, "config": to_plain(self.config)}
 
     def fresh(self, generator: torch.Generator | None = None) -> Self:
         """Another network of the same config, in evaluation mode, whose weights ``generator`` draws."""
@@ -135,6 +138,15 @@ class Encoder(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights lie; what :meth:`prepare` makes is put there."""
         return next(self.parameters()).device
+
+
+def require_prepared(model: Encoder, inputs: Any, kind: type) -> None:
+    """Raise InputError unless a model is handed what its :meth:`Encoder.prepare` makes, by its type."""
+    if not isinstance(inputs, kind):
+        raise InputError(
+            f"{type(model).__name__}: expected a {kind.__name__}, as prepare makes it, found {type(inputs).__name__}; "
+            "call features(prepare(...))"
+        )
 
 
 def as_list(inputs: Any) -> list[Any]:

@@ -4,20 +4,75 @@ from __future__ import annotations
 
 import typing
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from geo3d.checkpoints.loading import Stored, WeightFile, as_state_dict, load_exactly, own_state
+from geo3d.checkpoints.loading import (
+    Stored,
+    WeightFile,
+    as_state_dict,
+    load_exactly,
+    no_more_tensors,
+    own_state,
+    require_fit,
+)
 from geo3d.config import typed_value
 from geo3d.errors import InputError, NonCommercialWeights, did_you_mean
 from geo3d.models.encoder import Encoder, Kind
 
 #: Reads the authors' layouts: what a file holds, its path and the user's options -> weights and network.
 Reader = Callable[[Any, Path, Mapping[str, Any]], Stored]
+
+
+#: How many tensors more than its file a network may have until it is taken for a damaged description, and the largest
+#: number of one.
+_MORE_TENSORS, _LARGEST = 5_000, 10**6
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Context in which a network is made as a file describes it: whatever comes of that, the message names the file.
+
+    Raises:
+        InputError: nothing comes of it.
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(f"{path}: no network can be made of what it describes ({reason})") from error
+
+
+def _require_believable(config: Any, path: Path) -> None:
+    """Raise InputError where a description holds numbers beyond what any network has."""
+    if isinstance(config, Mapping):
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            _require_believable(value, path)
+    elif isinstance(config, int | float) and not abs(config) <= _LARGEST:
+        raise InputError(f"{path}: its description of the model holds {config}, which is no size of a network")
+
+
+def _lacking(config: Any, described: Mapping[str, Any]) -> list[str]:
+    """Fields of a config, and of those within, that a description does not state."""
+    lacking = []
+    for name in (f.name for f in fields(config)):
+        value = getattr(config, name)
+        if name not in described:
+            lacking.append(name)
+        elif is_dataclass(value) and isinstance(described[name], Mapping):
+            lacking += [f"{name}.{inner}" for inner in _lacking(value, described[name])]
+    return lacking
 
 
 @dataclass(frozen=True)
@@ -129,7 +184,9 @@ class Family:
             InputError: neither.
         """
         if file.card:
-            return own_state(file, path)
+            found = own_state(file, path)
+            _require_believable(found.config, path)
+            return found
         if self.read is None:  # a state dict alone: the name and the options describe the network
             return Stored(as_state_dict(file.content, path), self.name, None)
         return self.read(file.content, path, options)
@@ -157,12 +214,16 @@ class Family:
         Raises:
             InputError: a file of another network, or whose tensors do not fit; says how they differ.
         """
-        found = self.stored(file, path, options)
-        if found.family != self.name and fresh_decoder and found.family in self.wholes:
-            found = self.wholes[found.family](found)
-        if found.family != self.name:
-            found = self._part_of(found, name, path, families or {})
-        stored = self._stored_config(name, found, path)
+        with _about(path):
+            found = self.stored(file, path, options)
+            described = found
+            if found.family != self.name and fresh_decoder and found.family in self.wholes:
+                found = self.wholes[found.family](found)
+            if found.family != self.name:
+                found = self._part_of(found, name, path, families or {})
+            stored = self._stored_config(name, found, path)
+            if file.card and found is described and (lacking := _lacking(stored, found.config)):
+                raise InputError(f"{path}: its description of the model lacks {', '.join(lacking)}")
         changeable = self.free if found.stated else (*self.free, *self.unstated)
         if found.config is None:
             changeable = tuple(self.options())
@@ -172,10 +233,12 @@ class Family:
                 stored = replace(stored, **{name: getattr(self.config(), name) for name in self.bare})
         wanted = self.configure(stored, {k: v for k, v in options.items() if k in changeable})
         self._require_unchanged(wanted, options, changeable, path)
-        model = self.assemble(stored, wanted, found, path, fresh_decoder, generator)
+        with _about(path):
+            model = self.assemble(stored, wanted, found, path, fresh_decoder, generator)
         model.name = found.name or (name if name in self.presets else "")
         released = self.licence if self.non_commercial and not file.card else ""
-        model.licence = released or str(file.card.get("licence", ""))
+        model.licence = released or file.card.get("licence", "")
+        model.classes = () if fresh_decoder else tuple(file.card.get("classes", ()))
         if model.licence:
             warnings.warn(
                 f"{path}: the authors of {self.title} license their weights for non-commercial use ({model.licence})",
@@ -271,14 +334,16 @@ class Family:
         generator: torch.Generator | None,
     ) -> Encoder:
         """The network with the file's weights; ``wanted`` differs from ``stored`` only in what can be chosen."""
+        with torch.device("meta"), no_more_tensors(len(found.state) + _MORE_TENSORS, path):
+            model = self.network(wanted)  # the file brings every tensor: draw none
         if fresh_decoder:
+            encoder = {name: value for name, value in model.state_dict().items() if model.is_of_encoder(name)}
+            require_fit(model, encoder, {name: v for name, v in found.state.items() if model.is_of_encoder(name)}, path)
             model = self.network(wanted, generator)
             fresh = {name: value for name, value in model.state_dict().items() if not model.is_of_encoder(name)}
             encoder = {name: value for name, value in found.state.items() if model.is_of_encoder(name)}
             load_exactly(model, encoder | fresh, path)
             return model
-        with torch.device("meta"):  # the file brings every tensor: draw none
-            model = self.network(wanted)
         load_exactly(model, found.state, path)
         return model
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import View
-from geo3d.models.encoder import Encoder, StageInfo, as_list, require_range
+from geo3d.models.encoder import Encoder, StageInfo, as_list, require_prepared, require_range
 from geo3d.nn.colors import normalise
 
 _HINT = "hand in uint8 of 0 to 255, or floats of 0 to 1"
@@ -52,6 +52,19 @@ class ImageEncoder(Encoder):
         padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in normalised]
         return torch.cat(padded).to(next(self.parameters()).dtype)
 
+    def require_images(self, images: Any) -> None:
+        """Look whether the network is handed images as :meth:`prepare` makes them.
+
+        Raises:
+            InputError: it is not: no tensor (B, 3, H, W) of floats.
+        """
+        require_prepared(self, images, Tensor)
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise InputError(
+                f"{type(self).__name__}: images must be (B, 3, H, W) floats, as prepare makes them, got "
+                f"{tuple(images.shape)} of {images.dtype}; call features(prepare(...))"
+            )
+
 
 class PyramidEncoder(ImageEncoder):
     """A convolutional encoder whose four stages have strides 4, 8, 16 and 32, with ``config.channels``."""
@@ -69,6 +82,7 @@ class PyramidEncoder(ImageEncoder):
 
     def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32, or of those ``layers`` alone."""
+        self.require_images(images)
         maps = self.maps(images)
         return maps if layers is None else [maps[n] for n in self.stage_numbers(layers)]
 

@@ -137,6 +137,7 @@ class SparK(ImageEncoder):
             images: (B, 3, H, W) normalised, as :meth:`prepare` makes them.
             layers: stages, all when not given.
         """
+        self.require_images(images)
         maps = self.encode(images, images.new_ones(len(images), 1, *self.grid(images), dtype=torch.bool))
         return [maps[n] for n in self.stage_numbers(layers)]
 

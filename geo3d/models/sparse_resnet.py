@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
+from geo3d.models.encoder import require_prepared
 from geo3d.models.family import Family
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
@@ -201,6 +202,7 @@ class SparseResNet(VoxelEncoder):
         Raises:
             InputError: voxels of another stride, or features that do not fit the network.
         """
+        require_prepared(self, inputs, SparseResNetInput)
         voxels = inputs.voxels
         if voxels.stride != 1 or voxels.feats.shape[1] != self.config.in_channels:
             raise InputError(

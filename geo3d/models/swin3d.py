@@ -19,6 +19,7 @@ from geo3d.checkpoints.swin3d import read_swin3d
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
+from geo3d.models.encoder import require_prepared
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels, scene_of_rows
@@ -356,6 +357,7 @@ class Swin3DUNet(VoxelEncoder):
         return build_pyramid(inputs.voxels.topology, inputs.signals.float(), factors, _DOWN_NEIGHBORS)
 
     def _check(self, inputs: Swin3DInput) -> None:
+        require_prepared(self, inputs, Swin3DInput)
         voxels, signals, config = inputs.voxels, inputs.signals, self.config
         if voxels.stride != 1:
             raise InputError(f"Swin3D: voxels must have stride 1, got {voxels.stride}")

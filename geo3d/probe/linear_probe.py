@@ -8,6 +8,7 @@ from pathlib import Path
 from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
+from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.models import create_model
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.probe.probe import Probe, ProbeConfig, Representation
@@ -40,13 +41,9 @@ class LinearProbeConfig(ProbeConfig):
         for folder in (*self.data, *self.test_data):
             if not folder.is_dir():
                 raise InputError(f"{folder} is not a folder; give the root of a dataset")
-        for name in ("rooms", "voxels_per_scene"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out must lie between 0 and 1, got {self.held_out}")
-        if self.voxel_size is not None and not self.voxel_size > 0:
-            raise InputError(f"voxel_size must be positive, got {self.voxel_size}")
+        check_at_least(self, 1, "rooms", "voxels_per_scene")
+        check_between(self, 0, 1, "held_out")
+        check_positive(self, "voxel_size")
 
 
 class LinearProbe(Probe):
@@ -61,7 +58,8 @@ class LinearProbe(Probe):
         self.voxel_size = config.voxel_size or self.network.config.voxel_size
         train, held = _scenes(config, log)
         log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * self.voxel_size:g} cm")
-        self._probe = VoxelProbe(train, held, self.voxel_size, config.voxels_per_scene, config.seed, log)
+        per_scene, seed = config.voxels_per_scene, config.seed
+        self._probe = VoxelProbe(train, held, self.voxel_size, per_scene, seed, log, config.strict)
 
     def network_features(self, network: VoxelEncoder) -> Representation:
         """Features of all stages that a finest voxel lies in."""
@@ -76,9 +74,13 @@ class LinearProbe(Probe):
         return self._probe.measure(representations)
 
     def note(self, scores: dict[str, ProbeScore]) -> str:
-        """How many voxels were measured on, and the accuracy of the simplest baseline."""
+        """How many voxels were measured on, the accuracy of the simplest baseline, and what could not be read."""
         first = next(iter(scores.values()))
-        return f"over {first.voxels} held-out voxels; always the most frequent class: {100 * first.majority:.1f} %"
+        lost = f"\n{first.left_out} scenes cannot be read and are left out, as named above" if first.left_out else ""
+        return (
+            f"over {first.voxels} held-out voxels of {first.scenes} scenes; "
+            f"always the most frequent class: {100 * first.majority:.1f} %{lost}"
+        )
 
 
 def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> VoxelEncoder:
@@ -103,10 +105,10 @@ def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, Labell
     """Scenes to learn from, and those to measure on."""
     if not (config.data or config.test_data) and config.rooms < SCENES_TO_SPARE:
         raise InputError(f"rooms must be at least {SCENES_TO_SPARE} so that some can be held out, got {config.rooms}")
-    scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),))
+    scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),), config.strict)
     log_broken(scenes.datasets, log)
     if config.test_data:
-        others = LabelledScenes.find(config.test_data)
+        others = LabelledScenes.find(config.test_data, config.strict)
         log_broken(others.datasets, log)
         both = {scenes.describe(i) for i in range(len(scenes))} & {others.describe(i) for i in range(len(others))}
         if both:

@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from geo3d.config import coerce
 from geo3d.errors import InputError
+from geo3d.methods.checks import check_at_least, check_seed
 from geo3d.models import Encoder
 from geo3d.progress import Log
 
@@ -35,14 +37,16 @@ class ProbeConfig:
     """Where the networks run, such as `cuda`."""
     out: Path | None = None
     """JSON file for the figures. None: they are only printed."""
+    strict: bool = False
+    """Stop at the first scene that cannot be read instead of naming it and leaving it out."""
 
     def __post_init__(self) -> None:
-        if self.fresh < 1:
-            raise InputError(f"fresh must be at least 1, got {self.fresh}")
-        if self.seed < 0:
-            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        coerce(self)
+        check_at_least(self, 1, "fresh")
+        check_seed(self)
         try:
-            torch.empty(0, device=self.device)
+            if torch.empty(0, device=self.device).is_meta:
+                raise RuntimeError("it holds no values")
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"device {self.device!r} cannot be used here ({reason})") from error

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from geo3d.datasets.files import make_folder
 from geo3d.probe.probe import Probe, ProbeConfig, Score, table
 from geo3d.progress import Log
 from geo3d.registry import Registry
-from geo3d.writing import write_text
+from geo3d.writing import prepare_place, write_text
 
 PROBES = Registry("probe", Probe)
 register_probe, list_probes, get_probe = PROBES.register, PROBES.names, PROBES.get
@@ -30,7 +29,7 @@ def run_probe(name: str, config: ProbeConfig, log: Log = print) -> dict[str, Sco
     """
     kind = get_probe(name)
     if config.out is not None:
-        make_folder(config.out.parent)
+        prepare_place(config.out)
     probe = kind(config, log)
     scores = probe.measure(probe.representations())
     if config.out is not None:

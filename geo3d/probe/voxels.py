@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from geo3d.probe.probe import Representation, Score
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.points import LabelledScenes
+from geo3d.samples.readable import Readable
 
 #: Penalties of the squared weights, of which the validation scenes choose one.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -36,6 +38,8 @@ class ProbeScore(Score):
         voxels: labelled ones that were looked at.
         columns: features a voxel.
         penalty: of the squared weights, as the validation scenes chose it.
+        scenes: held-out ones that were looked at.
+        left_out: scenes to learn from and held-out ones that could not be read.
     """
 
     miou: float
@@ -44,6 +48,8 @@ class ProbeScore(Score):
     voxels: int
     columns: int
     penalty: float
+    scenes: int
+    left_out: int
 
     def cells(self) -> dict[str, str]:
         """Column's title -> what stands in the row of the table."""
@@ -92,6 +98,7 @@ class VoxelProbe:
         voxels_per_scene: labelled ones of a training scene that are learnt from; all where there are no more.
         seed: draws these, and the validation scenes.
         log: told of scenes that cannot be read and are left out.
+        strict: whether such a scene is an error.
 
     Raises:
         InputError: too few scenes, or classes that differ.
@@ -103,6 +110,7 @@ class VoxelProbe:
     voxels_per_scene: int
     seed: int
     log: Log
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if len(self.train) < 2:
@@ -116,10 +124,13 @@ class VoxelProbe:
         Raises:
             InputError: no labelled voxel, points that lack what a network reads, or features that are not finite.
         """
-        readouts = self._fit(representations)
+        readable = Readable(self.strict, self.log, "left out")
+        readouts = self._fit(representations, readable)
+        scenes = 0
         count = len(self.train.classes)
         confusion = {name: torch.zeros(count, count, dtype=torch.int64) for name in representations}
-        for _, points, labels in self._scenes(self.held):
+        for _, points, labels in self._scenes(self.held, readable):
+            scenes += 1
             for name, features in representations.items():
                 confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(points)), count)
         scores = {}
@@ -128,14 +139,17 @@ class VoxelProbe:
             if voxels == 0:
                 raise InputError("the held-out scenes hold no labelled voxel")
             figures = segmentation_scores(confusion[name])
-            scores[name] = ProbeScore(**figures, voxels=voxels, columns=len(readout.mean), penalty=penalty)
+            counts = {"voxels": voxels, "scenes": scenes, "left_out": len(readable.left_out)}
+            scores[name] = ProbeScore(**figures, **counts, columns=len(readout.mean), penalty=penalty)
         return scores
 
-    def _fit(self, representations: dict[str, Representation]) -> dict[str, tuple[LinearReadout, float]]:
+    def _fit(
+        self, representations: dict[str, Representation], readable: Readable
+    ) -> dict[str, tuple[LinearReadout, float]]:
         """Representation -> its read-out, and the penalty that the validation scenes chose."""
         found: dict[str, list[Tensor]] = {name: [] for name in representations}
         classes, scene = [], []
-        for index, points, labels in self._scenes(self.train):
+        for index, points, labels in self._scenes(self.train, readable):
             rows = self._drawn(labels, index)
             classes.append(labels[rows])
             scene.append(torch.full_like(rows, index))
@@ -180,18 +194,17 @@ class VoxelProbe:
         confusion = confusion_matrix(labels, readout.predict(features), len(self.train.classes))
         return segmentation_scores(confusion)["miou"]
 
-    def _scenes(self, scenes: LabelledScenes) -> Iterator[tuple[int, VoxelPoints, Tensor]]:
+    def _scenes(self, scenes: LabelledScenes, readable: Readable) -> Iterator[tuple[int, VoxelPoints, Tensor]]:
         """Number, voxels and their labels (N,) of each scene that can be read.
 
         Raises:
-            InputError: none can.
+            InputError: none can, or one cannot and :attr:`strict`.
         """
         read = 0
         for index in range(len(scenes)):
-            try:
-                cloud = scenes.cloud(index)
-            except InputError as error:
-                self.log(f"left out: {error}")
+            where = scenes.describe(index)
+            cloud = readable.read(where, partial(scenes.cloud, index), lambda where=where: where)
+            if cloud is None:
                 continue
             read += 1
             points = points_in_voxels(cloud, self.voxel_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,14 +11,18 @@ import numpy as np
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 from geo3d.datasets.rooms import make_rooms
+from geo3d.errors import InputError
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import Log, progress_line
 from geo3d.random import Stream
-from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, Run, draw_readable
+from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, Run
 from geo3d.samples.pairs import ViewPairs
+from geo3d.samples.readable import Readable
 from geo3d.train.config import TrainConfig
 
 _PAIRS = "pairs.tsv"
+#: Pairs of other scenes that are tried for a view to put in the place of the true one.
+_TRIES = 100
 
 
 @dataclass(kw_only=True)
@@ -82,24 +87,36 @@ class CroCoRecipe(Recipe):
         super().prepare_measuring(source, measured)
         self._all = self.method.samples(source)
         self._several_scenes = source.group_count > 1
+        self._others = Readable(
+            self.config.strict, self.log, "another scene's view takes the place of one that cannot be read"
+        )
 
     def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A pair; ``other`` is the second view of a pair of another scene, where there is one."""
+        """A pair; ``other`` is the second view of a pair of another scene, where there is one.
+
+        Of pairs that cannot be read the next one of another scene is taken.
+        """
         sample = super().draw_measured(item, rng)
         if not self._several_scenes:
             return sample
         elsewhere = np.flatnonzero(self._all.source.items.group != sample["scene"])
-        return sample | {"other": draw_readable(self._all, int(rng.choice(elsewhere)), rng)["second"]}
+        first = int(rng.choice(len(elsewhere)))
+        for other in elsewhere.take(range(first, first + min(_TRIES, len(elsewhere))), mode="wrap").tolist():
+            describe = partial(self._all.describe, other)
+            found = self._others.read(other, partial(self._all.draw, other, rng), describe)
+            if found is not None:
+                return sample | {"other": found["second"]}
+        raise InputError(f"{self.measured.describe(item)}: no view of another scene can be read beside it")
 
     def figures(self) -> dict[str, float]:
         """Masked loss with the true second view, and with a view of another scene in its place."""
-        losses: dict[str, list[float]] = {}
-        for batch, _ in self.batches(least=MEASURED_BATCH):
-            losses.setdefault("loss", []).append(self.method(batch).loss.item())
-            if "other" in batch:
-                wrong = batch | {"second": batch["other"]}
-                losses.setdefault("loss_other_scene", []).append(self.method(wrong).loss.item())
-        return {name: float(np.mean(values)) for name, values in losses.items()} | {"pairs": self.measured_count}
+        return self.means(self._losses, least=MEASURED_BATCH)
+
+    def _losses(self, batch: dict[str, Any]) -> dict[str, float]:
+        found = {"loss": self.method(batch).loss.item()}
+        if "other" in batch:
+            found["loss_other_scene"] = self.method(batch | {"second": batch["other"]}).loss.item()
+        return found
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         """By how much the loss has changed."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.loading import WeightFile, as_state_dict, read_weight_file
+from geo3d.checkpoints.loading import WeightFile, as_state_dict, read_weight_file, require_tensors
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
 from geo3d.models import create_model, family_of, list_models
@@ -135,6 +135,7 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
                 f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of {family!r}; "
                 "give a file of that family"
             )
+        require_tensors(file.content, path)
         inside = file.card.get("prefix", "")
         state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
         others = {name: v for name, v in file.content.items() if not name.startswith(inside)}

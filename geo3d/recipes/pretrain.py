@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from geo3d.recipes.recipe import Recipe, Run
 from geo3d.recipes.registry import get_recipe
 from geo3d.train.launch import first_process, launch
 from geo3d.train.measuring import Measuring
+from geo3d.train.order import StepPlan
 from geo3d.train.result import RunResult
 from geo3d.train.sharding import gathered
 from geo3d.train.trainer import Trainer
@@ -54,8 +56,11 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
     if not fabric.is_global_zero:
         log = _silent
 
+    made: list[Path] = []
+
     def start() -> tuple[Path, bool]:
         folder = run.out or numbered_folder(RUNS, name)
+        made.extend([folder] if not folder.exists() else [])
         fresh = not any((folder / "checkpoints").glob("step_*"))
         if not fresh:
             _check_same_data(run, folder)
@@ -67,8 +72,15 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
             save_config(replace(run, out=None), folder / _CONFIG)
         return folder, fresh
 
-    folder, fresh = first_process(fabric, start)
-    task = recipe(run, folder, log)
+    try:
+        folder, fresh = first_process(fabric, start)
+        task = recipe(run, folder, log)
+        plan = StepPlan(len(task.samples), run.train.batch_size, run.train.accumulate, fabric.world_size)
+        run.train.make_schedule(plan.steps_per_epoch, plan.effective_batch)  # tells of a warm-up that is too long
+    except InputError:
+        for folder in made:
+            _remove_bare(folder)
+        raise
     beginning = _begin(task, fresh, fabric)
     train = replace(run.train, strict=True) if run.strict else run.train
     measuring = None
@@ -106,11 +118,11 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     """
     run, path = task.config, task.folder / _BEGINNING
     if not fresh:
-        stored = first_process(fabric, lambda: json.loads(path.read_text()) if path.is_file() else None)
+        stored = first_process(fabric, lambda: _stored_beginning(path, task) if path.is_file() else None)
         if stored is not None:
-            tell_licence(task.method, stored["init"].get("initial_weights", {}).get("licence", ""))
+            tell_licence(task.method, stored.init.get("initial_weights", {}).get("licence", ""))
             task.method.to(fabric.device)
-            return _Beginning(**stored)
+            return stored
         if run.init is not None:
             raise InputError(f"{path} is missing, which says how the run began; put it back, or begin another run")
     init: dict[str, Any] = {}
@@ -124,6 +136,31 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
     if fabric.is_global_zero:
         write_text(path, json.dumps(beginning._asdict(), indent=2) + "\n")
     return beginning
+
+
+def _remove_bare(folder: Path) -> None:
+    """Remove the folder of a run that did not begin, unless something was made in it that is of use."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {_CONFIG}:
+        shutil.rmtree(folder)
+
+
+def _stored_beginning(path: Path, task: Recipe) -> _Beginning:
+    """How a run began, from its folder.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before, init = stored["before"], stored["init"]
+        if not all(isinstance(value, int | float) for value in before.values()) or task.best not in before:
+            raise ValueError(f"figures, {task.best} among them, are expected before training")
+        licence = init.get("initial_weights", {}).get("licence", "")
+        if not isinstance(licence, str):
+            raise ValueError("the licence should be text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: does not say how the run began ({error}); begin another run") from error
+    return _Beginning(before, init)
 
 
 def numbered_folder(parent: Path, stem: str) -> Path:

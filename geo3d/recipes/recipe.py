@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from geo3d.config import to_plain, typed_value
+from geo3d.config import coerce
 from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
-from geo3d.errors import InputError, MissingExtra
+from geo3d.errors import InputError, did_you_mean
+from geo3d.methods.checks import check_at_least, check_below_one
 from geo3d.methods.method import Method, SampleSet
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator, stream_seed
+from geo3d.samples.readable import Readable
 from geo3d.train.config import TrainConfig
 from geo3d.train.sharding import gathered
 
 Result = TypeVar("Result")
 
-#: Items that are tried in place of one that cannot be read.
-_TRIES = 100
 #: What is measured: this many small items, this many at a time; or this many scenes.
 _MEASURED, MEASURED_BATCH, MEASURED_SCENES = 256, 64, 16
 
@@ -74,12 +74,8 @@ class Run:
         for folder in self.data:
             if not folder.is_dir():
                 raise InputError(f"data: {folder} is not a folder; give the root of a dataset")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"held_out must lie in [0, 1), got {self.held_out}")
-        if self.rooms < 1:
-            raise InputError(f"rooms must be at least 1, got {self.rooms}")
-        if self.measure_every is not None and self.measure_every < 1:
-            raise InputError(f"measure_every must be at least 1, or None, got {self.measure_every}")
+        check_below_one(self, "held_out")
+        check_at_least(self, 1, "rooms", "measure_every")
         self.train.check()
 
 
@@ -132,8 +128,11 @@ class Recipe:
             InputError: there is none of that name.
         """
         if name not in cls.presets:
-            raise InputError(f"unknown preset {name!r}; known: {', '.join(cls.presets)}")
-        return cls.presets[name]()
+            near = did_you_mean(name, cls.presets)
+            raise InputError(f"unknown preset {name!r}; known: {', '.join(cls.presets)}{near}")
+        config = cls.presets[name]()
+        config.train.usual_warmup = config.train.warmup_epochs, config.train.warmup_steps
+        return config
 
     @classmethod
     def check(cls, config: Any) -> Method:
@@ -144,9 +143,7 @@ class Recipe:
         """
         if not isinstance(config, cls.run):
             raise InputError(f"this recipe is configured by {cls.run.__name__}, got {type(config).__name__}")
-        hints = typing.get_type_hints(cls.run, include_extras=True)
-        for name, value in to_plain(config).items():  # from Python, values of any type come
-            typed_value(hints[name], value, name)
+        coerce(config)  # from Python, values of any type come
         config.check()
         if not config.data:
             split_scenes(config.rooms, config.held_out, config.train.seed)
@@ -178,9 +175,13 @@ class Recipe:
     def __init__(self, config: Any, folder: Path, log: Log) -> None:
         self.config, self.folder, self.log = config, folder, log
         self.seed: int = config.train.seed
+        #: What cannot be read of the samples that are measured.
+        self.readable = Readable(config.strict, log, "left out of the report")
         #: What the report calls the network before training.
         self.beginning = "untrained" if config.init is None else "at the start"
         source = self.find_source()
+        if config.strict and (broken := [entry for d in source.datasets for entry in d.quarantine.entries]):
+            raise broken[0]
         log_broken(source.datasets, log)
         self.method = self.build_method(config, source, torch.Generator().manual_seed(self.seed))
         numbers, held = split_scenes(source.group_count, config.held_out, self.seed)
@@ -216,43 +217,97 @@ class Recipe:
         self.measured = self.method.samples(measured)
 
     @property
-    def measured_count(self) -> int:
-        """How many samples are measured."""
+    def planned_count(self) -> int:
+        """How many samples are to be measured, before it is known which of them can be read."""
         return min(_MEASURED, len(self.measured))
 
+    @property
+    def measured_count(self) -> int:
+        """How many samples are measured, without those that turned out not to be readable."""
+        return self.planned_count - len(self.readable.left_out)
+
     def measure(self) -> dict[str, float]:
-        """Figures of the network as it is now, on data and masks that are the same at every call."""
+        """Figures of the network as it is now, on data and masks that are the same at every call.
+
+        Samples that cannot be read are named, left out and counted as ``left_out``; they are an error where the run is
+        ``strict``, or where there is no other.
+        """
         with self.method.measuring(), gathered(self.method):
-            figures = self.figures()
+            figures = self.figures() | {"left_out": len(self.readable.left_out)}
         if self.best not in figures:
             raise ValueError(f"{type(self).__name__}.best names {self.best!r}, but figures() gives {sorted(figures)}")
         return {name: value if isinstance(value, int) else float(value) for name, value in figures.items()}
 
     def figures(self) -> dict[str, float]:
         """What is measured, in evaluation mode and without gradients: the mean loss, and of how many samples."""
-        losses: list[float] = []
         generator = torch.Generator().manual_seed(stream_seed(self.seed, Stream.MEASURED_PASSES))
-        for batch, count in self.batches():
-            losses += [self.method(batch, generator).loss.item()] * count
-        return {"loss": float(np.mean(losses)), self.items: self.measured_count}
+        return self.means(lambda batch: {"loss": self.method(batch, generator).loss.item()})
 
-    def batches(self, least: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-        """Batches of measured samples on the method's device, each with its number of them.
+    def means(self, figures: Callable[[dict[str, Any]], dict[str, float]], least: int = 0) -> dict[str, float]:
+        """Means over all measured samples, each of which counts once, and how many they are.
 
         Args:
-            least: samples to draw at least; where there are fewer they are drawn several times.
+            figures: means over the samples of a batch; some batches may lack one.
+            least: as :meth:`batches` takes it.
+        """
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for batch, count in self.batches(least):
+            for name, value in figures(batch).items():
+                sums[name] = sums.get(name, 0.0) + value * count
+                counts[name] = counts.get(name, 0) + count
+        return {name: sums[name] / counts[name] for name in sums} | {self.items: self.measured_count}
+
+    def batches(self, least: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """Batches of the measured samples that can be read, on the method's device, each with its number of them.
+
+        Args:
+            least: samples to draw at least; where there are fewer each is drawn several times, and as often as others.
+
+        Raises:
+            InputError: none can be read.
         """
         every = stream_generator(self.seed, Stream.MEASURED_ORDER).permutation(len(self.measured))
-        order = every[: self.measured_count]
-        items = np.resize(order, max(least, len(order)))
+        order = every[: self.planned_count]
+        items = np.tile(order, max(1, -(-least // len(order))))
+        read = 0
         for start in range(0, len(items), MEASURED_BATCH):
-            numbers = range(start, min(start + MEASURED_BATCH, len(items)))
-            drawn = [self.draw_measured(int(items[n]), stream_generator(self.seed, self.stream, n)) for n in numbers]
-            yield self.on_device(self.method.collate(drawn)), len(drawn)
+            drawn = []
+            for n in range(start, min(start + MEASURED_BATCH, len(items))):
+                item, rng = int(items[n]), stream_generator(self.seed, self.stream, n)
+                describe = partial(self.measured.describe, item)
+                sample = self.readable.read(item, partial(self.draw_measured, item, rng), describe)
+                drawn += [sample] if sample is not None else []
+            if drawn:
+                yield self.on_device(self.method.collate(drawn)), len(drawn)
+            read += len(drawn)
+        if not read:
+            raise self.unreadable()
+
+    def unreadable(self) -> InputError:
+        """That nothing which is to be measured can be read."""
+        reasons = list(self.readable.left_out.values())
+        return InputError(f"none of the {len(reasons)} {self.items} to measure can be read, the first: {reasons[0]}")
+
+    def first_readable(self, samples: SampleSet, read: Callable[[int], Result], most: int) -> list[Result]:
+        """What ``read`` makes of the first samples that can be read, ``most`` at most; of others it raises InputError.
+
+        Raises:
+            InputError: a sample cannot be read and the run is ``strict``, or none can.
+        """
+        found: list[Result] = []
+        for index in range(len(samples)):
+            result = self.readable.read(index, partial(read, index), partial(samples.describe, index))
+            found += [result] if result is not None else []
+            if len(found) == most:
+                break
+        if not found:
+            raise self.unreadable()
+        return found
 
     def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A measured sample."""
-        return draw_readable(self.measured, item, rng)
+        """A measured sample; raises InputError where it cannot be read."""
+        return self.measured.draw(item, rng)
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch where the method is."""
@@ -269,7 +324,11 @@ class Recipe:
             after: of the trained one.
         """
         figures = {self.measured_key: self.measured_on, "before": before, "after": after}
-        return figures | self.comparison(before, after), self.text(before, after)
+        figures |= {"left_out": list(self.readable.left_out.values())}
+        lines, left_out = self.text(before, after), len(self.readable.left_out)
+        if left_out:
+            lines += f"\n{left_out} {self.items} cannot be read and are left out of this: report.json names them"
+        return figures | self.comparison(before, after), lines
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         """Further figures of the report, made of those before and after."""
@@ -281,48 +340,3 @@ class Recipe:
             f"{self.loss_name} on {self.measured_count} {self.measured_on} {self.items}: "
             f"{before['loss']:.4f} {self.beginning}, {after['loss']:.4f} trained"
         )
-
-
-def draw_readable(samples: SampleSet, item: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Item ``item``, or the next one that can be read.
-
-    Raises:
-        InputError: that of the last of many items that cannot.
-    """
-    for step in range(_TRIES):
-        try:
-            return samples.draw((item + step) % len(samples), rng)
-        except MissingExtra:
-            raise
-        except InputError as error:
-            broken = error
-    raise broken
-
-
-def first_readable(
-    scenes: Iterable[int], read: Callable[[int], Result], most: int, strict: bool, log: Log
-) -> list[Result]:
-    """What ``read`` makes of the first scenes that the report is on; broken ones are named.
-
-    Args:
-        scenes: rows, in order.
-        read: raises InputError where a scene is broken.
-        most: how many to read.
-        strict: whether a broken scene is an error.
-
-    Raises:
-        InputError: a scene is broken and ``strict``, or all are.
-    """
-    found: list[Result] = []
-    for scene in scenes:
-        try:
-            found.append(read(int(scene)))
-        except InputError as error:
-            if strict:
-                raise
-            log(f"left out of the report: {error}")
-        if len(found) == most:
-            break
-    if not found:
-        raise InputError("none of the scenes that the report is to be on can be read; the reasons are named above")
-    return found

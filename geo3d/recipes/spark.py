@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
 from geo3d.random import Stream
 from geo3d.recipes.recipe import Recipe, Run
@@ -68,12 +66,12 @@ class SparKRecipe(Recipe):
 
     def figures(self) -> dict[str, float]:
         """Loss over hidden cells; that of each cell's mean colour is 1 but for cells of one colour."""
-        losses: list[float] = []
-        means: list[float] = []
-        for batch, count in self.batches():
-            losses += [self.method(batch).loss.item()] * count
-            means += [self.method.loss_of_means(batch).item()] * count
-        return {"loss": float(np.mean(losses)), "loss_of_means": float(np.mean(means)), "images": self.measured_count}
+        return self.means(
+            lambda batch: {
+                "loss": self.method(batch).loss.item(),
+                "loss_of_means": self.method.loss_of_means(batch).item(),
+            }
+        )
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         """How far the loss lies below that of the baseline."""

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
 from geo3d.metrics import intersection_and_union
 from geo3d.random import Stream, stream_generator
-from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run
 from geo3d.samples.points import PointScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_clouds, write_points
+from geo3d.viz.sheet import write_picture
 
 #: Of scenes that are measured a crop this many times as large as in training.
 _LARGER = 4
@@ -70,12 +70,10 @@ class SparK3DRecipe(Recipe):
         """Draw a crop of each of the first scenes that can be read."""
         larger = replace(self.config.method, max_voxels=_LARGER * self.config.method.max_voxels)
         samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
-        self._crops = first_readable(
-            range(len(samples)),
+        self._crops = self.first_readable(
+            samples,
             lambda index: samples.draw(index, stream_generator(self.seed, self.stream, index)),
             MEASURED_SCENES,
-            self.config.strict,
-            self.log,
         )
 
     @property
@@ -172,7 +170,7 @@ class SparK3DRecipe(Recipe):
         method, batch = self.method, next(self._crop_batches())
         with method.measuring():
             clouds = method.clouds(batch, method(batch))
-        Image.fromarray(draw_clouds(clouds)).save(self.folder / "filled.png")
+        write_picture(self.folder / "filled.png", draw_clouds(clouds))
         names = []
         for name, cloud in clouds.items():
             cloud.xyz = cloud.xyz.cpu() * method.config.voxel_size

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import Segmentation, SegmentationConfig
 from geo3d.metrics import confusion_matrix, segmentation_scores
-from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run, first_readable
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_labels, write_labelled_points
+from geo3d.viz.sheet import write_picture
 
 
 @dataclass(kw_only=True)
@@ -70,40 +70,38 @@ class Swin3DRecipe(Recipe):
     def prepare_measuring(self, source: LabelledScenes, measured: LabelledScenes) -> None:
         """Take the first scenes that can be read."""
         every = self.method.samples(measured)
+        self._clouds = self.first_readable(every, every.cloud, MEASURED_SCENES)
 
-        def row_of(scene: int) -> int:
-            every.cloud(scene)  # can be read
-            return scene
-
-        rows = first_readable(range(len(every)), row_of, MEASURED_SCENES, self.config.strict, self.log)
-        super().prepare_measuring(source, measured.of_groups([measured.group(row) for row in rows]))
+    @property
+    def measured_count(self) -> int:
+        """How many scenes are measured."""
+        return len(self._clouds)
 
     def describe(self) -> str:
         """The number of classes."""
         return f", {len(self.method.classes)} classes"
 
-    def _predict(self, index: int) -> tuple[PointCloud, Tensor]:
-        """A measured scene's points, and the class named for each."""
-        cloud = self.measured.cloud(index)
-        return cloud, self.method.network.predict(cloud).argmax(1)
+    def _predict(self, cloud: PointCloud) -> Tensor:
+        """The class named for each of a scene's points."""
+        return self.method.network.predict(cloud).argmax(1)
 
     def figures(self) -> dict[str, float]:
         """Mean intersection over union and accuracy over all points of the measured scenes."""
         classes = len(self.method.classes)
         confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        for index in range(len(self.measured)):
-            cloud, predicted = self._predict(index)
-            confusion += confusion_matrix(cloud.semantic, predicted, classes)
+        for cloud in self._clouds:
+            confusion += confusion_matrix(cloud.semantic, self._predict(cloud), classes)
         return segmentation_scores(confusion) | {"points": int(confusion.sum())}
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Scores before and after; the first measured scene is drawn as ``segmentation.png`` and ``.ply``."""
+        cloud = self._clouds[0]
         with self.method.measuring():
-            cloud, predicted = self._predict(0)
+            predicted = self._predict(cloud)
         xyz, labels = cloud.xyz.numpy(), predicted.numpy()
         normals = None if cloud.normals is None else cloud.normals.numpy()
         panels = {"labels": cloud.semantic.numpy(), "predicted": labels}
-        Image.fromarray(draw_labels(xyz, normals, panels, self.method.classes)).save(self.folder / "segmentation.png")
+        write_picture(self.folder / "segmentation.png", draw_labels(xyz, normals, panels, self.method.classes))
         origin = None if cloud.origin is None else cloud.origin[0].numpy()
         write_labelled_points(self.folder / "segmentation.ply", xyz, labels, len(self.method.classes), origin)
         return (

@@ -12,23 +12,26 @@ checkpoints/
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import geo3d
 from geo3d.checkpoints.loading import untied
+from geo3d.config import typed_value
 from geo3d.errors import InputError
-from geo3d.writing import UNFINISHED, to_disk, write_text
+from geo3d.writing import UNFINISHED, to_disk, write_tensors, write_text, write_torch, writing
 
 _NAME = re.compile(r"step_(\d{8,})")
 #: Name of the figure by which checkpoints are compared where nothing is measured.
@@ -82,8 +85,9 @@ class CheckpointStore:
     def best(self) -> Path | None:
         """Folder of the best checkpoint, if any is marked."""
         marker = self.folder / "best"
-        path = self.folder / marker.read_text().strip() if marker.is_file() else None
-        return path if path is not None and path.is_dir() else None
+        name = marker.read_text(errors="replace").strip() if marker.is_file() else ""
+        path = self.folder / name
+        return path if _NAME.fullmatch(name) and path.is_dir() else None
 
     def save(
         self,
@@ -109,32 +113,41 @@ class CheckpointStore:
 
         Returns:
             Its folder.
+
+        Raises:
+            InputError: it cannot be written; those before are as they were.
         """
         figure = figure or Figure(LOSS, loss)
         final = self.folder / f"step_{step:08d}"
         unfinished = self.folder / (UNFINISHED + final.name)
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save_file(untied(model), unfinished / "model.safetensors", metadata)
-        if ema is not None:
-            save_file(untied(ema), unfinished / "ema.safetensors", metadata)
-        torch.save(state, unfinished / "state.pt")
         manifest = {
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
             "figure": asdict(figure) if math.isfinite(figure.value) else None,
             "geo3d": geo3d.__version__,
             "torch": torch.__version__,
-            "files": {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())},
         }
-        (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        for path in [*unfinished.iterdir(), unfinished]:
-            to_disk(path)
-        self._remove(final)  # a damaged one of the same step, from before a restart
-        unfinished.rename(final)
-        to_disk(self.folder)
-        self._mark_best(final, figure)
-        self._prune()
+        try:
+            with writing(final):
+                unfinished.mkdir(parents=True)
+                write_tensors(unfinished / "model.safetensors", untied(model), metadata)
+                if ema is not None:
+                    write_tensors(unfinished / "ema.safetensors", untied(ema), metadata)
+                write_torch(unfinished / "state.pt", state)
+                manifest["files"] = {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())}
+                (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+                for path in [*unfinished.iterdir(), unfinished]:
+                    to_disk(path)
+                self._remove(final)  # a damaged one of the same step, from before a restart
+                unfinished.rename(final)
+        except InputError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        with writing(self.folder):
+            to_disk(self.folder)
+            self._mark_best(final, figure)
+            self._prune()
         return final
 
     def newest_valid(self, report: Callable[[str], None]) -> Path | None:
@@ -161,14 +174,16 @@ class CheckpointStore:
             return None
         for bad, reason in damaged:
             report(f"checkpoint {bad.name} is damaged ({reason}); using {path.name}")
-            bad.rename(bad.with_name(bad.name + ".damaged"))
+            with writing(bad):
+                bad.rename(_free(bad.with_name(bad.name + ".damaged")))
         return path
 
     def clean(self) -> None:
         """Delete what an interrupted save or deletion left."""
         if self.folder.is_dir():
             for path in self.folder.glob(UNFINISHED + "*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                with writing(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def mark_again(self, path: Path) -> None:
         """Mark a checkpoint if it is the best: a crash may have come between it and its mark."""
@@ -196,30 +211,63 @@ class CheckpointStore:
             shutil.rmtree(rest)
 
 
+def _free(path: Path) -> Path:
+    """The name, or with a number behind it the first one that is not taken."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(found for found in (path, *itertools.islice(numbered, 1000)) if not found.exists())
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
-    """State, weights and averaged weights (or None) of a checkpoint folder, on the CPU."""
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    """State, weights and averaged weights (or None) of a checkpoint folder, on the CPU.
+
+    Raises:
+        InputError: a file of it cannot be read.
+    """
     ema = path / "ema.safetensors"
-    return state, load_file(path / "model.safetensors"), load_file(ema) if ema.is_file() else None
+    with taking_up(path):
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"state.pt holds a {type(state).__name__}")
+        return state, load_file(path / "model.safetensors"), load_file(ema) if ema.is_file() else None
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Context in which a checkpoint's content is read and put to use, whatever another program has made of it.
+
+    Raises:
+        InputError: it is not what geo3d wrote.
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path.parent.parent) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # of torch, of pickles and of missing entries: whatever they raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{path}: cannot be taken up ({reason}); move it away to use the one before it") from error
 
 
 def loss_of(path: Path) -> float:
-    """Smoothed training loss of a checkpoint folder; nan where no step had been good."""
-    loss = _manifest(path)["loss"]
-    return float("nan") if loss is None else loss
+    """Smoothed training loss of a checkpoint folder; nan where no step had been good, or none is told."""
+    loss = _manifest(path).get("loss")
+    return float(loss) if isinstance(loss, int | float) else float("nan")
 
 
 def figure_of(path: Path) -> Figure | None:
     """The figure by which a checkpoint folder is compared; None where it had none, or none that is finite."""
-    stored = _manifest(path).get("figure")
-    return None if stored is None else Figure(**stored)
+    try:
+        return typed_value(Figure, _manifest(path).get("figure"), str(path))
+    except InputError:
+        return None
 
 
 def damage(path: Path, sizes_only: bool = False) -> str | None:
     """What is wrong with a checkpoint folder according to its manifest, or None when it is whole."""
     try:
         files = _manifest(path)["files"]
-        for name, expected in files.items():
+        for name, expected in dict(files).items():
             size = (path / name).stat().st_size
             if size != expected["bytes"]:
                 return f"{name} has {size} bytes of {expected['bytes']}"
@@ -227,13 +275,18 @@ def damage(path: Path, sizes_only: bool = False) -> str | None:
                 return f"{name} has changed since it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "manifest.json is not readable"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
     return None if "model.safetensors" in files and "state.pt" in files else "manifest.json lists too few files"
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    return json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "manifest.json").read_text())
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path / 'manifest.json'}: holds a {type(manifest).__name__}")
+    return manifest
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

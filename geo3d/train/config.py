@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
+from geo3d.config import coerce
 from geo3d.errors import InputError
-from geo3d.train.schedule import check_warmup
+from geo3d.methods.checks import check_at_least, check_below_one, check_between, check_positive, check_seed
+from geo3d.train.schedule import Schedule, check_warmup
 
 #: Fields that may differ between a checkpoint and the run that continues it: they leave the numbers as they are,
 #: or only move the end of the run. Batches are compared as the samples of a step.
 RESUMABLE_CHANGES = frozenset(
     {"epochs", "steps", "minutes", "batch_size", "accumulate", "workers", "strict", "max_bad_steps", "compile"}
-    | {"accelerator", "devices", "strategy", "num_nodes"}
+    | {"accelerator", "devices", "strategy", "num_nodes", "usual_warmup"}
     | {"save_every_minutes", "save_every_steps", "keep_last", "keep_best", "log_every", "picture_every"}
 )
+#: Of a run that is too short for a warm-up that was not chosen, one part in so many is warm-up.
+SHORTENED = 10
+_WHERE = "train."
 
 
 @dataclass
@@ -61,10 +65,15 @@ class TrainConfig:
     """Weight decay at the end of the schedule, reached along half a cosine; None: as at the start."""
 
     warmup_epochs: float = 5
-    """Epochs in which the rate rises from 0 to its peak, step by step."""
+    """Epochs in which the rate rises from 0 to its peak, step by step. A default or preset that is longer than the run
+    is shortened to a tenth of it."""
 
     warmup_steps: int | None = None
     """Optimizer steps of warm-up; replaces `warmup_epochs` when given."""
+
+    usual_warmup: Annotated[tuple[float, int | None] | None, tyro.conf.Suppress] = (5, None)
+    """`warmup_epochs` and `warmup_steps` of the defaults or the preset that the config began as: as long as they are
+    these, a run that is too short for them shortens them. None: they were chosen."""
 
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Course of the learning rate: warm-up and half a cosine, one cycle as torch's OneCycleLR, or warm-up and flat."""
@@ -132,29 +141,29 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise :class:`InputError` naming the first field whose value makes no sense."""
-        for name in ("batch_size", "accumulate", "keep_last", "log_every", "num_nodes"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps", "save_every_steps", "picture_every"):
-            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or None")
-        for name in ("workers", "seed", "max_bad_steps", "weight_decay", "warmup_epochs", "min_lr"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("seed", self.seed < 2**63, "below 2^63")
-        for name in ("minutes", "lr", "clip_norm", "schedule_epochs", "save_every_minutes"):
-            value = getattr(self, name)
-            self._require(name, value is None or (value > 0 and math.isfinite(value)), "above 0, or None")
-        end = self.weight_decay_end
-        fits = end is None or (end >= 0 and self.weight_decay > 0)
-        self._require("weight_decay_end", fits, "0 or more and weight_decay above 0, or None")
-        for name in ("epochs", "base_lr"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        self._require("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or None")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1")
-        self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1, or None")
-        if self.schedule != "constant":
+        coerce(self, _WHERE)
+        names = "batch_size", "accumulate", "keep_last", "log_every", "num_nodes"
+        check_at_least(self, 1, *names, "steps", "save_every_steps", "picture_every", where=_WHERE)
+        names = "weight_decay", "weight_decay_end", "warmup_epochs", "warmup_steps", "min_lr"
+        check_at_least(self, 0, *names, "workers", "max_bad_steps", where=_WHERE)
+        names = "minutes", "lr", "clip_norm", "schedule_epochs", "save_every_minutes"
+        check_positive(self, *names, "epochs", "base_lr", where=_WHERE)
+        check_seed(self, _WHERE)
+        check_below_one(self, "betas", where=_WHERE)
+        check_between(self, 0, 1, "ema_decay", where=_WHERE)
+        if self.weight_decay_end is not None and not self.weight_decay:
+            told = f"train.weight_decay_end is {self.weight_decay_end}, but train.weight_decay is 0"
+            raise InputError(f"{told}; give it above 0")
+        if self.schedule != "constant" and not self.has_usual_warmup:
             self._check_warmup()
 
+    @property
+    def has_usual_warmup(self) -> bool:
+        """Whether the warm-up is the default or a preset's, which is made to fit the run."""
+        return (self.warmup_epochs, self.warmup_steps) == self.usual_warmup
+
     def _check_warmup(self) -> None:
-        """Tell what can be told of the warm-up before the data are there; the rest is the schedule's to tell."""
+        """Tell what can be told of a warm-up of one's own before the data are there; the rest is the schedule's."""
         in_steps = self.steps is not None and self.schedule_epochs is None
         if in_steps:  # an epoch takes a step at least
             warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_epochs)
@@ -162,9 +171,29 @@ class TrainConfig:
         elif self.warmup_steps is None and self.warmup_epochs >= 1:  # shorter ones may round to no step at all
             check_warmup(self.warmup_epochs, self.schedule_epochs or self.epochs, "epochs")
 
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise InputError(f"train.{name} is {getattr(self, name)}; it must be {rule}")
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps or max(1, round(self.epochs * steps_per_epoch))
+
+    def make_schedule(self, steps_per_epoch: int, effective_batch: int) -> Schedule:
+        """The course of learning rate and weight decay.
+
+        A warm-up that was not chosen is shortened to a tenth of a schedule that is too short for it.
+
+        Args:
+            steps_per_epoch: optimizer steps.
+            effective_batch: samples a step.
+
+        Raises:
+            InputError: a warm-up of one's own is longer than the schedule.
+        """
+        epochs = self.schedule_epochs
+        steps = self.total_steps(steps_per_epoch) if epochs is None else round(epochs * steps_per_epoch)
+        warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_epochs * steps_per_epoch)
+        if self.has_usual_warmup and self.schedule != "constant" and warmup >= steps:
+            warmup = steps // SHORTENED
+        decay = None if self.weight_decay_end is None else (self.weight_decay, self.weight_decay_end)
+        return Schedule(self.schedule, self.peak_lr(effective_batch), steps, warmup, self.min_lr, decay)
 
     def peak_lr(self, effective_batch: int) -> float:
         """Highest learning rate of the run, for a step of ``effective_batch`` samples."""

@@ -84,10 +84,13 @@ def load_model_state(method: Method, state: dict[str, Tensor]) -> None:
     """Load what :func:`whole_model_state` returned; frozen modules stay as they are.
 
     Raises:
-        RuntimeError: names or shapes differ, as from ``load_state_dict``.
+        RuntimeError: names, shapes or types differ, as from ``load_state_dict``.
     """
     own = method.state_dict()
     frozen = {name: tensor for name, tensor in own.items() if method.is_frozen(name)}
+    for name in own.keys() & state.keys():
+        if state[name].dtype != own[name].dtype:
+            raise RuntimeError(f"{name} is of {state[name].dtype}, expected {own[name].dtype}")
     stored = {name: sharded_like(v, own[name]) if name in own else v for name, v in state.items()}
     method.load_state_dict(stored | frozen)
 
@@ -101,8 +104,27 @@ def whole_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -
     return {name: {key: whole(value) for key, value in optimizer.state[p].items()} for name, p in named}
 
 
+def _check_optimizer_state(module: nn.Module, state: dict[str, dict[str, Any]]) -> None:
+    """Kernels of optimizers do not look at shapes, and would write where nothing of theirs is."""
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    entries = next(iter(state.values()), {}).keys()
+    for name, kept in state.items():
+        if name not in shapes or kept.keys() != entries:
+            raise ValueError(f"the optimizer's state of {name} is not like that of other weights")
+        for key, value in kept.items():
+            fits = isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
+            if not fits or value.shape != (() if key == "step" else shapes[name]):
+                found = tuple(value.shape) if isinstance(value, Tensor) else value
+                raise ValueError(f"the optimizer's {key} of {name} should be {tuple(shapes[name])}, found {found}")
+
+
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Any]]) -> None:
-    """Load what :func:`whole_optimizer_state` returned."""
+    """Load what :func:`whole_optimizer_state` returned.
+
+    Raises:
+        ValueError: it is not what this optimizer keeps of these parameters.
+    """
+    _check_optimizer_state(module, state)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     names = {p: name for name, p in module.named_parameters()}
     by_index = {}

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
+from geo3d.config import typed_value
 from geo3d.errors import InputError
-from geo3d.methods.method import DrawsPictures, Method, SampleSet
-from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of
+from geo3d.methods.method import DrawsPictures, Method, MethodOutput, SampleSet
+from geo3d.train.checkpoint import CheckpointStore, load_checkpoint, loss_of, taking_up
 from geo3d.train.config import TrainConfig
 from geo3d.train.engine import Engine
 from geo3d.train.identity import check_same_run, run_identity
@@ -31,9 +31,10 @@ from geo3d.train.meter import Meter, Timer
 from geo3d.train.order import BatchKey, StepPlan, step_seed
 from geo3d.train.quarantine import SampleQuarantine
 from geo3d.train.result import RunResult, RunState, StoppedBy
-from geo3d.train.schedule import Schedule
 from geo3d.train.signals import StopSignals
 from geo3d.viz.curve import draw_loss_curve
+from geo3d.viz.sheet import write_picture
+from geo3d.writing import writing
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -120,9 +121,9 @@ class Trainer:
         self.run_dir = self._fabric.broadcast(self.run_dir)
         self._log = Logger(self.run_dir, self._main)
         self._plan = StepPlan(len(self.samples), config.batch_size, config.accumulate, self._fabric.world_size)
-        self._total = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
+        self._total = config.total_steps(self._plan.steps_per_epoch)
         self._identity = run_identity(config, self._plan, self.run_config)
-        self._schedule = self._make_schedule()
+        self._schedule = config.make_schedule(self._plan.steps_per_epoch, self._plan.effective_batch)
         self._batches = DrawnBatches(self.samples, self.method.collate, self._plan, config.seed, config.strict)
         self._store = CheckpointStore(self.run_dir / "checkpoints", config.keep_last, config.keep_best)
         self._engine = Engine(self._fabric, self.method, config)
@@ -133,14 +134,6 @@ class Trainer:
         self._resume()
         self._resumed_from = self._state.step
         self._greet()
-
-    def _make_schedule(self) -> Schedule:
-        config, epoch = self.config, self._plan.steps_per_epoch
-        warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * epoch)
-        steps = round(config.schedule_epochs * epoch) if config.schedule_epochs is not None else self._total
-        decay = None if config.weight_decay_end is None else (config.weight_decay, config.weight_decay_end)
-        peak = config.peak_lr(self._plan.effective_batch)
-        return Schedule(config.schedule, peak, steps, warmup, config.min_lr, decay)
 
     def _greet(self) -> None:
         plan, fabric = self._plan, self._fabric
@@ -154,6 +147,10 @@ class Trainer:
             self._log.log(
                 f"{plan.size} samples are fewer than the {plan.effective_batch} of a step, which repeats them"
             )
+        config, schedule = self.config, self._schedule
+        usual = config.warmup_steps if config.warmup_steps is not None else config.warmup_epochs * plan.steps_per_epoch
+        if schedule.warmup < round(usual):
+            self._log.log(f"the warm-up is shortened from {usual:g} to {schedule.warmup} of {schedule.steps} steps")
         if self.config.precision == "bf16" and fabric.device.type == "cpu" and not has_fast_bfloat16():
             self._log.log("this CPU has no matrix units for bfloat16 (AMX): train.precision 32 may be faster")
 
@@ -249,7 +246,7 @@ class Trainer:
         own = Agreed(
             signal=self._signals.received is not None,
             late=self._main and self._limit.over,
-            save=self._main and self._save_timer.over,
+            save=self._main and (self._save_timer.over or self._log.failed),  # which tells all processes
             broken=any(batch.broken for batch in taken),
         )
         means = [torch.stack(values).mean() for values in zip(*(some.values() for some in passes))]
@@ -279,8 +276,13 @@ class Trainer:
         """Count and name the broken samples of all processes; every process must call it."""
         broken = gather(self._fabric, broken)
         self._state.broken += len(broken)
-        if self._main:
-            self._quarantine.add(broken)
+        first_process(self._fabric, lambda: self._quarantine.add(broken))
+
+    def _broken_samples(self) -> str:
+        """How often a sample had to be replaced, and how many these were; in the first process."""
+        if not self._state.broken or not self._main:
+            return "no broken samples"
+        return f"{self._state.broken} draws replaced, of {len(self._quarantine)} samples that cannot be read"
 
     @property
     def _epochs(self) -> float:
@@ -308,20 +310,22 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint and the loss curve; every process must call it."""
         state = self._engine.state()
+        self._saved = first_process(self._fabric, lambda: self._write(state))
+        self._saved_step = self._state.step
+
+    def _write(self, state: dict[str, Any]) -> Path:
+        """In the first process: write what :meth:`Engine.state` gave, and the loss curve."""
         counters = dataclasses.replace(self._state, seconds=self._state.seconds + self._meter.seconds)
-        if self._main:
-            self._log.flush()
-            weights, ema = state.pop("model"), state.pop("ema")
-            state |= {"counters": counters.as_dict(), "steps": self._total, "identity": self._identity}
-            head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
-            head["run_config"] = json.dumps(self.run_config)
-            head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
-            figure = (
-                self._measuring.figure((self._measured or {}).get(self._measuring.best)) if self._measuring else None
-            )
-            self._saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head, figure)
-            draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name, figure and figure.name)
-        self._saved, self._saved_step = self._fabric.broadcast(self._saved), self._state.step
+        self._log.flush()
+        weights, ema = state.pop("model"), state.pop("ema")
+        state |= {"counters": counters.as_dict(), "steps": self._total, "identity": self._identity}
+        head = {"format": "pt", "method": self.method.name, "step": str(counters.step)}
+        head["run_config"] = json.dumps(self.run_config)
+        head[MODEL_CARD_KEY] = json.dumps(self.method.model_card())
+        figure = self._measuring.figure((self._measured or {}).get(self._measuring.best)) if self._measuring else None
+        saved = self._store.save(counters.step, counters.smooth_loss, state, weights, ema, head, figure)
+        draw_loss_curve(self._log.metrics, self.run_dir / "loss.png", self.method.name, figure and figure.name)
+        return saved
 
     def _resume(self) -> None:
         """Take up the newest whole checkpoint of the run folder, if there is any."""
@@ -329,18 +333,19 @@ class Trainer:
         if path is None:
             return
         state, weights, ema = load_checkpoint(path)
-        check_same_run(self.run_dir, state["identity"], self._identity)
-        self._engine.load_state(state | {"model": weights, "ema": ema})
-        self._state = RunState(**state["counters"])
-        if self._main:
-            self._store.mark_again(path)
+        with taking_up(path):
+            check_same_run(self.run_dir, state["identity"], self._identity)
+            self._engine.load_state(state | {"model": weights, "ema": ema})
+            self._state = typed_value(RunState, state["counters"], "counters")
+        first_process(self._fabric, lambda: self._store.mark_again(path))
         self._saved, self._saved_step = path, self._state.step
         self._log.log(f"continuing from {path}: {self._state.step} of {self._total} steps are done")
-        if state["steps"] != self._total and self.config.schedule_epochs is None:
+        if state.get("steps", self._total) != self._total and self.config.schedule_epochs is None:
             self._log.log(f"the schedule now runs over {self._total} steps instead of {state['steps']}")
 
     def _find_checkpoint(self) -> Path | None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
         self._store.clean()
         self._quarantine = SampleQuarantine(self.run_dir / "quarantine.txt", self._log.log)
         return self._store.newest_valid(self._log.log)
@@ -355,11 +360,15 @@ class Trainer:
         batch = self._batches[key]
         if batch.error:
             raise InputError(batch.error)
-        with self._engine.predict(batch.data, self._seed_pass(key)) as (data, output):
-            if self._main:
-                folder = self.run_dir / "pictures"
-                folder.mkdir(exist_ok=True)
-                Image.fromarray(self.method.picture(data, output)).save(folder / f"step_{self._state.step:08d}.png")
+        path = self.run_dir / "pictures" / f"step_{self._state.step:08d}.png"
+
+        def write(data: Any, output: MethodOutput) -> None:
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+            write_picture(path, self.method.picture(data, output))
+
+        with self._engine.predict(batch.data, self._seed_pass(key)) as predicted:
+            first_process(self._fabric, lambda: write(*predicted))
 
     def _finish(self, stopped_by: StoppedBy) -> RunResult:
         state, meter = self._state, self._meter
@@ -367,12 +376,13 @@ class Trainer:
             self._draw_picture()
         if self._saved is None or self._saved_step < state.step:
             self._save()
+        first_process(self._fabric, self._log.flush)
         best = self._fabric.broadcast(self._store.best() or self._saved)
         reason = {"signal": f" at {self._signals.received}", "time": " at the time limit", "finished": ""}[stopped_by]
         self._log.log(
             f"stopped{reason} after {state.step} of {self._total} steps: loss {state.smooth_loss:.4f}, "
             f"{meter.overall_rate:.1f} samples/s, {100 * meter.wait_share:.1f} % of the time waiting for data, "
-            f"{state.bad_steps} bad steps, {state.broken} broken samples; saved to {self._saved}"
+            f"{state.bad_steps} bad steps, {self._broken_samples()}; saved to {self._saved}"
         )
         return RunResult(
             steps=state.step,

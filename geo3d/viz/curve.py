@@ -8,19 +8,37 @@ from typing import Any
 
 import numpy as np
 
+from geo3d.errors import InputError
 from geo3d.writing import replacing
 
 #: Points below which each is marked.
 _FEW = 20
 
 
+def metrics_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Lines of a metrics.jsonl and their records, in order; a last line that was cut off is left out.
+
+    Raises:
+        InputError: a line is no record; says which.
+    """
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                record = json.loads(line)
+                if not isinstance(record["step"], int):
+                    raise ValueError("its step is no whole number")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(f"{path}: line {number} is damaged ({error}); take it out of the file") from error
+            found.append((line, record))
+    return found
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Records of a metrics.jsonl, in order; a last line that was cut off is left out."""
-    records = []
-    if path.is_file():
-        with path.open() as file:
-            records = [json.loads(line) for line in file if line.endswith("\n")]
-    return records
+    """Records of a metrics.jsonl, as :func:`metrics_lines` finds them; none where there is no such file."""
+    return [record for _, record in metrics_lines(path)] if path.is_file() else []
 
 
 def draw_loss_curve(metrics: Path, picture: Path, title: str = "", measured: str | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.errors import InputError
+from geo3d.writing import replacing
 
 _NAMES = {
     "i1": "char",
@@ -30,7 +31,7 @@ def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray
         faces: (F, 3) vertex indices, or None to write no face element.
 
     Raises:
-        InputError: a property is of a type that PLY has not.
+        InputError: a property is of a type that PLY has not, or the file cannot be written.
     """
     columns = {name: np.asarray(column) for name, column in vertex.items()}
     for name, column in columns.items():
@@ -48,4 +49,5 @@ def write_ply(path: str | Path, vertex: dict[str, np.ndarray], faces: np.ndarray
         polygons["length"], polygons["corners"] = 3, faces
         header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
         body += polygons.tobytes()
-    Path(path).write_bytes("\n".join([*header, "end_header", ""]).encode() + body)
+    with replacing(Path(path)) as unfinished:
+        unfinished.write_bytes("\n".join([*header, "end_header", ""]).encode() + body)

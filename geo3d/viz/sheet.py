@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from geo3d.writing import replacing
 
 MARGIN = 8  # pixels
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 _CAPTION = 14  # pixels
 _SIDE = 224  # to which smaller images are enlarged, pixels
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a PNG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with replacing(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, format="PNG")
 
 
 class Sheet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from geo3d import InputError, create_model, save_model
+from geo3d.geometry import PointCloud
 from geo3d.models.swin3d import DECODERS, SIGNALS, Swin3DConfig, Swin3DUNet
 
 SIZES = {"depths": (2, 1, 1), "channels": (16, 24, 32), "heads": (2, 3, 4), "windows": (5, 5, 7)}
@@ -75,14 +78,70 @@ def test_other_bins_are_read_off_where_the_tables_tell(tmp_path: Path) -> None:
     assert create_model("swin3d", checkpoint=path, quant_size=2).config == untold
 
 
-@pytest.mark.parametrize(("classes", "expected"), [(13, (2, 0.04)), (20, (3, 0.02)), (25, (3, 0.02))])
-def test_what_weights_do_not_tell_is_that_of_the_released_networks(classes: int, expected, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "signals", "expected", "said"),
+    [
+        (13, "XYZ_RGB", (2, 0.04), "13 classes are taken for those of S3DIS, so first_stride=2, voxel_size=0.04"),
+        (13, "XYZ_RGB_NORM", (3, 0.02), "13 classes are not taken for S3DIS's, so first_stride=3, voxel_size=0.02"),
+        (20, "XYZ_RGB", (3, 0.02), None),
+        (25, "XYZ_RGB", (3, 0.02), None),
+    ],
+)
+def test_what_weights_do_not_tell_is_that_of_the_released_networks(
+    classes: int, signals: str, expected, said: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "model.pth"
-    torch.save(Swin3DUNet(Swin3DConfig(**SIZES, num_classes=classes)).state_dict(), path)
-    config = create_model("swin3d", checkpoint=path).config
+    torch.save(Swin3DUNet(Swin3DConfig(**SIZES, num_classes=classes, signals=signals)).state_dict(), path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = create_model("swin3d", checkpoint=path).config
     assert (config.first_stride, config.voxel_size) == expected
-    config = create_model("swin3d", checkpoint=path, first_stride=5, voxel_size=0.1).config
+    assert len(caught) == (said is not None)
+    assert all(f"{path}: " in str(warning.message) and said in str(warning.message) for warning in caught)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = create_model("swin3d", checkpoint=path, first_stride=5, voxel_size=0.1).config
     assert (config.first_stride, config.voxel_size) == (5, 0.1)
+
+
+def _published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names of a network whose ways down take maxima over cells, as the published code gives them."""
+    return {re.sub(r"downsample\.(norm|linear)\.", r"downsample.\1.\1.", name): v for name, v in state.items()}
+
+
+@pytest.mark.parametrize("finest", [0, 2])
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_names_of_maxima_over_cells_are_read(finest: int, prefix: str, tmp_path: Path) -> None:
+    """``knn_down=False``: other names of the ways down, from which the pooling is known."""
+    heads = (1, 3, 4) if finest == 0 else SIZES["heads"]
+    config = Swin3DConfig(**(SIZES | {"depths": (finest, 1, 1), "heads": heads}), num_classes=7, pooling="cell")
+    network = Swin3DUNet(config, torch.Generator().manual_seed(0)).eval()
+    state = _published_names(network.state_dict())
+    names = {name for name in state if "downsample." in name}
+    first = "downsample" if finest == 0 else "layers.0.downsample"
+    ways = (first, f"layers.{0 if finest == 0 else 1}.downsample")
+    ends = ("norm.norm.weight", "norm.norm.bias", "linear.linear.weight")
+    assert names == {f"{way}.{end}" for way in ways for end in ends}
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": _prefixed(state, prefix)}, path)
+    loaded = create_model("swin3d", checkpoint=path)
+    assert loaded.config == config
+    xyz, colors = torch.rand(2, 300, 3, generator=torch.Generator().manual_seed(1))
+    cloud = PointCloud(xyz, colors)
+    assert torch.equal(loaded.predict(cloud, 0.05), network.predict(cloud, 0.05))
+    assert create_model("swin3d", checkpoint=path, pooling="cell").config == config
+    with pytest.raises(InputError, match=r"model.pth: its names are of pooling='cell', not of 'neighbors'"):
+        create_model("swin3d", checkpoint=path, pooling="neighbors")
+    save_model(loaded, tmp_path / "own.safetensors")
+    assert create_model(checkpoint=tmp_path / "own.safetensors").config == config
+
+
+def test_names_of_two_kinds_of_ways_down_are_no_network(network: Swin3DUNet, tmp_path: Path) -> None:
+    state = network.state_dict()
+    mixed = {(name.replace("0.downsample.norm.", "0.downsample.norm.norm.")): v for name, v in state.items()}
+    torch.save(mixed, tmp_path / "model.pth")
+    with pytest.raises(InputError, match="are of two kinds of networks"):
+        create_model("swin3d", checkpoint=tmp_path / "model.pth")
 
 
 def test_own_files_keep_the_whole_config(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from geo3d_command import error_of, run
+from full_disk import filled, small_disk
+from geo3d_command import call, error_of, run
 from PIL import Image
 
 from geo3d import InputError, create_model
 from geo3d.config import load_config, save_config
+from geo3d.recipes import get_recipe
 from geo3d.recipes.croco import CroCoRecipe, CroCoRun
 from geo3d.recipes.pretrain import numbered_folder
 
@@ -166,12 +168,12 @@ def test_torchrun_trains_one_run_in_two_processes(photos: Path, tmp_path: Path) 
         (["croco", "--data", "{photos}", "--pairs", "absent.tsv"], "absent.tsv"),
         (["croco", "--data", "{photos}", "--method.mask-ratio", "1.5"], "mask_ratio"),
         (["croco", "--data", "{photos}", "--method.model", "crocodile"], "unknown model 'crocodile'"),
-        (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size is 0"),
+        (["croco", "--data", "{photos}", "--train.batch-size", "0"], "train.batch_size must be at least 1, got 0"),
         (["croco", "--data", "{photos}", "--method.image-size", "65", "64"], "not a multiple of the patch size"),
-        (["croco", "--data", "{photos}", "--method.image-size", "0", "0"], "image_size=(0, 0)"),
+        (["croco", "--data", "{photos}", "--method.image-size", "0", "0"], "image_size must be two sides"),
         (["croco", "--data", "{photos}", "--held-out", "1.5"], "held_out"),
-        (["croco", "--data", "{photos}", "--train.steps", "6"], "the warm-up takes 15 steps of a schedule of 6"),
-        (["spark", "--train.steps", "6"], "the warm-up takes 20 steps of a schedule of 6"),  # no room is rendered
+        (["croco", "--train.steps", "6", "--train.warmup-steps", "9"], "the warm-up takes 9 steps of a schedule of 6"),
+        (["spark", "--train.steps", "6", "--train.warmup-epochs", "9"], "the warm-up takes 9 steps"),  # or more
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, photos: Path, tmp_path: Path, capsys) -> None:
@@ -241,3 +243,64 @@ def test_run_folders_are_numbered(tmp_path: Path) -> None:
     for name in ("croco-002", "croco-010", "croco-x", "other-099"):
         (tmp_path / name).mkdir()
     assert numbered_folder(tmp_path, "croco").name == "croco-011"
+
+
+def _steps(*more: str) -> list[str]:
+    quick = ["--train.batch-size", "1", "--train.workers", "0", "--train.steps", "2", "--method.image-size", "64", "64"]
+    return [*quick, "--method.decoder-width", "32", *more]
+
+
+def test_a_presets_warm_up_shrinks_with_the_run_and_a_chosen_one_does_not(photos, tmp_path: Path, capsys) -> None:
+    args = ["pretrain", "spark", "--data", photos, "--out", tmp_path / "run", *_steps()]
+    error = error_of(capsys, *args, "--train.warmup-steps", "20")  # which is the preset's, too
+    assert "the warm-up takes 20 steps of a schedule of 2; shorten train.warmup_epochs (or warmup_steps)" in error
+    assert not (tmp_path / "run").exists()
+    run(*args)
+    assert "the warm-up is shortened from 20 to 0 of 2 steps" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_begin_leaves_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for recipe, data in (("spark", "empty"), ("croco", "empty"), ("spark3d", "empty")):
+        assert "empty: not recognised" in error_of(capsys, "pretrain", recipe, "--data", data, "--out", "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_config_of_another_recipe_is_named_as_such(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "config.yaml"
+    save_config(get_recipe("swin3d").preset("tiny"), path)
+    error = error_of(capsys, "pretrain", "spark", "--config", path)
+    expected = f"{path}: is of a run of swin3d, not of spark; give it to `geo3d pretrain swin3d --config {path}`"
+    assert error == f"error: {expected}\n"
+    path.write_text("method:\n  image_size: [65, 64]\n")  # which croco would take
+    assert "image_size must be two multiples of 32" in error_of(capsys, "pretrain", "spark", "--config", path)
+    assert "did you mean 'tiny'?" in error_of(capsys, "pretrain", "spark", "--preset", "tinny")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 3000, "cannot be read as a config"),
+        ("train:\n  epochs: 1" + "0" * 400, "is too large a number"),
+        ("train:\n  epochs: .inf", "train.epochs must be positive and finite, got inf"),
+        ('data: ["a\\0b"]', "expected a path"),
+        ("", "expected the fields of SparKRun, found None"),
+        ("!!python/object:os.system {}", "could not determine a constructor"),
+    ],
+)
+def test_odd_config_files_are_one_line(text: str, message: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    assert message in error_of(capsys, "pretrain", "spark", "--config", tmp_path / "odd.yaml")
+
+
+def test_a_full_disk_is_exit_code_2_and_what_was_saved_goes_on(photos: Path, tmp_path: Path, capsys) -> None:
+    with small_disk(tmp_path / "disk", 40) as disk:
+        args = ["pretrain", "spark", "--data", photos, "--out", disk / "run", *_steps("--train.schedule", "constant")]
+        run(*args, "--train.steps", "1")
+        with filled(disk):
+            capsys.readouterr()
+            assert call(*args) == 2
+            assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+        run(*args)
+    assert "1 of 2 steps are done" in capsys.readouterr().err

@@ -152,7 +152,13 @@ def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, 
 def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
     args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
-    assert "file: cannot be made as a folder" in error_of(capsys, "segment", *args)
+    assert f"a.ply: cannot be written ({tmp_path / 'file'} is a file, where a folder should be)" in error_of(
+        capsys, "segment", *args
+    )
+    args[-1] = tmp_path
+    assert "cannot be written (it is a folder)" in error_of(capsys, "segment", *args)
+    args[-1] = tmp_path / "a.png"
+    assert "the picture will be there" in error_of(capsys, "segment", *args)
 
 
 def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
@@ -161,3 +167,22 @@ def test_presets_are_whole_configs_and_survive_a_file(tmp_path: Path) -> None:
         config.check()
         save_config(config, tmp_path / "config.yaml")
         assert load_config(Swin3DRun, tmp_path / "config.yaml") == config
+
+
+def test_classes_of_ones_own_layout_go_by_their_names(tmp_path: Path, capsys) -> None:
+    """A run keeps the names of its dataset's classes, so that a bare file of points is told in them too."""
+    root, rng = tmp_path / "own", np.random.default_rng(0)
+    root.mkdir()
+    (root / "classes.txt").write_text("rock\nmoss\n")
+    for number in range(2):
+        vertex = {axis: rng.random(300).astype(np.float32) for axis in "xyz"}
+        vertex |= {color: rng.integers(0, 255, 300).astype(np.uint8) for color in ("red", "green", "blue")}
+        vertex |= {f"n{axis}": np.full(300, axis == "z", np.float32) for axis in "xyz"}
+        write_ply(root / f"{number}.ply", vertex | {"label": rng.integers(0, 2, 300).astype(np.uint8)})
+    write_ply(tmp_path / "bare.ply", vertex)
+    run("pretrain", "swin3d", "--data", root, "--out", tmp_path / "run", *QUICK)
+    assert create_model(checkpoint=tmp_path / "run").classes == ("rock", "moss")
+    capsys.readouterr()
+    run("segment", "--checkpoint", tmp_path / "run", "--scene", tmp_path / "bare.ply", "--out", tmp_path / "out.ply")
+    shares = capsys.readouterr().out.splitlines()[0].split(", ")
+    assert {share.split()[0] for share in shares} <= {"rock", "moss"}

@@ -586,3 +586,25 @@ def test_a_family_is_one_declaration_and_one_line(tmp_path: Path) -> None:
         for names in (registry._FAMILIES, registry._MODELS):
             for name in [n for n in names if n.startswith("shallow")]:
                 del names[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["croco_tiny", "resnet_tiny", "convnext_atto", "spark", "swin3d_tiny", "sparse_resnet_tiny"]
+)
+def test_features_without_prepare_say_so(name: str) -> None:
+    options = {"encoder": "resnet_tiny", "decoder_width": 32} if name == "spark" else {}
+    model = create_model(name, **options)
+    photo = np.zeros((64, 64, 3), np.uint8)
+    wrong = [
+        photo,
+        Image.fromarray(photo),
+        [photo],
+        "a.jpg",
+        None,
+        PointCloud(torch.zeros(3, 3)),
+        torch.zeros(3, 64, 64),
+    ]
+    wrong += [torch.zeros(1, 64, 64, 3), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+    for inputs in wrong:
+        with pytest.raises(InputError, match=r"prepare makes .*call features\(prepare\(\.\.\.\)\)"):
+            model.features(inputs)

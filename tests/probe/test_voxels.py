@@ -26,6 +26,9 @@ class PaintedScenes:
     def __len__(self) -> int:
         return self.count
 
+    def describe(self, index: int) -> str:
+        return f"{self.labels} {self.count}: scene {index}"
+
     def cloud(self, index: int) -> PointCloud:
         if self.labels == "broken" or (self.labels == "one broken" and index == 1):
             raise InputError(f"scene {index} is damaged")
@@ -98,7 +101,13 @@ def test_scenes_that_cannot_be_read_are_left_out_and_named() -> None:
     said: list[str] = []
     scores = _probe("one broken", "true", log=said.append).measure({"colours": input_features(("colors",), 0.05)})
     assert scores["colours"].miou == 1
-    assert said == ["left out: scene 1 is damaged"]
+    assert (scores["colours"].scenes, scores["colours"].left_out) == (2, 1)
+    assert said == ["left out: one broken 5: scene 1: scene 1 is damaged"]
+    held = _probe("true", "one broken", log=said.append).measure({"colours": input_features(("colors",), 0.05)})
+    assert (held["colours"].scenes, held["colours"].left_out) == (1, 1)
+    for labels in (("one broken", "true"), ("true", "one broken")):
+        with pytest.raises(InputError, match="scene 1 is damaged"):
+            _probe(*labels, strict=True).measure({"colours": input_features(("colors",), 0.05)})
 
 
 @pytest.mark.parametrize(

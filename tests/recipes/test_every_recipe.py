@@ -102,7 +102,7 @@ def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path
         ({"init": tmp_path / "absent.pth"}, r"init: .*absent.pth"),
         ({"init": other}, r"init: .*other.safetensors.*of the family"),
         ({"train": replace(small_run(name).train, warmup_steps=9, schedule="cosine")}, "warm-up takes 9 steps"),
-        ({"train": replace(small_run(name).train, batch_size=0)}, "train.batch_size is 0"),
+        ({"train": replace(small_run(name).train, batch_size=0)}, "train.batch_size must be at least 1, got 0"),
     ]
     for change, message in changes:
         with pytest.raises(InputError, match=message):

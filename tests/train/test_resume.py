@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 import toy
+from full_disk import content, filled, short_files, small_disk
 from safetensors.torch import load_file
 from toy import ToyMethod, ToySamples, numbers, train_toy
 
@@ -258,3 +260,31 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("size", [None, 700, 6000])
+@pytest.mark.usefixtures("capsys")  # whose output goes to no file
+def test_a_full_disk_ends_a_run_with_one_line_until_it_goes_on(tmp_path: Path, size: int | None, monkeypatch) -> None:
+    """Whether the metrics or the checkpoint are the first that cannot be written."""
+    monkeypatch.setattr("geo3d.train.trainer.draw_loss_curve", lambda *_: None)
+    whole = train_toy(tmp_path / "whole", save_every_steps=4)
+
+    def broken_off(folder: Path, full: AbstractContextManager) -> None:
+        train_toy(folder, toy={"signal_at": (5, signal.SIGTERM)}, save_every_steps=4)
+        kept = content(folder / "checkpoints")
+        with full, pytest.raises(InputError, match=r"/cut/.*: cannot be written \((No space|File too large)"):
+            train_toy(folder, save_every_steps=4)
+        assert content(folder / "checkpoints") == kept
+        assert train_toy(folder, save_every_steps=4).resumed_from == 5
+        assert numbers(folder) == numbers(tmp_path / "whole")
+        assert_equal(load_file(whole.checkpoint / "model.safetensors"), _newest(folder))
+
+    if size is None:
+        with small_disk(tmp_path / "disk") as disk:
+            broken_off(disk / "cut", filled(disk))
+    else:
+        broken_off(tmp_path / "cut", short_files(size))
+
+
+def _newest(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / "step_00000012" / "model.safetensors")

@@ -161,7 +161,7 @@ def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "none").newest_valid(pytest.fail) is None
 
 
-@pytest.mark.parametrize("moment", ["_fingerprint", "to_disk", "save_file"])
+@pytest.mark.parametrize("moment", ["_fingerprint", "to_disk", "write_tensors"])
 def test_a_crash_while_saving_leaves_the_one_before(tmp_path: Path, monkeypatch, moment: str) -> None:
     store = CheckpointStore(tmp_path, keep_last=1)
     save(store, 1)

@@ -51,7 +51,7 @@ def test_warm_up_longer_than_the_schedule_is_refused() -> None:
     ("changes", "message"),
     [
         ({"steps": 6, "warmup_steps": 20}, "takes 20 steps of a schedule of 6"),
-        ({"steps": 5, "warmup_epochs": 5.0}, "takes 5 steps of a schedule of 5"),  # however few samples there are
+        ({"steps": 5, "warmup_epochs": 6.0}, "takes 6 steps of a schedule of 5"),  # however few samples there are
         ({"epochs": 3, "warmup_epochs": 3.5}, "takes 3.5 epochs of a schedule of 3"),
         ({"steps": 900, "schedule_epochs": 2.0, "warmup_epochs": 2.0}, "takes 2 epochs of a schedule of 2"),
     ],
