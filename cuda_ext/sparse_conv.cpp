@@ -173,7 +173,7 @@ void convolve(const Tensor& feats, const Tensor& weight, const Tensor& neighbour
       const int64_t first = task / strips.parts * kBlock, size = std::min(kBlock, count - first);
       const int64_t part = task % strips.parts, left = strips.first_of_part(part);
       const int64_t right = strips.first_of_part(part + 1), filled = std::min(right, columns) - left;
-      for (int64_t m = 0; m < size; ++m) std::fill(&sums[m * stride + left], &sums[m * stride] + right, 0.0f);
+      for (int64_t m = 0; m < size; ++m) std::fill(sums.data() + m * stride + left, sums.data() + m * stride + right, 0.0f);
       for (int64_t k = 0; k < offsets; ++k) {
         pairs.collect(rows + k * count + first, size, 0);
         strips.visit(part, [&](int64_t column, auto vectors) {
