@@ -69,7 +69,7 @@ test-torch: wheel  ## operators, layers and models with another torch: `make tes
 	$(OTHER)/bin/python -m pip install --quiet torch==$(VERSION) "$$(echo dist/geo3d-*.whl)[all,test]"
 	cd $(OTHER) && bin/python -c "import torch, geo3d; print('torch', torch.__version__, 'geo3d', geo3d.__file__)"
 	cd $(OTHER) && bin/pytest -c ../../pyproject.toml --rootdir ../.. $(patsubst %,../../tests/%,ops nn models)
-	cd $(OTHER) && bin/geo3d pretrain croco --train.steps 4 --out run
+	cd $(OTHER) && bin/geo3d pretrain croco --train.steps 20 --out run
 
 wheel: $(INSTALLED_DEV)  ## one file in dist/, for every Python 3 on this system
 	rm -rf dist
