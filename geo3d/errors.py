@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -49,8 +52,21 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         MissingExtra: it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with _own_signals():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
         raise MissingExtra(f"{purpose} needs {module}: pip install 'geo3d[{extra}]'") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Handlers stay in force: pycolmap takes SIGTERM for itself, and a run could not save when it is told to end."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if (handler := signal.getsignal(number)) is not None:  # None: not of Python's making
+                    signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,9 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from geo3d.errors import InputError, MissingExtra
 from geo3d.methods.method import SampleSet
 from geo3d.train.order import BatchKey, StepPlan, epoch_order, sample_generator
-
-#: How long a worker goes on after SIGTERM unless the training process ends it.
-SECONDS_TO_LIVE = 30
+from geo3d.train.workers import Packed, main_hidden, set_up_worker, worker_context
 
 #: Broken samples in a row after which the data as a whole is taken to be unreadable.
 MAX_REPLACEMENTS = 100
@@ -43,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class DrawnBatches(Dataset):
-    """Maps a :class:`BatchKey` to a :class:`Batch`; what it holds is copied into every worker.
+    """Maps a :class:`BatchKey` to a :class:`Batch`; what it holds is sent to every worker.
 
     Args:
         samples: the items.
@@ -100,13 +97,6 @@ class _Keys:
         return plan.keys(*rest)
 
 
-def _start_worker(worker: int) -> None:
-    """One thread each, and slow to obey: a signal to the whole group must let the training process finish its step."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_LIVE))
-
-
 def _identity(batch: Batch) -> Batch:
     return batch
 
@@ -118,18 +108,27 @@ def load_batches(
     """Context of an iterator over the batches of process ``rank`` in steps ``start`` to ``stop`` - 1, in order.
 
     The iterator spans all epochs, so workers live as long as the run; they end with the context.
+
+    Raises:
+        InputError: there are workers, and ``batches`` cannot be sent to them.
     """
+    dataset: Dataset = batches
+    options: dict[str, Any] = {}
+    if workers:
+        dataset = Packed(batches, type(batches.samples).__name__)
+        options = {"multiprocessing_context": worker_context(), "worker_init_fn": set_up_worker}
     loader = DataLoader(
-        batches,
+        dataset,
         batch_size=None,
         sampler=_Keys(batches.plan, start, stop, rank),
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # the loader seeds its workers; nothing draws from that, and the global one stays
+        **options,
     )
-    iterator = iter(loader)
+    with main_hidden(workers > 0 and not dataset.needs_main):
+        iterator = iter(loader)
     try:
         yield iterator
     finally:

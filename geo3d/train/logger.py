@@ -133,7 +133,7 @@ class Logger:
 
         text = "loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} samples/s  {task.fields[remaining]} left"
         columns = BarColumn(), MofNCompleteColumn(), TextColumn(text)
-        # Refreshed by hand: a thread of its own could hold a lock at the moment when a loader worker is forked.
+        # Refreshed by hand, when there is something new.
         self._bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
         self._task = self._bar.add_task("", total=total, completed=step, loss=float("nan"), rate=0.0, remaining="?")
         self._bar.start()

@@ -108,7 +108,7 @@ class Trainer:
             self._prepare()
             try:
                 with self._load() as batches:
-                    self._log.open(self._state.step, self._total)  # with workers forked: it may start threads
+                    self._log.open(self._state.step, self._total)
                     stopped_by = self._run(batches)
                 return self._finish(stopped_by)
             finally:

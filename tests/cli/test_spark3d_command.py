@@ -72,7 +72,7 @@ def test_swin3d_is_pretrained_without_decoder(scans: Path, tmp_path: Path) -> No
     whole = create_model("swin3d_tiny", checkpoint=tmp_path, fresh_decoder=True, num_classes=5)
     assert whole.predict(cloud).shape == (len(cloud), 5)
     inputs = whole.inputs(cloud)
-    assert torch.equal(whole.voxel_features(inputs), encoder.voxel_features(inputs))
+    torch.testing.assert_close(whole.voxel_features(inputs), encoder.voxel_features(inputs))  # of library calls
 
 
 def test_the_stored_config_replays_the_run(finished: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_weights_learn_and_dropped_paths_follow_the_global_seed() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         losses.append(method(batch).loss.item())
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # of library calls
     optimizer = torch.optim.AdamW(method.parameters(), 1e-2)
     for _ in range(12):
         optimizer.zero_grad()

@@ -142,9 +142,11 @@ def test_forward_is_replayed_by_equal_masks_and_drops_paths(batch) -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         losses.append(method(batch).loss.item())
-    assert losses[0] == losses[1] != losses[2]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # of library calls
+    assert losses[0] != pytest.approx(losses[2], rel=1e-6)
     method.eval()
-    assert method(batch).losses["reconstruction"] == method(batch).loss
+    output = method(batch)
+    assert output.losses["reconstruction"] == output.loss
     assert method.loss_of_means(batch).item() == pytest.approx(1, rel=1e-3)
 
 

@@ -160,7 +160,7 @@ def test_face_forward_and_backward(name: str) -> None:
             cells[:, 1:] = cells[:, 1:].div(info.stride, rounding_mode="floor") * info.stride
             assert (found.stride, found.feats.shape) == (info.stride, (len(cells.unique(dim=0)), info.channels))
     values = [f if isinstance(f, torch.Tensor) else f.feats for f in (every[-1], every[0], last, first)]
-    # Not to the bit: libraries may choose another algorithm for memory that lies elsewhere.
+    # Not to the bit: libraries may choose another algorithm for memory that lies or is strided otherwise.
     torch.testing.assert_close(values[2], values[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(values[3], values[1], rtol=1e-4, atol=1e-5)
     for alone in (0, "stage0"):

@@ -107,7 +107,7 @@ def test_constant_columns_change_no_choice() -> None:
     model, cloud = make_model(signals="XYZ_NORM"), make_cloud(200)
     without = inputs_from_points(cloud.xyz, None, cloud.normals, None, 0.1, model.config)
     grey = inputs_from_points(cloud.xyz, torch.full_like(cloud.xyz, 0.7), cloud.normals, None, 0.1, model.config)
-    assert torch.equal(model(without), model(grey))
+    torch.testing.assert_close(model(without), model(grey))  # of library calls
 
 
 @pytest.mark.parametrize("decoder", ["linear", "linear_attn"])
@@ -192,7 +192,9 @@ def test_points_of_a_voxel_share_its_logits() -> None:
     model, cloud = make_model(), make_cloud(50)
     twice = PointCloud.pack([cloud, cloud])
     doubled = PointCloud(twice.xyz, twice.colors, twice.normals)
-    assert torch.equal(model.predict(doubled, 0.1)[50:], model.predict(cloud, 0.1))
+    both, alone = model.predict(doubled, 0.1), model.predict(cloud, 0.1)
+    assert torch.equal(both[50:], both[:50])
+    torch.testing.assert_close(both[50:], alone)  # of library calls
 
 
 def test_downsampling_takes_the_largest_of_the_neighbours_and_its_gradient() -> None:

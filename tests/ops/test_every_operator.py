@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from operator import ge, getitem
+from operator import getitem
 from typing import Any
 
 import pytest
@@ -152,10 +152,6 @@ def test_compiles_in_one_graph(name: str, backend: str) -> None:
             torch.testing.assert_close(a.grad, b.grad)
 
 
-#: What torch.export adds where a result is as long as the values say.
-_SIZE_CHECKS = {ge, torch.ops.aten.sym_size.int, torch.ops.aten._assert_scalar.default}
-
-
 class _Module(torch.nn.Module):
     def __init__(self, name: str, constants: Arguments) -> None:
         super().__init__()
@@ -172,8 +168,9 @@ def test_exports_with_dynamic_shapes(name: str) -> None:
     count = sum(isinstance(a, Tensor) for a in arguments)
     module = _Module(name, arguments[count:])
     program = torch.export.export(module, arguments[:count], dynamic_shapes=(examples.dynamic_shapes,))
-    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert called - {getitem} - _SIZE_CHECKS == {overload(name)}
+    called = [node for node in program.graph.nodes if node.op == "call_function" and node.target is not getitem]
+    # Which sizes are checked, and how, differs between releases of torch.
+    assert {node.target for node in called if isinstance(node.meta["val"], Tensor | tuple)} == {overload(name)}
     resized = cast_arguments(name, examples.resized, torch.float32)[:count]
     torch.testing.assert_close(program.module()(*resized), module(*resized))
 

@@ -141,3 +141,22 @@ def test_the_library_depends_on_neither_python_nor_a_version_of_torch() -> None:
     undefined = [line.split()[-1] for line in text["--dyn-syms"].splitlines() if " UND " in line]
     assert any(symbol.startswith("aoti_torch_") for symbol in undefined)
     assert not [symbol for symbol in undefined if re.match(r"_ZNK?(2at|3c10|5torch)|Py", symbol)]
+
+
+def test_a_build_for_this_processor_is_of_the_library_that_torch_takes_here(tmp_path: Path) -> None:
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake, ninja = (shutil.which(name, path=search) for name in ("cmake", "ninja"))
+    if cmake is None or ninja is None or shutil.which("c++") is None:
+        pytest.skip("needs cmake, ninja and a C++ compiler")
+    source = Path(__file__).parents[2] / "cuda_ext"
+    configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", source, "-B", tmp_path]
+    environment = {**os.environ, "GEO3D_CPU": "NATIVE", "GEO3D_CUDA": "OFF", "GEO3D_REQUIRE_EXTENSION": "1"}
+    environment.pop("ATEN_CPU_CAPABILITY", None)
+    python = f"-DPython_EXECUTABLE={sys.executable}"
+    subprocess.run([*configure, python], env=environment, capture_output=True, check=True)
+    targets = subprocess.run(
+        [ninja, "-C", tmp_path, "-t", "targets", "all"], capture_output=True, text=True, check=True
+    )
+    names = "from geo3d.ops import _library; print(_library._names('cpu')[0])"
+    taken = subprocess.run([sys.executable, "-c", names], env=environment, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"^(lib\w+\.so):", targets.stdout, re.MULTILINE)) == {taken.stdout.strip()}

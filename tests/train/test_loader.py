@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toy import ToyMethod, ToySamples
 
-from geo3d.errors import MissingExtra
+from geo3d.errors import InputError, MissingExtra
 from geo3d.train.loader import Batch, DrawnBatches, load_batches
 from geo3d.train.order import BatchKey, StepPlan, epoch_order
+from geo3d.train.workers import Packed
 
 PLAN = StepPlan(size=20, batch_size=4)
 
@@ -95,19 +102,110 @@ def test_a_missing_extra_is_no_broken_sample() -> None:
     assert not batch.broken
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    class Buggy(ToySamples):
-        def draw(self, index, rng):
-            return {"x": [1, 2][5]}
+class Buggy(ToySamples):
+    def draw(self, index, rng):
+        return {"x": [1, 2][5]}
 
+
+def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(IndexError):
         load_first(Buggy(20), workers=1)
 
 
-def test_workers_have_one_thread() -> None:
-    class Threads(ToySamples):
-        def draw(self, index, rng):
-            return super().draw(index, rng) | {"threads": torch.get_num_threads()}
+LOCK = threading.Lock()
 
-    (batch,) = load_first(Threads(20), workers=1)
+
+class Locking(ToySamples):
+    """Takes a lock, and says how many threads torch uses and which process started its own."""
+
+    def draw(self, index, rng):
+        assert LOCK.acquire(timeout=10), "held, in this process, by nobody who will ever release it"
+        LOCK.release()
+        return super().draw(index, rng) | {"threads": torch.get_num_threads(), "parent": os.getppid()}
+
+
+def test_workers_hold_no_lock_of_the_training_process_and_have_one_thread() -> None:
+    with LOCK:
+        (batch,) = load_first(Locking(20), workers=1)
     assert batch.data["threads"].tolist() == [1] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_are_forked_from_a_process_with_one_thread() -> None:
+    torch.rand(2000, 2000) @ torch.rand(2000, 2000)  # threads of BLAS and OpenMP
+    assert len(os.listdir("/proc/self/task")) > 1
+    with load_batches(drawn(Locking(20)), 0, 1, workers=1) as batches:
+        server = int(next(batches).data["parent"][0])
+        assert server != os.getpid()
+        assert len(os.listdir(f"/proc/{server}/task")) == 1
+
+
+class Weighty(ToyMethod):
+    """Needs itself to collate, though not its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more, self.scale = nn.Linear(1000, 1000), 3.0
+
+    def collate(self, samples):
+        batch = super().collate(samples)
+        return batch | {"x": batch["x"] * self.scale, "width": len(self.more.weight)}
+
+
+def test_no_weights_travel_to_workers() -> None:
+    batches = DrawnBatches(ToySamples(20), Weighty().collate, PLAN, seed=2)
+    assert len(Packed(batches, "samples")._packed) < 20_000
+    with load_batches(batches, 0, 1, workers=1) as loaded:
+        (batch,) = loaded
+    expected = batches[BatchKey(0, 0, 0, 4)].data
+    assert torch.equal(batch.data["x"], expected["x"])
+    assert batch.data["width"] == 1000
+
+
+def test_what_cannot_be_sent_to_workers_is_one_line() -> None:
+    samples = ToySamples(20)
+    samples.transform = lambda x: x
+    with pytest.raises(InputError, match=r"^ToySamples cannot be sent to loader workers: .*lambda.*workers to 0$"):
+        load_first(samples, workers=1)
+    assert load_first(samples, workers=0)
+
+
+SCRIPT = """
+from test_loader import drawn, load_batches
+from toy import ToySamples
+
+class Own(ToySamples):
+    pass
+
+{guard}:
+    with load_batches(drawn({samples}(20)), 0, 1, workers=1) as batches:
+        print("drawn", len(next(batches).indices))
+"""
+
+
+@pytest.mark.parametrize(
+    ("samples", "guard"),
+    [("ToySamples", "if True"), ("Own", "if __name__ == '__main__'"), ("Own", "if True")],
+)
+def test_scripts_run_once(samples: str, guard: str, tmp_path: Path) -> None:
+    """What workers need is in a module, or the script is guarded; else one line says what to do."""
+    path = tmp_path / "own.py"
+    path.write_text(SCRIPT.format(guard=guard, samples=samples))
+    output, errors = _python(path)
+    if samples == "ToySamples" or "__name__" in guard:
+        assert output == "drawn 4\n", errors
+    else:
+        assert output == ""
+        assert f"InputError: {path}: loader workers import this script, which defines what Own needs" in errors
+        assert "if __name__ == '__main__'" in errors
+
+
+def test_a_session_without_a_file_is_told_that_workers_cannot_import_it() -> None:
+    errors = _python("-c", SCRIPT.format(guard="if True", samples="Own"))[1]
+    assert "InputError: Own: loader workers need what this session defines, and cannot import it" in errors
+
+
+def _python(*arguments: str | Path) -> tuple[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    return done.stdout, done.stderr

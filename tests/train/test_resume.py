@@ -197,8 +197,19 @@ def wait_for_line(folder: Path, step: int, process: subprocess.Popen) -> None:
     pytest.fail(f"no step {step} within a minute")
 
 
-def children_of(process: subprocess.Popen) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def processes_below(pid: int) -> list[int]:
+    """Children and theirs: loader workers, and the server that they are forked from."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *processes_below(int(child))]
+    return found
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    limit = time.monotonic() + 20
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < limit, f"still there: {left}"
+        time.sleep(0.05)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -208,11 +219,12 @@ def test_killed_without_warning(tmp_path: Path, workers: int) -> None:
     config = {"steps": 40, "workers": workers, "save_every_steps": 4, "ema_decay": 0.9}
     process = start(tmp_path / "cut", train=config, samples=samples)
     wait_for_line(tmp_path / "cut", 10, process)
-    orphans = children_of(process)
+    orphans = processes_below(process.pid)
     assert len(orphans) >= workers
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.communicate()
+    wait_until_gone(orphans)
     result = train_toy(tmp_path / "cut", **config)
     assert 8 <= result.resumed_from < 40
     assert result.resumed_from % 4 == 0
@@ -225,8 +237,8 @@ def test_sigterm_to_the_whole_group_saves_and_exits_0(tmp_path: Path) -> None:
     config = {"steps": 40, "workers": 2}
     process = start(tmp_path / "cut", train=config, samples={"seconds": 0.02})
     wait_for_line(tmp_path / "cut", 5, process)
-    workers = children_of(process)
-    assert len(workers) >= 2
+    workers = processes_below(process.pid)
+    assert len(workers) >= 3, "two workers and their server"
     began = time.monotonic()
     for pid in [*workers, process.pid]:
         os.kill(pid, signal.SIGTERM)
