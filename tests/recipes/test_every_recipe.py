@@ -144,7 +144,7 @@ def test_sharded_networks_are_measured_and_reported(name: str, rooms: Path, tmp_
         ),
         (lambda run: setattr(run.train, "schedule", "cosin"), "train: schedule: expected one of cosine"),
         (lambda run: setattr(run.train, "precision", "16"), "train: precision: expected one of 32, bf16, fp16"),
-        (lambda run: setattr(run.train, "seed", 2**70), "seed is .* below"),
+        (lambda run: setattr(run.train, "seed", 2**70), "train.seed must be at least 0 and below"),
         (lambda run: setattr(run, "init_part", "decoder"), "init_part: expected one of whole, encoder"),
         (lambda run: setattr(run, "data", "photos"), "data: expected a list of a path, found 'photos'"),
         (lambda run: setattr(run, "held_out", 0.97), "held_out 0.97 leaves none of 16 scenes"),
