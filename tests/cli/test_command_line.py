@@ -74,7 +74,7 @@ def test_a_part_is_read_whatever_else_there_is(capsys) -> None:
     [
         (["--stepps", "5"], "error: Unrecognized options: --stepps, 5; did you mean --steps?; see trip --help\n"),
         (["--wings"], "error: Unrecognized options: --wings; see trip --help\n"),
-        (["--steps", "few"], "error: Error parsing --steps: invalid literal for int()"),
+        (["--steps", "few"], "error: --steps: invalid literal for int()"),
         (["--steps", "-1"], "steps must be 0 or more"),
         (["--steps"], "error: Missing value for argument '--steps'"),
     ],

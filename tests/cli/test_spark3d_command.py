@@ -124,7 +124,7 @@ def test_scenes_without_normals_and_scale_train_too(data_folder: Path, tmp_path:
         (["--method.model", "croco_tiny"], "model must read voxels, such as sparse_resnet_tiny"),
         (["--method.mask-ratio", "1.5"], "mask_ratio must lie between 0 and 1"),
         (["--method.model", "sparse_resnet_huge"], "unknown model 'sparse_resnet_huge'"),
-        (["--train.steps", "6"], "the warm-up takes 100 steps of a schedule of 6"),
+        (["--train.steps", "6", "--train.warmup-steps", "90"], "the warm-up takes 90 steps of a schedule of 6"),
     ],
 )
 def test_wrong_settings_are_one_line(scans: Path, tmp_path: Path, args: list[str], message: str, capsys) -> None:
