@@ -14,9 +14,11 @@ from geo3d.nn.unet_decoder import UNetBlock
 #: Names in the authors' whole files, dead buffers left out.
 PUBLISHED_NAMES = {"resnet50": 422, "resnet101": 728, "resnet152": 1034, "resnet200": 1322}
 PUBLISHED_NAMES |= {"convnext_small": 430, "convnext_base": 432, "convnext_large": 432}
-# Sums in another order: float32 is 2e-6 off, and gradients through few batch statistics lose more; float64 says sharply
-# that nothing else differs.
+# Sums in another order: float32 is 2e-6 off, and gradients through few batch statistics lose more. Where a value before
+# a ReLU is zero but for rounding, gradients jump: dense maps in float32 are up to 1.2e-2 off those in float64, by image
+# and processor. Float64 says sharply that nothing else differs.
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-12}
+RELATIVE_OF_GRADIENTS = {torch.float32: 3e-2, torch.float64: 3e-11}
 
 
 def made(encoder: str, dtype: torch.dtype) -> SparK:
@@ -50,7 +52,7 @@ def test_tiles_train_as_dense_maps_do(encoder: str, dtype: torch.dtype) -> None:
         found[path] = {name: value.detach() for name, value in tensors.items()}
     for name, expected in found["dense"].items():
         error = float((found["tiles"][name] - expected).double().norm() / expected.double().norm().clamp_min(1e-12))
-        limit = RELATIVE[dtype] * (30 if name.startswith("gradient") else 1)
+        limit = (RELATIVE_OF_GRADIENTS if name.startswith("gradient") else RELATIVE)[dtype]
         assert error < limit, f"{name}: {error:.1e}"
 
 
