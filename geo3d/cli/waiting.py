@@ -1,9 +1,9 @@
 """How OpenMP's threads wait for each other; read when torch is loaded, so it must be set before.
 
 Threads that are done with their part of a layer wait for the others by turning in a loop, by default for milliseconds.
-Where another process wants the processor, that is what they take from the thread that they wait for: with a busy process
-on each of two cores a training step took five times as long, where twice would be fair (docs/benchmarks.md). After the
-few turns set here they sleep instead.
+Where another process wants the processor, that is what they take from the thread that they wait for: with a busy
+process on each of two cores a training step took four to ten times as long, where twice would be fair
+(docs/benchmarks.md). After the few turns set here they sleep instead.
 """
 
 from __future__ import annotations
