@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -156,7 +157,8 @@ command_line.run(main, "go")
 
 def _started(body: str) -> subprocess.Popen:
     command = [sys.executable, "-c", _SCRIPT.format(body=body)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background, shells let it be ignored
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
 
 
 @pytest.mark.parametrize("body", ["print('line\\n' * 1_000_000)", "time.sleep(0.3); print('more')"])
