@@ -6,6 +6,7 @@ pixels move by half a pixel.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geo3d.datasets.files import are_rigid, read_bytes, read_text, require_finite, split_lines
-from geo3d.datasets.plain_text import to_number
+from geo3d.datasets.files import are_rigid, read_bytes, read_text, require_finite
+from geo3d.datasets.plain_text import split_lines, to_number
 from geo3d.datasets.scene import BrokenScene
 from geo3d.geometry import Camera
 
 _REQUIRED = ("cameras", "images", "points3D")
+_LEAST_IMAGE = 73  # bytes of an image in a binary file that has a name of no letters and no observations
 _HALF_PIXEL = 0.5
 #: COLMAP's camera models that ours can express: our name, and how many focal lengths stand before the principal point.
 #: What follows are our coefficients in our order, of which the simpler models leave out the last.
@@ -124,19 +126,18 @@ def model_ending(folder: Path) -> str | None:
 
 
 def registered_count(folder: Path, scene: str) -> int:
-    """How many images a sparse model has registered; 0 for one whose list of images is missing.
-
-    Raises:
-        BrokenScene: a text list of images is damaged.
-    """
-    if model_ending(folder) == ".txt":
-        path = folder / "images.txt"
-        return len(_text_images(path, scene)) if path.is_file() else 0
+    """How many images a sparse model has registered; -1 where a file is missing or the list of images is damaged."""
+    ending = model_ending(folder)
+    if not all((folder / f"{name}{ending}").is_file() for name in _REQUIRED):
+        return -1
     try:
+        if ending == ".txt":
+            return len(_text_images(folder / "images.txt", scene))
         with open(folder / "images.bin", "rb") as file:
-            return int.from_bytes(file.read(8), "little")
-    except OSError:
-        return 0
+            count = int.from_bytes(file.read(8), "little")
+            return count if count * _LEAST_IMAGE <= os.fstat(file.fileno()).st_size else -1
+    except (BrokenScene, OSError):
+        return -1
 
 
 def read_model(folder: Path, scene: str, observations: bool = True) -> ColmapModel:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from geo3d.datasets.plain_text import to_number
+from geo3d.datasets.plain_text import split_lines, to_number
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.errors import InputError
 
@@ -28,7 +28,6 @@ PILLOW_ERRORS = (
 # Coordinates beyond this are damage, in whatever unit.
 _FARTHEST = 1e15
 _DIGITS = re.compile(r"([0-9]+)")
-_LINE_END = re.compile(r"\r\n|\r|\n")
 # Marks of text files that editors of Windows write, and the encodings that they tell.
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -133,11 +132,6 @@ def read_plain(path: Path, scene: str) -> bytes:
         except UnicodeError as error:
             raise BrokenScene(scene, path, "begins as UTF-16 and is damaged; save it as UTF-8") from error
     return data.removeprefix(codecs.BOM_UTF8)
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text, whatever ends them: LF, CRLF or CR."""
-    return _LINE_END.split(text)
 
 
 def list_line(line: str) -> str:

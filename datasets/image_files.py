@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from geo3d.datasets.files import PILLOW_ERRORS, entries, looked_at, numeric_order, read_bytes, unreadable
+from geo3d.datasets.point_columns import mostly_above
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry import Camera
 
@@ -149,7 +150,8 @@ def _is_converted_by_pillow(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image, path: Path | str, scene: str) -> Image.Image:
     """An image of any stored type as RGB of 8 bits.
 
-    Whole numbers of more than 8 bits count to 65535; floats to 1, or to 255 if any is above 1. Alpha is left out.
+    Whole numbers of more than 8 bits count to 65535; floats to 255 where most are above 1, else to 1, and what
+    resampling or highlights put beyond that is cut. Alpha is left out.
 
     Raises:
         BrokenScene: the pixels are damaged, or numbers lie outside these ranges.
@@ -161,7 +163,12 @@ def to_rgb(image: Image.Image, path: Path | str, scene: str) -> Image.Image:
             raise _undecodable(path, scene, error) from error
     values = _pixels(image, path, scene)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    top = (1 if high <= 1 else 255) if image.mode == "F" else _SIXTEEN_BITS
+    top = _SIXTEEN_BITS
+    if image.mode == "F":
+        top = 255 if mostly_above(values, 1) else 1
+        if top == 1 and low >= -0.1 and np.isfinite(high):
+            values = values.clip(0, 1)
+            low, high = max(low, 0), min(high, 1)
     if not 0 <= low <= high <= top:
         wanted = "0 to 1, or 0 to 255" if image.mode == "F" else f"0 to {_SIXTEEN_BITS}"
         raise BrokenScene(scene, path, f"holds colours from {low:g} to {high:g}, where {wanted} is expected")

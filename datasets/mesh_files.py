@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geo3d.datasets.files import read_bytes, read_plain, require_finite
-from geo3d.datasets.plain_text import decode_plain, to_count, to_number, to_numbers, to_whole
+from geo3d.datasets.plain_text import decode_plain, split_lines, to_count, to_number, to_numbers, to_whole
 from geo3d.datasets.point_columns import PointColumns, unit_colors
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.geometry.surface import unit_normals, vertex_normals
@@ -36,7 +36,7 @@ def read_off(path: Path, scene: str) -> PointColumns:
     Raises:
         BrokenScene: the file is missing, cut or damaged.
     """
-    lines = [line.partition("#")[0].split() for line in decode_plain(read_plain(path, scene)).splitlines()]
+    lines = [line.partition("#")[0].split() for line in split_lines(decode_plain(read_plain(path, scene)))]
     lines = [words for words in lines if words]
     title = lines[0][0].upper() if lines else ""
     flags, found, glued = title.partition("OFF")

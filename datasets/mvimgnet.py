@@ -71,7 +71,9 @@ class ColmapScene(PosedScene):
         counts = [registered_count(folder, self.name) for folder in models]
         best = models[counts.index(max(counts))]
         place = best.relative_to(self.root).as_posix()
-        reason = f"models with fewer registered images are not used: {place} has the most, {max(counts)}"
+        reason = (
+            f"models with fewer registered images, or damaged ones, are not used: {place} has the most, {max(counts)}"
+        )
         return best, (Remark(self.name, str(sparse), reason, len(models) - 1),)
 
     def _find_masks(self) -> dict[str, str]:

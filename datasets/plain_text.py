@@ -8,12 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 _LONGEST_HEADER = 1 << 24
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 # Microsoft's libraries print nan(ind), -nan(ind) and nan(snan), the older ones 1.#IND, -1.#IND00, 1.#QNAN and 1.#INF.
 _NAN = re.compile(r"[+-]?(nan(\(\w*\))?|1\.#(ind|[qs]nan)0*)")
 _INFINITE = re.compile(r"([+-]?)1\.#inf0*")
 _FORTRAN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)d[+-]?\d+", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, whatever ends them: LF, CRLF or CR; unlike ``str.splitlines`` nothing else does."""
+    return _LINE_END.split(text)
 
 
 def decode_plain(data: bytes) -> str:
@@ -93,7 +99,10 @@ def to_number(word: str | bytes) -> float:
 
 def to_numbers(words: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """Words as numbers (N,) float64; raises as :func:`to_number`."""
-    try:
-        return np.array(words, dtype=np.float64)
-    except ValueError:
-        return np.array([to_number(word) for word in words], dtype=np.float64)
+    joined = type(words[0])().join(words) if words else ""
+    if joined.isascii() and (b"_" if isinstance(joined, bytes) else "_") not in joined:  # as in to_number
+        try:
+            return np.array(words, dtype=np.float64)
+        except ValueError:
+            pass  # one may be spelt otherwise
+    return np.array([to_number(word) for word in words], dtype=np.float64)

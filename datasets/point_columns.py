@@ -184,14 +184,14 @@ def _kind(triple: np.ndarray) -> str | None:
         return "normals" if unit else None
     if unit or triple.max() > 65535:
         return None
-    return "colors" if triple.max() <= 255 or (_is_whole(triple) and _mostly_above(triple, 255)) else None
+    return "colors" if triple.max() <= 255 or (_is_whole(triple) and mostly_above(triple, 255)) else None
 
 
 def _is_whole(numbers: np.ndarray) -> bool:
     return numbers.dtype.kind in "iu" or bool((numbers == np.round(numbers)).all())
 
 
-def _mostly_above(numbers: np.ndarray, limit: float) -> bool:
+def mostly_above(numbers: np.ndarray, limit: float) -> bool:
     """Whether of those that are not zero at least half lie above ``limit``."""
     return 2 * np.count_nonzero(numbers > limit) >= np.count_nonzero(numbers)
 
@@ -228,7 +228,7 @@ def _color_scale(colors: np.ndarray) -> int:
         raise ValueError(f"colours of type {colors.dtype} must lie within {limits}, found {low:g} to {high:g}")
     usual = 1 if scale == 255 else 255
     by_type = scale == scales[0] or (kind == "u" and size == 2) or (scale == 255 and _is_whole(colors))
-    if not by_type and not _mostly_above(colors, usual * (1 + _ROUNDING)):
+    if not by_type and not mostly_above(colors, usual * (1 + _ROUNDING)):
         above = np.count_nonzero(colors > usual * (1 + _ROUNDING))
         reason = f"most colours lie within 0 to {usual}, but {above} numbers exceed it, up to {high:g}"
         raise ValueError(f"{reason}; which range is meant cannot be told, clip or scale them")

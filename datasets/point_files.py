@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import looked_at, numeric_order, read_text, subfolders
+from geo3d.datasets.files import list_line, looked_at, numeric_order, read_text, subfolders
+from geo3d.datasets.plain_text import split_lines
 from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
 from geo3d.datasets.scene import BrokenScene, Remark, Scene, SceneDataset, recognised_by
 from geo3d.errors import InputError
@@ -130,10 +131,10 @@ def _read_classes(folders: list[Path]) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        text = read_text(path, path.parent.name).removeprefix("\ufeff")
+        text = read_text(path, path.parent.name)
     except BrokenScene as broken:
         raise InputError(broken.detail) from broken
-    classes = tuple(line.strip() for line in text.splitlines() if line.strip())
+    classes = tuple(name for line in split_lines(text) if (name := list_line(line)))
     if not classes or len(set(classes)) < len(classes):
         raise InputError(f"{path}: the names of the classes are expected, one a line and each once, found {classes}")
     return classes

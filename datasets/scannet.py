@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.datasets.files import are_rigid, parse_matrix, read_json, read_plain, read_text, require_finite
-from geo3d.datasets.plain_text import decode_plain, to_whole
+from geo3d.datasets.plain_text import decode_plain, split_lines, to_whole
 from geo3d.datasets.ply import Ply, read_ply
 from geo3d.datasets.point_columns import named_columns, unit_colors, whole_labels
 from geo3d.datasets.posed import ViewList
@@ -112,7 +112,7 @@ class ScanNetScene(FramesScene):
     def _stated_alignment(self) -> str | None:
         path = self._file(".txt")
         if path.is_file():
-            for line in read_text(path, self.name).removeprefix("\ufeff").splitlines():
+            for line in split_lines(read_text(path, self.name)):
                 key, _, value = line.partition("=")
                 if key.strip() == "axisAlignment":
                     return value
@@ -273,7 +273,7 @@ class ScanNetScene(FramesScene):
         Raises:
             BrokenScene: the table is damaged.
         """
-        lines = decode_plain(read_plain(table, self.name)).splitlines()
+        lines = split_lines(decode_plain(read_plain(table, self.name)))
         rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         known = {0: 0}
         try:

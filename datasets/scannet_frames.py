@@ -34,11 +34,10 @@ from geo3d.datasets.files import (
     parse_matrix,
     read_matrix,
     read_text,
-    split_lines,
     subfolders,
 )
 from geo3d.datasets.image_files import IMAGE_ENDINGS, depth_size, image_names, image_size, open_image, read_depth
-from geo3d.datasets.plain_text import to_number
+from geo3d.datasets.plain_text import split_lines, to_number
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset
 from geo3d.geometry import Camera

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geo3d.datasets.files import entries, list_line, read_text, split_lines, subfolders
+from geo3d.datasets.files import entries, list_line, read_text, subfolders
 from geo3d.datasets.image_files import decode
+from geo3d.datasets.plain_text import split_lines
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.errors import InputError, did_you_mean
 from geo3d.geometry import Camera, PointCloud, View
@@ -400,9 +401,8 @@ def recognise(root: Path) -> str:
     for folder, kind in found:
         by_kind.setdefault(kind, []).append(folder.relative_to(root).as_posix())
     named = "; ".join(f"{kind}: {_enumerated(names)}" for kind, names in by_kind.items())
-    raise SeveralDatasets(
-        f"{root}: holds several datasets ({named}); give one of these folders, or say by `kind` which to read"
-    )
+    kinds = ", or say by `kind` which to read" if len(by_kind) > 1 else ""
+    raise SeveralDatasets(f"{root}: holds several datasets ({named}); give one of these folders{kinds}")
 
 
 def _read_by_others(root: Path, kind: str) -> bool:

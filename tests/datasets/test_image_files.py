@@ -108,6 +108,11 @@ def test_floats_that_are_no_colours(tmp_path, values, found):
         open_image(tmp_path / "a.tif", "scene")
 
 
+def test_overshoot_of_resampling_is_cut(tmp_path):
+    Image.fromarray(np.array([[-0.02, 0.4, 0.4, 1.01]], np.float32)).save(tmp_path / "a.tif")
+    assert np.asarray(open_image(tmp_path / "a.tif", "scene"))[0, :, 0].tolist() == [0, 102, 102, 255]
+
+
 def test_whole_numbers_that_are_no_colours():
     image = Image.fromarray(np.array([[0, 70_000]], np.int32))
     with pytest.raises(BrokenScene, match="here: holds colours from 0 to 70000, where 0 to 65535 is expected"):

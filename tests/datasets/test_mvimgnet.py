@@ -419,11 +419,30 @@ def test_the_model_with_the_most_images_is_taken(folder, form):
     assert scene.view_names == list(NAMES)
     (remark,) = scene.remarks
     assert (remark.file, remark.count) == (str(sparse), 2)
-    assert remark.reason == "models with fewer registered images are not used: sparse/10 has the most, 4"
+    assert (
+        remark.reason == "models with fewer registered images, or damaged ones, are not used: sparse/10 has the most, 4"
+    )
     shutil.rmtree(sparse / "10")
     (scene,) = open_dataset(folder)
     assert len(scene.view_names) == 3
     assert "sparse/2 has the most, 3" in str(scene.remarks)
+
+
+@pytest.mark.parametrize("damage", ["no points", "cut", "text"])
+def test_an_unfinished_model_leaves_the_others_to_serve(folder, damage):
+    other = folder / "sparse" / "1"
+    write_colmap(other, NAMES, orbit())
+    if damage == "no points":
+        (other / "points3D.bin").unlink()
+        (other / "images.bin").write_bytes(struct.pack("<Q", 32))
+    elif damage == "cut":
+        (other / "images.bin").write_bytes(struct.pack("<Q", 32))
+    else:
+        as_text(other)
+        (other / "images.txt").write_text("1 2 3\n")
+    scene = opened(folder)
+    assert scene.view_names == list(NAMES)
+    assert "sparse/0 has the most, 4" in str(scene.remarks)
 
 
 def test_images_outside_the_folder_are_not_used(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from geo3d.datasets import BrokenScene
 from geo3d.datasets.files import read_plain
-from geo3d.datasets.plain_text import read_header, to_count, to_number, to_numbers, to_whole
+from geo3d.datasets.plain_text import read_header, split_lines, to_count, to_number, to_numbers, to_whole
 
 
 @pytest.mark.parametrize("word", ["nan", "-NaN", "nan(ind)", "-nan(ind)", "nan(snan)", "-1.#IND00", "1.#QNAN"])
@@ -38,6 +38,13 @@ def test_numbers_spelt_otherwise(word, value):
 def test_words_that_are_no_numbers(word):
     with pytest.raises(ValueError, match="is not a number"):
         to_number(word)
+    for words in ([word, "1"], [word.encode(), b"1"]):
+        with pytest.raises(ValueError, match="is not a number"):
+            to_numbers(words)
+
+
+def test_lines_end_at_their_ends_alone():
+    assert split_lines("a\x85b\x0cc\r\nd\re\n") == ["a\x85b\x0cc", "d", "e", ""]
 
 
 @pytest.mark.parametrize("word", ["", "²", "٣", "1_0", "1.0", "9" * 19, "9" * 5000])

@@ -45,7 +45,7 @@ def test_classes_are_named_by_a_list(tmp_path):
     write_scene(tmp_path / "a.ply")
     write_scene(tmp_path / "b.ply", None)
     write_scene(tmp_path / "c.ply", LABELS + 1)
-    (tmp_path / "classes.txt").write_text("\ufeffwall\r\n\r\nshower curtain\r\n", newline="")
+    (tmp_path / "classes.txt").write_text("\ufeffwall\r\n\r\n# of the bath\r\n'shower curtain'\r\n", newline="")
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("wall", "shower curtain")
     assert [sorted(scene.parts) for scene in dataset] == [["labels", "points"], ["points"], ["labels", "points"]]

@@ -224,7 +224,7 @@ def test_labels_of_no_known_release(folder):
         ("id\tnyu40id\n1\t1\n²\t2\n", "line 3: .*'²' is not a whole number"),
         ("id\tnyu40id\n1\t41\n", "line 2: .*41 is no nyu40 id"),
         ("id\tnyu40id\n1\t-1\n", "line 2: .*-1 is no nyu40 id"),
-        ("", "line 0: no usable id"),
+        ("", "line 1: no usable id"),
         ("id\tnyu40id\n" + "9" * 200_000 + "\t1\n", "line 2: .*field larger than"),
     ],
 )
