@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.methods.checks import check_at_least, check_share
 from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.metrics import IGNORED, accuracy
-from geo3d.models import create_model
+from geo3d.models import create_model, model_options
 from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
 from geo3d.samples.packing import pack
 from geo3d.samples.points import LabelledScenes
@@ -110,6 +111,8 @@ class Segmentation(Method):
     ) -> None:
         super().__init__()
         self.config, self.classes = config, classes
+        if "num_classes" not in model_options(config.model):
+            raise InputError(f"model must name classes of voxels, such as swin3d_tiny; {config.model} does not")
         self.network = create_model(
             config.model,
             signals=config.signals,

@@ -193,6 +193,8 @@ class CheckpointStore:
 
     def _mark_best(self, path: Path, figure: Figure) -> None:
         best = self.best()
+        if best == path and not damage(best, sizes_only=True):
+            return  # as where a run goes on, which should not need room on the disk for that
         if best is None or damage(best, sizes_only=True) or figure.at_least_as_good_as(figure_of(best)):
             write_text(self.folder / "best", path.name + "\n")
 

@@ -180,3 +180,8 @@ def test_picture_shows_labels_beside_predictions() -> None:
 def test_configs_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SegmentationConfig(**changes)
+
+
+def test_a_model_that_names_no_classes_is_refused() -> None:
+    with pytest.raises(InputError, match="model must name classes of voxels, such as swin3d_tiny; resnet_tiny does"):
+        make_method(SegmentationConfig(model="resnet_tiny"))
