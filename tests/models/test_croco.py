@@ -100,7 +100,7 @@ def test_initial_weights_follow_the_recipe() -> None:
             "one shape",
         ),
         (lambda m: m.encode(torch.zeros(1, 3, 30, 48)), "multiples of 8"),
-        (lambda m: m.encode(torch.zeros(3, 32, 48)), "multiples of 8"),
+        (lambda m: m.encode(torch.zeros(3, 32, 48)), "as prepare makes them"),
         (lambda m: m.features(torch.zeros(1, 3, 32, 48), layers=[2]), "no 2 among the 2 stages"),
         (lambda m: visible_from_mask(torch.tensor([[True, False], [True, True]])), "same number"),
         (lambda m: create_model("croco_tiny", image_size=(60, 64)), "not a multiple"),
