@@ -70,6 +70,8 @@ class _Comparison:
 
 def check_spark(case: GoldenCase, folder: Path) -> None:
     """Load the authors' file through the public door and compare everything stored, in float64 and float32."""
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("without AVX2 torch draws normal numbers of other last bits: these would not be the case's weights")
     file = _write(case, folder / "checkpoint.pth")
     arguments = case.meta["arguments"]
     for dtype, path in ((torch.float64, "tiles"), (torch.float32, "tiles"), (torch.float32, "dense")):
