@@ -68,10 +68,14 @@ class _Comparison:
                 assert error <= allowed, f"{what} of {name}: {error:.1e}, {allowed:.1e} is allowed"
 
 
-def check_spark(case: GoldenCase, folder: Path) -> None:
-    """Load the authors' file through the public door and compare everything stored, in float64 and float32."""
+def _need_the_weights_of_the_case() -> None:
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("without AVX2 torch draws normal numbers of other last bits: these would not be the case's weights")
+
+
+def check_spark(case: GoldenCase, folder: Path) -> None:
+    """Load the authors' file through the public door and compare everything stored, in float64 and float32."""
+    _need_the_weights_of_the_case()
     file = _write(case, folder / "checkpoint.pth")
     arguments = case.meta["arguments"]
     for dtype, path in ((torch.float64, "tiles"), (torch.float32, "tiles"), (torch.float32, "dense")):
@@ -125,6 +129,7 @@ def _check_network(case: GoldenCase, model, dtype: torch.dtype, path: str) -> No
 
 def check_spark_encoder(case: GoldenCase, folder: Path) -> None:
     """The bare encoder's maps, of the network as it leaves ``create_model``."""
+    _need_the_weights_of_the_case()
     arguments = case.meta["arguments"]
     assert arguments["input_size"] == case.tensors["in.image_u8"].shape[-1]
     file = _write(case, folder / "checkpoint.pth")
