@@ -52,9 +52,12 @@ def _read_ply(path: Path, scene: str) -> PointColumns:
     return replace(named_columns(ply.vertex), faces=ply.faces)
 
 
-# What NumPy and zipfile raise on damaged files, absurd sizes included.
-_NUMPY_ERRORS = (ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError)
-_NUMPY_ERRORS += (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OverflowError, NotImplementedError)
+# What NumPy and zipfile raise on damaged files, absurd sizes included; NotImplementedError where bytes that damage changed
+# name a compression that zipfile does not know.
+_NUMPY_ERRORS = (
+    ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, OverflowError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 # Archives that unpack to more bytes than this, and than so many times their own size, hold no points.
 _LARGE, _DENSEST = 1 << 30, 100
 
