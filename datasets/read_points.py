@@ -52,8 +52,8 @@ def _read_ply(path: Path, scene: str) -> PointColumns:
     return replace(named_columns(ply.vertex), faces=ply.faces)
 
 
-# What NumPy and zipfile raise on damaged files, absurd sizes included; NotImplementedError where bytes that damage changed
-# name a compression that zipfile does not know.
+# What NumPy and zipfile raise on damaged files, absurd sizes included; NotImplementedError where damaged bytes name a
+# compression that zipfile does not know.
 _NUMPY_ERRORS = (
     ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, OverflowError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
