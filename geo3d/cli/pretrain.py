@@ -13,8 +13,6 @@ import tyro
 from geo3d.cli import command_line
 from geo3d.errors import InputError
 
-#: Name of the config in the folder of a run.
-CONFIG = "config.yaml"
 #: The recipe of a command line that names none.
 DEFAULT = "croco"
 
@@ -51,16 +49,18 @@ def _load(name: str, kind: type, path: Path, program: str) -> Any:
     """
     from geo3d.config import load_config
     from geo3d.recipes import get_recipe, list_recipes
+    from geo3d.recipes.pretrain import CONFIG
 
+    file = path / CONFIG if path.is_dir() else path
     try:
-        return load_config(kind, path / CONFIG if path.is_dir() else path)
+        return load_config(kind, file)
     except InputError as error:
         if "unknown field" not in str(error):
             raise
         others = []
         for other in list_recipes():
             with contextlib.suppress(InputError):
-                load_config(get_recipe(other).run, path / CONFIG if path.is_dir() else path)
+                load_config(get_recipe(other).run, file)
                 others.append(other)
         if not others:
             raise

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 RUNS = Path("runs")
-_CONFIG, _BEGINNING = "config.yaml", "beginning.json"
+#: Name of the config in the folder of a run.
+CONFIG = "config.yaml"
+_BEGINNING = "beginning.json"
 
 
 def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str, Any] | None]:
@@ -69,7 +71,7 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
         make_folder(folder)
         recipe.prepare(run, folder, log, fresh)
         if fresh:
-            save_config(replace(run, out=None), folder / _CONFIG)
+            save_config(replace(run, out=None), folder / CONFIG)
         return folder, fresh
 
     try:
@@ -89,7 +91,7 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
     trainer = Trainer(task.method, task.samples, train, folder, to_plain(run) | beginning.init, fabric, measuring)
     result = trainer.fit()
     if fabric.is_global_zero:
-        save_config(replace(run, out=None), folder / _CONFIG)  # a run that is continued may be given other bounds
+        save_config(replace(run, out=None), folder / CONFIG)  # a run that is continued may be given other bounds
     if result.stopped_by == "signal":
         return result, None
     after = result.measured or task.measure()
@@ -140,7 +142,7 @@ def _begin(task: Recipe, fresh: bool, fabric: Fabric) -> _Beginning:
 
 def _remove_bare(folder: Path) -> None:
     """Remove the folder of a run that did not begin, unless something was made in it that is of use."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {_CONFIG}:
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {CONFIG}:
         shutil.rmtree(folder)
 
 
@@ -174,9 +176,9 @@ def _check_same_data(run: Run, folder: Path) -> None:
 
     The trainer compares what concerns itself and the method.
     """
-    if not (folder / _CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         return
-    stored = to_plain(load_config(type(run), folder / _CONFIG))
+    stored = to_plain(load_config(type(run), folder / CONFIG))
     names = [name for name in stored if name not in ("out", "train", "strict", "method", "measure_every")]
     now = to_plain(run)
     changes = [f"{name} ({stored[name]} -> {now[name]})" for name in names if stored[name] != now[name]]
