@@ -69,7 +69,7 @@ def check_i2p_mae(case: GoldenCase, folder: Path) -> None:
         _check_network(case, model.eval(), dtype)
     for number, (teacher, prefix) in enumerate(((True, "module."), (True, ""), (False, ""))):
         other = create_model("i2p_mae", checkpoint=_write(case, folder / f"{number}.pth", teacher, prefix))
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in case.state().items())
 
 
 def _check_groups(case: GoldenCase, batch: PointBatch) -> None:
