@@ -85,15 +85,15 @@ class DepthGrid:
             channels, height, width = maps.shape[1:]
             table = maps.permute(0, 2, 3, 1).reshape(-1, channels)
             table = table if table.dtype == torch.float64 else table.float()
-            rows, row_weights = (t[pixel[..., 0]] for t in _taps(height, self.size, table))  # (3, Q, 4)
-            columns, column_weights = (t[pixel[..., 1]] for t in _taps(width, self.size, table))
-            image = torch.arange(3, device=cloud.device).unsqueeze(1) * count + cloud  # (3, Q)
-            rows = (image.unsqueeze(-1) * height + rows) * width
-            index = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)  # (3, Q, 16)
-            weights = (row_weights.unsqueeze(-1) * column_weights.unsqueeze(-2)).flatten(-2)
-            found = F.embedding_bag(
-                index.flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1).contiguous(), mode="sum"
+            rows, row_weights = (t.index_select(0, pixel[..., 0].flatten()) for t in _taps(height, self.size, table))
+            columns, column_weights = (
+                t.index_select(0, pixel[..., 1].flatten()) for t in _taps(width, self.size, table)
             )
+            image = (torch.arange(3, device=cloud.device).unsqueeze(1) * count + cloud).flatten().int()  # (3 * Q,)
+            rows = (rows + image.unsqueeze(-1) * height) * width
+            index = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)  # (3 * Q, 16)
+            weights = (row_weights.unsqueeze(-1) * column_weights.unsqueeze(-2)).flatten(-2)
+            found = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
         return found.view(3, -1, channels)
 
 
@@ -209,7 +209,7 @@ def _taps(cells: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
     d = distance.abs()
     near = ((_CUBIC + 2) * d - (_CUBIC + 3)) * d * d + 1
     far = ((_CUBIC * d - 5 * _CUBIC) * d + 8 * _CUBIC) * d - 4 * _CUBIC
-    index = first.long().unsqueeze(-1) + torch.arange(-1, 3, device=like.device)
+    index = first.int().unsqueeze(-1) + torch.arange(-1, 3, device=like.device, dtype=torch.int32)
     return index.clamp(0, cells - 1), torch.where(d <= 1, near, far)
 
 
