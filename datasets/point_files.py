@@ -84,10 +84,10 @@ class PointFiles(SceneDataset):
 
     @classmethod
     def detect(cls, root: Path) -> bool:
-        holds = bool(_point_files(root)) or any(
-            len(_point_files(root / name)) == 1 for name in subfolders(root)[:_LOOKED_AT]
-        )
-        return holds and not recognised_by(root, but=cls.kind)
+        children = [root / name for name in subfolders(root)[:_LOOKED_AT]]
+        alone = (child for child in children if len(_point_files(child)) == 1)
+        holds = bool(_point_files(root)) or any(not recognised_by(child, before=cls.kind) for child in alone)
+        return holds and not recognised_by(root, before=cls.kind)
 
     def names(self) -> list[str]:
         files, folders = _point_files(self.root), subfolders(self.root)
