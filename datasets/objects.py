@@ -53,6 +53,7 @@ class ObjectFile(ObjectScene):
         self.file, self._columns = file, columns
         self._parts: frozenset[str] | None = None
         self._left_out = 0
+        self._origin: np.ndarray | None = None
 
     @property
     def parts(self) -> frozenset[str]:
@@ -73,19 +74,20 @@ class ObjectFile(ObjectScene):
 
     @property
     def origin(self) -> np.ndarray:
-        if "mesh" in self.parts:
-            return read_scene_mesh(self.file, self.name)[1]
-        origin = self.points().origin
-        return super().origin if origin is None else origin[0].numpy()
+        if self._origin is None:
+            self.cloud()
+        return self._origin.copy()
 
     def points(self) -> PointCloud:
         self.require("points")
         cloud, self._left_out = read_scene_points(self.file, self.name, columns=self._columns)
+        self._origin = np.zeros(3) if cloud.origin is None else cloud.origin[0].numpy()
         return cloud
 
     def mesh(self) -> Mesh:
         self.require("mesh")
-        return read_scene_mesh(self.file, self.name)[0]
+        mesh, self._origin = read_scene_mesh(self.file, self.name)
+        return mesh
 
 
 class ObjectRow(ObjectScene):

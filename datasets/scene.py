@@ -184,7 +184,8 @@ class Scene:
             BrokenScene: its files are damaged.
         """
         if "mesh" in self.parts and "points" not in self.parts:
-            return self.mesh().to_points(self.origin)
+            mesh = self.mesh()
+            return mesh.to_points(self.origin)
         self.require("points")
         return self.points()
 

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     MEASURED_PASSES = 108
     MEASURED_ORDER = 109
     SURFACE_SAMPLES = 120
+    OBJECT_CLOUDS = 130
+    SYNTHETIC_SHAPES = 131
 
 
 @unique
