@@ -63,7 +63,7 @@ class RobustnessScore(Score):
         accuracy: corruption -> mean over the splits.
         spread: corruption -> sample deviation over the splits; None of a single one.
         columns: features a cloud.
-        repeated: objects that hold fewer points than the largest clouds, in which theirs are repeated.
+        repeated: objects measured on that have fewer points than the largest clouds, in which theirs are repeated.
         in_table: corruptions that the short table shows: clean, and the strongest of each sort.
         protocol: how it was measured, the same for all.
     """
@@ -164,7 +164,8 @@ class RobustnessProbe(ObjectProbe):
         if self.config.counts and first.repeated:
             most = max(self.config.counts)
             repeated = (
-                f"\n{first.repeated} objects hold fewer than {most} different points: larger clouds repeat theirs"
+                f"\n{first.repeated} of the objects measured on have fewer than {most} points: "
+                "larger clouds repeat theirs"
             )
         return (
             f"\n{table(rows)}\n{first.protocol}\nlearnt from clean clouds, one an object; measured on one an object, "

@@ -28,6 +28,8 @@ class SvmConfig(ObjectProbeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "resamplings", "rotations")
+        if not self.poses:
+            raise InputError(f"poses: name one or more of {', '.join(POSES)}")
 
 
 @dataclass(frozen=True)

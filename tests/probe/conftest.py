@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class StatisticsConfig:
     """Sizes of the network of statistics."""
 
     width: int = 12
-    """Features of a cloud, and half of them more where poolings are joined."""
+    """Features of a cloud; twice as many where two poolings are joined."""
 
 
 class Statistics(geo3d.Encoder):
@@ -35,6 +35,7 @@ class Statistics(geo3d.Encoder):
         self.config = config
         self.layer = nn.Linear(6, config.width)
         nn.init.normal_(self.layer.weight, generator=generator)
+        nn.init.zeros_(self.layer.bias)
 
     @property
     def feature_info(self) -> list[StageInfo]:
@@ -56,11 +57,21 @@ class Statistics(geo3d.Encoder):
 
 
 @pytest.fixture
-def statistics(monkeypatch, tmp_path: Path) -> Path:
+def one_thread() -> Iterator[None]:
+    """Of thousands of small operations, which more threads make no faster, and far slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def statistics(monkeypatch, tmp_path: Path, one_thread) -> Path:
     """A checkpoint of the network of statistics, whose family is known while a test runs."""
     for table in ("_FAMILIES", "_MODELS"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-    geo3d.models.register_family(Family("statistics", "none", Statistics, StatisticsConfig, {"statistics": StatisticsConfig()}))
+    presets = {"statistics": StatisticsConfig()}
+    geo3d.models.register_family(Family("statistics", "none", Statistics, StatisticsConfig, presets))
     path = tmp_path / "statistics.safetensors"
     geo3d.save_model(geo3d.create_model("statistics", generator=torch.Generator().manual_seed(3)), path)
     return path
