@@ -110,7 +110,8 @@ class ObjectRow(ObjectScene):
 
     def _xyz(self) -> tuple[np.ndarray, np.ndarray]:
         """Points (P, 3) float64 less the origin, and that origin (3,)."""
-        xyz = np.asarray(self._dataset.read_row(self.file, self.row, self.name), np.float64)
+        with np.errstate(all="ignore"):  # what damaged numbers come to is looked at below
+            xyz = np.asarray(self._dataset.read_row(self.file, self.row, self.name), np.float64)
         if not len(xyz):
             raise BrokenScene(self.name, self.file, "holds no point")
         require_finite(xyz, self.file, self.name)
