@@ -8,11 +8,15 @@ Importing this package registers the readers; their heavy libraries load when a 
 """
 
 from geo3d.datasets.image_pairs import ImagePairs
+from geo3d.datasets.modelnet import ModelNetHDF5, ModelNetResampled
 from geo3d.datasets.mvimgnet import MVImgNet
+from geo3d.datasets.object_arrays import ObjectArrays
+from geo3d.datasets.object_folders import ObjectFolders
 from geo3d.datasets.point_files import PointFiles
 from geo3d.datasets.read_points import read_cloud, read_points
 from geo3d.datasets.scannet import ScanNet
 from geo3d.datasets.scannet_frames import ScanNetFrames
+from geo3d.datasets.scanobjectnn import ScanObjectNN, ScanObjectNNHardest
 from geo3d.datasets.scene import (
     PARTS,
     BrokenScene,
@@ -27,10 +31,13 @@ from geo3d.datasets.scene import (
     open_dataset,
     register_dataset,
 )
+from geo3d.datasets.shapenet import ShapeNet55
 from geo3d.datasets.transforms import Transforms
 
 # In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it.
-for _reader in (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs, PointFiles):
+_SCENES = (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs)
+_OBJECTS = (ShapeNet55, ModelNetHDF5, ModelNetResampled, ScanObjectNN, ScanObjectNNHardest, ObjectArrays)
+for _reader in (*_SCENES, *_OBJECTS, ObjectFolders, PointFiles):
     register_dataset(_reader)
 
 __all__ = [
@@ -40,13 +47,20 @@ __all__ = [
     "MVImgNet",
     "Mesh",
     "MissingPart",
+    "ModelNetHDF5",
+    "ModelNetResampled",
+    "ObjectArrays",
+    "ObjectFolders",
     "PointFiles",
     "Quarantine",
     "Remark",
     "ScanNet",
     "ScanNetFrames",
+    "ScanObjectNN",
+    "ScanObjectNNHardest",
     "Scene",
     "SceneDataset",
+    "ShapeNet55",
     "Tracks",
     "Transforms",
     "list_datasets",

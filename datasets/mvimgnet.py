@@ -22,6 +22,7 @@ from PIL import Image
 from geo3d.datasets.colmap import ColmapModel, model_ending, read_model, registered_count
 from geo3d.datasets.files import folders_below, subfolders
 from geo3d.datasets.image_files import check_size, count_renamed, find_images, image_names, open_image, read_mask
+from geo3d.datasets.object_folders import category_names
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset, Tracks
 from geo3d.geometry import PointCloud
@@ -42,15 +43,17 @@ class ColmapScene(PosedScene):
     Args:
         name: unique in the dataset.
         root: the instance's folder.
+        category: row of the dataset's ``categories``.
 
     Raises:
         BrokenScene: there are no images, or there is no model.
     """
 
     metric = False
+    is_object = True
 
-    def __init__(self, name: str, root: Path) -> None:
-        self.name, self.root = name, root
+    def __init__(self, name: str, root: Path, category: int = -1) -> None:
+        self.name, self.root, self.category = name, root, category
         if not (root / "images").is_dir():
             raise BrokenScene(name, root / "images", "no such folder: the instance has no images")
         self._model_folder, self._notes = self._find_model()
@@ -214,12 +217,18 @@ class MVImgNet(SceneDataset):
         self._alone = self.is_scene(self.root)
         if self._alone:
             return [self.root.name]
-        names = []
+        names, labels = [], []
         for child in subfolders(self.root):
             inside = subfolders(self.root / child)
             instance = "images" in inside or "sparse" in inside
             names += [child] if instance else [f"{child}/{name}" for name in inside]
+            labels += [child] if inside and not instance else []
+        known = category_names(self.root)
+        self.categories = tuple(known.get(label, label) for label in labels)
+        self._rows = {label: row for row, label in enumerate(labels)}
         return names
 
     def open(self, name: str) -> ColmapScene:
-        return ColmapScene(name, self.root if self._alone else self.root / name)
+        if self._alone:
+            return ColmapScene(name, self.root)
+        return ColmapScene(name, self.root / name, self._rows.get(name.partition("/")[0], -1))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from geo3d.datasets.files import read_plain
+from geo3d.datasets.files import read_plain, unreadable
 from geo3d.datasets.plain_text import read_header, to_count, to_numbers
 from geo3d.datasets.point_columns import stored_as
 from geo3d.datasets.quarantine import BrokenScene
@@ -22,6 +23,8 @@ _TYPES = {
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _FACE_LISTS = ("vertex_indices", "vertex_index")
 _REMARKS = ("comment", "obj_info", "ply")
+_LONGEST_HEADER = 1 << 16  # bytes that are looked at for faces
+_FACES = re.compile(rb"^element[ \t]+face[ \t]+([0-9]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,21 @@ def ply_names(path: Path, scene: str) -> list[str]:
     """Names of the vertex properties of a PLY file; raises as :func:`read_ply` where its header is damaged."""
     elements = _Reader(path, scene).elements
     return [p.name for element in elements if element.name == "vertex" for p in element.scalars]
+
+
+def ply_has_faces(path: Path, scene: str) -> bool:
+    """Whether the header of a PLY file tells of faces; no more than that is read.
+
+    Raises:
+        BrokenScene: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LONGEST_HEADER)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, scene, error) from error
+    found = _FACES.search(head.partition(b"end_header")[0])
+    return found is not None and int(found[1]) > 0
 
 
 def read_ply(path: Path, scene: str, faces: bool = True) -> Ply:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from geo3d.datasets.files import list_line, looked_at, numeric_order, read_text, subfolders
 from geo3d.datasets.plain_text import split_lines
-from geo3d.datasets.read_points import POINT_ENDINGS, holds_labels, read_scene_points
-from geo3d.datasets.scene import BrokenScene, Remark, Scene, SceneDataset, recognised_by
+from geo3d.datasets.read_points import POINT_ENDINGS, has_faces, holds_labels, read_scene_mesh, read_scene_points
+from geo3d.datasets.scene import BrokenScene, Mesh, Remark, Scene, SceneDataset, recognised_by
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
+
+Labels = TypeVar("Labels")
 
 _CLASSES = "classes.txt"
 _LOOKED_AT = 8
@@ -30,8 +33,8 @@ _NO_SCENES = frozenset({".txt", ".csv"})
 class PointFileScene(Scene):
     """The points of one file.
 
-    ``labels`` are there when the dataset names its classes and the file has a column of labels. Nothing tells in which
-    unit a file's lengths are, nor which way is up: metres and z are assumed.
+    ``labels`` are there when the dataset names its classes and the file has a column of labels; a file without is taken
+    for one object. Nothing tells in which unit a file's lengths are, nor which way is up: metres and z are assumed.
 
     Args:
         name: unique in the dataset.
@@ -45,8 +48,11 @@ class PointFileScene(Scene):
     def __init__(self, name: str, file: Path, classes: tuple[str, ...] | None) -> None:
         self.name, self.root, self.file, self._classes = name, file.parent, file, classes
         self._left_out = 0
+        self._origin: np.ndarray | None = None
         labelled = classes is not None and holds_labels(file, name)
-        self.parts = frozenset({"points", "labels"} if labelled else {"points"})
+        self.is_object = not labelled
+        held = {"points": True, "labels": labelled, "mesh": has_faces(file, name)}
+        self.parts = frozenset(part for part, there in held.items() if there)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
@@ -56,8 +62,9 @@ class PointFileScene(Scene):
 
     @property
     def origin(self) -> np.ndarray:
-        origin = self.points().origin
-        return super().origin if origin is None else origin[0].numpy()
+        if self._origin is None:
+            self.points()
+        return self._origin.copy()
 
     def points(self) -> PointCloud:
         """The file's points; labels are class numbers, -1 where ignored, and left out where no classes are named.
@@ -66,14 +73,30 @@ class PointFileScene(Scene):
             BrokenScene: the file is damaged, or a label is no class.
         """
         cloud, self._left_out = read_scene_points(self.file, self.name)
+        self._origin = np.zeros(3) if cloud.origin is None else cloud.origin[0].numpy()
+        cloud.semantic = self._checked(cloud.semantic)
+        return cloud
+
+    def mesh(self) -> Mesh:
+        """The file's mesh, with labels as :meth:`points` has them.
+
+        Raises:
+            BrokenScene: the file is damaged, or a label is no class.
+        """
+        self.require("mesh")
+        mesh, self._origin = read_scene_mesh(self.file, self.name)
+        mesh.semantic = self._checked(mesh.semantic)
+        return mesh
+
+    def _checked(self, labels: Labels) -> Labels | None:
+        """Labels of classes; None where no classes are named."""
         if "labels" not in self.parts:
-            cloud.semantic = None
-            return cloud
-        low, high = int(cloud.semantic.min()), int(cloud.semantic.max())
+            return None
+        low, high = int(labels.min()), int(labels.max())
         if not -1 <= low <= high < len(self._classes):
             reason = f"labels lie within {low} to {high}; {_CLASSES} names classes 0 to {len(self._classes) - 1}"
             raise BrokenScene(self.name, self.file, f"{reason}, and -1 means none")
-        return cloud
+        return labels
 
 
 class PointFiles(SceneDataset):
@@ -84,10 +107,10 @@ class PointFiles(SceneDataset):
 
     @classmethod
     def detect(cls, root: Path) -> bool:
-        holds = bool(_point_files(root)) or any(
-            len(_point_files(root / name)) == 1 for name in subfolders(root)[:_LOOKED_AT]
-        )
-        return holds and not recognised_by(root, but=cls.kind)
+        children = [root / name for name in subfolders(root)[:_LOOKED_AT]]
+        alone = (child for child in children if len(_point_files(child)) == 1)
+        holds = bool(_point_files(root)) or any(not recognised_by(child, before=cls.kind) for child in alone)
+        return holds and not recognised_by(root, before=cls.kind)
 
     def names(self) -> list[str]:
         files, folders = _point_files(self.root), subfolders(self.root)

@@ -19,7 +19,7 @@ import torch
 from geo3d.datasets.files import read_bytes, read_plain, require_finite
 from geo3d.datasets.mesh_files import read_off, read_stl, read_with_trimesh
 from geo3d.datasets.pcd import parse_header, read_pcd
-from geo3d.datasets.ply import ply_names, read_ply
+from geo3d.datasets.ply import ply_has_faces, ply_names, read_ply
 from geo3d.datasets.point_columns import (
     PointColumns,
     column_of,
@@ -31,7 +31,7 @@ from geo3d.datasets.point_columns import (
 )
 from geo3d.datasets.point_text import read_text_points, split_names, text_names
 from geo3d.datasets.quarantine import BrokenScene
-from geo3d.datasets.scene import open_dataset
+from geo3d.datasets.scene import Mesh, open_dataset
 from geo3d.errors import InputError, did_you_mean
 from geo3d.geometry import PointCloud
 from geo3d.geometry.origin import find_origin, origin_rows
@@ -52,9 +52,9 @@ def _read_ply(path: Path, scene: str) -> PointColumns:
     return replace(named_columns(ply.vertex), faces=ply.faces)
 
 
-# What NumPy and zipfile raise on damaged files, absurd sizes included; NotImplementedError where damaged bytes name a
-# compression that zipfile does not know.
-_NUMPY_ERRORS = (
+#: What NumPy and zipfile raise on damaged files, absurd sizes included; NotImplementedError where damaged bytes name a
+#: compression that zipfile does not know.
+NUMPY_ERRORS = (
     ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, OverflowError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def _open_numpy(path: Path, scene: str, kind: type) -> Any:
     data = read_bytes(path, scene)
     try:
         content = np.load(io.BytesIO(data), allow_pickle=False)
-    except _NUMPY_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
     if not isinstance(content, kind):
         raise BrokenScene(scene, path, f"holds {type(content).__name__}, which does not go with its ending")
@@ -98,10 +98,10 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
     with _open_numpy(path, scene, np.lib.npyio.NpzFile) as file:
         # Files of PointCloud.to_numpy say how the points are packed, and what was taken off them.
         wanted = [name for name in file.files if is_array(name) or name in ("offsets", "origin")]
-        _require_room(file.zip, wanted, path, scene)
+        require_room(file.zip, wanted, path, scene)
         try:
             arrays = {name: file[name] for name in wanted}
-        except _NUMPY_ERRORS as error:
+        except NUMPY_ERRORS as error:
             raise BrokenScene(scene, path, f"not a whole file of NumPy: {' '.join(str(error).split())}") from error
         others = [name for name in file.files if name not in wanted]
     for name, array in arrays.items():
@@ -116,7 +116,7 @@ def _read_npz(path: Path, scene: str) -> PointColumns:
     return found if origin is None else replace(found, xyz=found.xyz + origin.reshape(3))
 
 
-def _require_room(archive: zipfile.ZipFile, names: list[str], path: Path, scene: str) -> None:
+def require_room(archive: zipfile.ZipFile, names: list[str], path: Path, scene: str) -> None:
     """Look whether arrays unpack to a sensible size.
 
     Raises:
@@ -218,12 +218,55 @@ def read_scene_points(
         raise InputError(f"{path}: columns= names those of text files and .npy arrays; this file names its own")
     _require_content(path, scene)
     with _one_line(path, scene):
-        found = form.read(path, scene) if columns is None else form.read(path, scene, columns)
-        xyz = found.xyz.astype(np.float64)
-        if not len(xyz):
-            raise ValueError("holds no point")
-        require_finite(xyz, path, scene)
-        return _cloud(replace(found, xyz=xyz), samples, seed), found.left_out
+        found = _read_columns(form, path, scene, columns)
+        return _cloud(found, samples, seed), found.left_out
+
+
+def _read_columns(form: _Format, path: Path, scene: str, columns: str | None = None) -> PointColumns:
+    """What a file holds, of which there is some; ``xyz`` finite and float64.
+
+    Raises:
+        BrokenScene, ValueError: the file is damaged, or holds no point.
+    """
+    found = form.read(path, scene) if columns is None else form.read(path, scene, columns)
+    xyz = found.xyz.astype(np.float64)
+    if not len(xyz):
+        raise ValueError("holds no point")
+    require_finite(xyz, path, scene)
+    return replace(found, xyz=xyz)
+
+
+def read_scene_mesh(path: Path, scene: str) -> tuple[Mesh, np.ndarray]:
+    """The mesh of a file; one of points alone has no faces.
+
+    Returns:
+        The mesh, whose normals are those of its faces where the file has none, and the origin (3,) that was taken off.
+
+    Raises:
+        BrokenScene: the file is missing, damaged or holds no point.
+        InputError: the ending is unknown.
+    """
+    form = _format(path)
+    _require_content(path, scene)
+    with _one_line(path, scene):
+        found, origin = _columns(_read_columns(form, path, scene))
+        normals = vertex_normals(found.xyz, found.faces) if found.normals is None else found.normals
+        vertices = found.xyz.astype(np.float32)
+        return Mesh(vertices, found.faces, found.colors, normals, found.semantic, found.instance), origin
+
+
+def has_faces(path: Path, scene: str) -> bool:
+    """Whether a file is one of a mesh: by its ending, and of a PLY file, which may be either, by its header.
+
+    Raises:
+        BrokenScene: the header is damaged.
+        InputError: the ending is unknown.
+    """
+    form = _format(path)
+    if form.read is not _read_ply:
+        return form in (_TRIMESH, _FORMATS[".off"], _FORMATS[".stl"])
+    _require_content(path, scene)
+    return ply_has_faces(path, scene)
 
 
 def holds_labels(path: Path, scene: str) -> bool:
@@ -274,17 +317,23 @@ def _require_content(path: Path, scene: str) -> None:
         raise BrokenScene(scene, path, "the file is empty", 0)
 
 
-def _cloud(found: PointColumns, samples: int | None, seed: int) -> PointCloud:
-    """Columns as one scene; ``found.xyz`` is float64."""
+def _columns(found: PointColumns) -> tuple[PointColumns, np.ndarray]:
+    """Columns in the units of scenes, and the origin (3,) that was taken off; ``found.xyz`` is float64."""
     origin = find_origin(found.xyz)
     labels = (found.semantic, found.instance)
-    found = PointColumns(
+    plain = PointColumns(
         found.xyz - origin,
         None if found.colors is None else unit_colors(found.colors),
         None if found.normals is None else unit_normals(found.normals),
         *(None if column is None else whole_labels(column) for column in labels),
         faces=found.faces,
     )
+    return plain, origin
+
+
+def _cloud(found: PointColumns, samples: int | None, seed: int) -> PointCloud:
+    """Columns as one scene; ``found.xyz`` is float64."""
+    found, origin = _columns(found)
     if samples is not None:
         found = _sampled(found, samples, stream_generator(seed, Stream.SURFACE_SAMPLES))
     elif found.normals is None and len(found.faces):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,12 @@ class Scene:
     root: Path
     parts: frozenset[str] = frozenset()
     metric: bool = True
+    #: Whether it is a single object rather than a place.
+    is_object: bool = False
+    #: Row of the dataset's ``categories``: what the object is; -1 where that is not known.
+    category: int = -1
+    #: ``train`` or ``test`` where the dataset says to which of them an object belongs; else empty.
+    subset: str = ""
 
     @property
     def origin(self) -> np.ndarray:
@@ -177,7 +184,8 @@ class Scene:
             BrokenScene: its files are damaged.
         """
         if "mesh" in self.parts and "points" not in self.parts:
-            return self.mesh().to_points(self.origin)
+            mesh = self.mesh()
+            return mesh.to_points(self.origin)
         self.require("points")
         return self.points()
 
@@ -222,7 +230,8 @@ class SceneDataset(Sequence):
     """The scenes under one folder, in a fixed order; found by number, by slice and by name.
 
     Subclasses set ``kind`` and implement :meth:`detect`, :meth:`names` and :meth:`open`. Those whose scenes are
-    labelled set ``classes``, for the class or for the instance.
+    labelled set ``classes``, for the class or for the instance; those whose scenes are objects of known categories set
+    ``categories``.
 
     Args:
         root: the folder.
@@ -240,6 +249,10 @@ class SceneDataset(Sequence):
     last_resort: ClassVar[bool] = False
     #: Names of the classes that labels count in; None where the dataset is not labelled.
     classes: tuple[str, ...] | None = None
+    #: Names of what ``Scene.category`` counts in, for datasets of objects; empty where it is not known.
+    categories: tuple[str, ...] = ()
+    #: Whether each scene is a folder, which may itself be a root; many objects may share a folder or a file.
+    folder_scenes: ClassVar[bool] = True
 
     def __init__(self, root: str | Path, quarantine: Quarantine | None = None, split: str | Path | None = None) -> None:
         # Absolute, because the name of a scene that is the root itself is the folder's name.
@@ -362,9 +375,10 @@ def list_datasets() -> list[str]:
     return list(_REGISTRY)
 
 
-def recognised_by(root: Path, but: str = "") -> str | None:
-    """The first kind whose layout a folder has, ``but`` one; None when it has none."""
-    return next((kind for kind, reader in _REGISTRY.items() if kind != but and reader.detect(root)), None)
+def recognised_by(root: Path, before: str = "") -> str | None:
+    """The first kind whose layout a folder has, of those that are tried ``before`` one; None when it has none."""
+    tried = itertools.takewhile(lambda entry: entry[0] != before, _REGISTRY.items())
+    return next((kind for kind, reader in tried if reader.detect(root)), None)
 
 
 def _listed_names(line: str, known: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from geo3d.datasets.scene import _REGISTRY
 from geo3d.datasets.sens import SensFrame, write_sens
 from geo3d.geometry import Camera
 from geo3d.viz.ply import write_ply
@@ -246,6 +247,86 @@ def build_point_files(root: Path) -> None:
     (root / "classes.txt").write_text("wall\nfloor\nshower curtain\n")
 
 
+#: Objects: points of a unit ball, and of one that is twice as tall.
+BALL = np.random.default_rng(6).normal(size=(60, 3))
+BALL /= np.linalg.norm(BALL, axis=1, keepdims=True)
+TALL = BALL * [1, 1, 2]
+
+
+def build_shapenet55(root: Path) -> None:
+    (root / "shapenet_pc").mkdir(parents=True)
+    (root / "ShapeNet-55").mkdir()
+    subsets = {"train": ["02691156-1a04", "04379243-00ff"], "test": ["03001627-7b31"]}
+    for subset, names in subsets.items():
+        (root / "ShapeNet-55" / f"{subset}.txt").write_text("".join(f"{name}.npy\n" for name in names))
+        for name in names:
+            np.save(root / "shapenet_pc" / f"{name}.npy", (BALL if subset == "train" else TALL).astype(np.float32))
+
+
+def build_rows(file: Path, labels: Sequence[int], column: bool = False) -> None:
+    """An HDF5 file of clouds, the last of them tall."""
+    import h5py
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    clouds = np.stack([BALL] * (len(labels) - 1) + [TALL]).astype(np.float32)
+    with h5py.File(file, "w") as opened:
+        opened["data"] = clouds
+        opened["label"] = np.array(labels, np.uint8).reshape((-1, 1) if column else -1)
+
+
+def build_modelnet_hdf5(root: Path) -> None:
+    for name, labels in (("test0", [33]), ("train0", [0, 39]), ("train1", [7, 7])):
+        build_rows(root / f"ply_data_{name}.h5", labels, column=True)
+
+
+def build_modelnet_resampled(root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / "modelnet40_shape_names.txt").write_text("airplane\nnight_stand\n")
+    subsets = {"train": ["airplane_0001", "night_stand_0001"], "test": ["night_stand_0201"]}
+    for subset, names in subsets.items():
+        (root / f"modelnet40_{subset}.txt").write_text("\n".join(names))
+        for name in names:
+            folder = root / name.rpartition("_")[0]
+            folder.mkdir(exist_ok=True)
+            xyz = BALL if subset == "train" else TALL
+            np.savetxt(folder / f"{name}.txt", np.concatenate([xyz, BALL], 1), fmt="%.6f", delimiter=",")
+
+
+def build_scanobjectnn(root: Path, variant: str = "") -> None:
+    build_rows(root / f"training_objectdataset{variant}.h5", [0, 14])
+    build_rows(root / f"test_objectdataset{variant}.h5", [3])
+
+
+def build_scanobjectnn_hardest(root: Path) -> None:
+    build_scanobjectnn(root, "_augmentedrot_scale75")
+
+
+def build_object_arrays(root: Path) -> None:
+    """Clouds with names of their own in one file, stored as they are."""
+    root.mkdir(parents=True)
+    clouds = np.stack([BALL, TALL, BALL]).astype(np.float16)
+    classes = np.array(["ball", "egg"])
+    np.savez(root / "shapes.npz", points=clouds, label=[0, 1, 0], classes=classes, fname=["b0.off", "e0.off", "b1.off"])
+
+
+def off_text(vertices: np.ndarray, faces: np.ndarray, head: str = "OFF\n{} {} 0\n") -> str:
+    rows = [" ".join(f"{value:g}" for value in vertex) for vertex in vertices]
+    rows += [" ".join(map(str, [len(face), *face])) for face in faces]
+    return head.format(len(vertices), len(faces)) + "\n".join(rows) + "\n"
+
+
+def build_object_folders(root: Path) -> None:
+    """Meshes as ModelNet lays them out, one with its counts in the first line as ModelNet has; and points."""
+    for subset, names in (("train", ["box_0001", "box_0002"]), ("test", ["box_0101"])):
+        (root / "box" / subset).mkdir(parents=True)
+        for name in names:
+            head = "OFF{} {} 0\n" if name == "box_0002" else "OFF\n{} {} 0\n"
+            (root / "box" / subset / f"{name}.off").write_text(off_text(CUBE, CUBE_FACES, head))
+    (root / "ball").mkdir()
+    np.savetxt(root / "ball" / "b1.xyz", BALL)
+    write_ply(root / "ball" / "b2.ply", {axis: TALL[:, i].astype(np.float32) for i, axis in enumerate("xyz")})
+
+
 #: Builder of each kind that :func:`geo3d.datasets.open_dataset` knows: writes at least two scenes into a new folder.
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "scannet": build_scannet,
@@ -253,5 +334,14 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "mvimgnet": build_mvimgnet,
     "transforms": build_transforms,
     "image_pairs": build_image_pairs,
+    "shapenet55": build_shapenet55,
+    "modelnet_hdf5": build_modelnet_hdf5,
+    "modelnet_resampled": build_modelnet_resampled,
+    "scanobjectnn": build_scanobjectnn,
+    "scanobjectnn_hardest": build_scanobjectnn_hardest,
+    "object_arrays": build_object_arrays,
+    "object_folders": build_object_folders,
     "point_files": build_point_files,
 }
+#: Kinds whose scenes are folders, not files or rows of them.
+FOLDER_SCENES = tuple(kind for kind in BUILDERS if _REGISTRY[kind].folder_scenes)

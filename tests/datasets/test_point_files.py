@@ -133,7 +133,7 @@ def test_a_reader_of_ones_own_goes_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr("geo3d.datasets.scene._REGISTRY", dict(_REGISTRY))
     register_dataset(Own)
-    assert list_datasets()[-2:] == ["own", "point_files"]
+    assert list_datasets()[-3:] == ["own", "object_folders", "point_files"]
     write_scene(tmp_path / "a.ply")
     assert open_dataset(tmp_path).kind == "point_files"
     (tmp_path / "own.cfg").touch()

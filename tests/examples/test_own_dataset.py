@@ -39,7 +39,7 @@ def test_the_example_runs_and_trains(orchard, capsys):
     assert first == f"Orchard(orchard: 2 scenes in {str(orchard)!r})"
     assert [line.split()[0] for line in scenes] == ["north", "south"]
     assert all(sum(ast.literal_eval(line.split(" ", 1)[1]).values()) == 400 for line in scenes)
-    assert list_datasets()[-2:] == ["orchard", "point_files"]
+    assert list_datasets()[-3:] == ["orchard", "object_folders", "point_files"]
 
     source = LabelledScenes.find([orchard])
     assert source.classes == ("ground", "leaf", "apple")
