@@ -59,7 +59,7 @@ def group_points(
         picked = farthest_point_sample(points, offsets, count, **rule)
         centres, exact = points[picked], exact[picked]
         centre_offsets = torch.arange(0, (batch + 1) * count, count, device=offsets.device)
-        index, _ = knn(centres, points, centre_offsets, offsets, k)  # TODO float32_order=published
+        index, _ = knn(centres, points, centre_offsets, offsets, k, float32_order=published)
         index = torch.where(index < 0, index[:, :1], index)  # of clouds with fewer points than members
         levels.append(PointGroups(exact.view(batch, count, 3), picked, index))
         points, offsets = centres, centre_offsets
