@@ -20,25 +20,31 @@ using torch::stable::Tensor;
 
 constexpr int64_t kQueriesPerTask = 256;
 constexpr int kLeafSize = 16;  // points that are looked at together
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kNobody = std::numeric_limits<int64_t>::max();  // a row, after all others
 
+// Squared distances are of type Real.
+template <typename Real>
+constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+
+template <typename Real>
 struct Point {
-  double xyz[3];
+  Real xyz[3];
 };
 
 // The k nearest so far, ascending by distance and then by index.
+template <typename Real>
 class Nearest {
  public:
   explicit Nearest(int64_t k) : k_(k), distance_(k), index_(k) {}
 
   void clear() {
-    std::fill(distance_.begin(), distance_.end(), kInfinity);
-    std::fill(index_.begin(), index_.end(), int64_t{-1});
+    std::fill(distance_.begin(), distance_.end(), kInfinity<Real>);
+    std::fill(index_.begin(), index_.end(), kNobody);
   }
 
-  double worst() const { return distance_[k_ - 1]; }
+  Real worst() const { return distance_[k_ - 1]; }
 
-  void offer(double distance, int64_t index) {
+  void offer(Real distance, int64_t index) {
     if (distance == worst() && index > index_[k_ - 1]) return;
     int64_t place = k_ - 1;
     for (; place > 0; --place) {
@@ -50,17 +56,18 @@ class Nearest {
     index_[place] = index;
   }
 
-  double distance(int64_t place) const { return distance_[place]; }
-  int64_t index(int64_t place) const { return index_[place]; }
+  Real distance(int64_t place) const { return distance_[place]; }
+  int64_t index(int64_t place) const { return index_[place] == kNobody ? -1 : index_[place]; }
 
  private:
   int64_t k_;
-  std::vector<double> distance_;
+  std::vector<Real> distance_;
   std::vector<int64_t> index_;
 };
 
 // A balanced k-d tree over the points of one scene. Nodes hold tight boxes: the distance to a box, computed as that to a
 // point, never exceeds the computed distance to any point inside, since rounding keeps order. So the search is exact.
+template <typename Real>
 class Tree {
  public:
   Tree(const float* points, int64_t first, int64_t last) {
@@ -77,9 +84,9 @@ class Tree {
     build(entries.data(), entries.data() + entries.size());
   }
 
-  void search(const Point& query, Nearest& nearest) const {
+  void search(const Point<Real>& query, Nearest<Real>& nearest) const {
     if (nodes_.empty()) return;
-    std::array<std::pair<int32_t, double>, 64> waiting;  // as deep as a balanced tree of 2^63 points
+    std::array<std::pair<int32_t, Real>, 64> waiting;  // as deep as a balanced tree of 2^63 points
     int count = 0;
     waiting[count++] = {0, nodes_[0].box.distance(query)};
     while (count > 0) {
@@ -88,7 +95,7 @@ class Tree {
       const Node* node = &nodes_[number];
       while (node->leaf < 0) {
         int32_t near = number + 1, far = node->right;
-        double to_near = nodes_[near].box.distance(query), to_far = nodes_[far].box.distance(query);
+        Real to_near = nodes_[near].box.distance(query), to_far = nodes_[far].box.distance(query);
         if (to_far < to_near) {
           std::swap(near, far);
           std::swap(to_near, to_far);
@@ -108,12 +115,12 @@ class Tree {
   };
 
   struct Box {
-    double low[3], high[3];
+    Real low[3], high[3];
 
-    double distance(const Point& query) const {
-      double squares[3];
+    Real distance(const Point<Real>& query) const {
+      Real squares[3];
       for (int axis = 0; axis < 3; ++axis) {
-        const double gap = std::max({low[axis] - query.xyz[axis], query.xyz[axis] - high[axis], 0.0});
+        const Real gap = std::max({low[axis] - query.xyz[axis], query.xyz[axis] - high[axis], Real{0}});
         squares[axis] = gap * gap;
       }
       return (squares[0] + squares[1]) + squares[2];
@@ -136,18 +143,18 @@ class Tree {
 
   // Coordinates apart, so that distances are computed several at a time; unused places are infinitely far.
   struct Leaf {
-    double x[kLeafSize], y[kLeafSize], z[kLeafSize];
+    Real x[kLeafSize], y[kLeafSize], z[kLeafSize];
     int64_t row[kLeafSize];
   };
 
-  static void look_at(const Leaf& leaf, const Point& query, Nearest& nearest) {
-    double distances[kLeafSize];
+  static void look_at(const Leaf& leaf, const Point<Real>& query, Nearest<Real>& nearest) {
+    Real distances[kLeafSize];
     for (int i = 0; i < kLeafSize; ++i) {
-      const double x = query.xyz[0] - leaf.x[i], y = query.xyz[1] - leaf.y[i], z = query.xyz[2] - leaf.z[i];
+      const Real x = query.xyz[0] - leaf.x[i], y = query.xyz[1] - leaf.y[i], z = query.xyz[2] - leaf.z[i];
       distances[i] = (x * x + y * y) + z * z;
     }
     for (int i = 0; i < kLeafSize; ++i) {
-      if (distances[i] <= nearest.worst() && distances[i] < kInfinity) nearest.offer(distances[i], leaf.row[i]);
+      if (distances[i] <= nearest.worst() && leaf.row[i] != kNobody) nearest.offer(distances[i], leaf.row[i]);
     }
   }
 
@@ -190,10 +197,10 @@ class Tree {
     Leaf leaf;
     for (int i = 0; i < kLeafSize; ++i) {
       const bool used = first + i < last;
-      leaf.x[i] = used ? first[i].xyz[0] : kInfinity;
-      leaf.y[i] = used ? first[i].xyz[1] : kInfinity;
-      leaf.z[i] = used ? first[i].xyz[2] : kInfinity;
-      leaf.row[i] = used ? first_row_ + first[i].row : -1;
+      leaf.x[i] = used ? first[i].xyz[0] : kInfinity<Real>;
+      leaf.y[i] = used ? first[i].xyz[1] : kInfinity<Real>;
+      leaf.z[i] = used ? first[i].xyz[2] : kInfinity<Real>;
+      leaf.row[i] = used ? first_row_ + first[i].row : kNobody;
     }
     leaves_.push_back(leaf);
   }
@@ -203,8 +210,9 @@ class Tree {
   std::vector<Leaf> leaves_;
 };
 
-std::tuple<Tensor, Tensor> knn(const Tensor& query, const Tensor& points, const Tensor& query_offsets,
-                               const Tensor& point_offsets, int64_t k) {
+template <typename Real>
+std::tuple<Tensor, Tensor> search(const Tensor& query, const Tensor& points, const Tensor& query_offsets,
+                                  const Tensor& point_offsets, int64_t k) {
   const Tensor queries = torch::stable::contiguous(query), targets = torch::stable::contiguous(points);
   const Tensor queries_of = torch::stable::contiguous(query_offsets), points_of = torch::stable::contiguous(point_offsets);
   const float* xyz = static_cast<const float*>(queries.const_data_ptr());
@@ -217,14 +225,14 @@ std::tuple<Tensor, Tensor> knn(const Tensor& query, const Tensor& points, const 
   int64_t* out_index = static_cast<int64_t*>(index.mutable_data_ptr());
   float* out_distance = static_cast<float*>(distance.mutable_data_ptr());
 
-  std::vector<std::unique_ptr<Tree>> trees(scenes);
+  std::vector<std::unique_ptr<Tree<Real>>> trees(scenes);
   torch::stable::parallel_for(0, scenes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t scene = begin; scene < end; ++scene) {
-      trees[scene] = std::make_unique<Tree>(target, first_point[scene], first_point[scene + 1]);
+      trees[scene] = std::make_unique<Tree<Real>>(target, first_point[scene], first_point[scene + 1]);
     }
   });
   torch::stable::parallel_for(0, count, kQueriesPerTask, [&](int64_t begin, int64_t end) {
-    Nearest nearest(k);
+    Nearest<Real> nearest(k);
     int64_t scene = std::upper_bound(first_query, first_query + scenes + 1, begin) - first_query - 1;
     for (int64_t row = begin; row < end; ++row) {
       while (row >= first_query[scene + 1]) ++scene;
@@ -237,6 +245,11 @@ std::tuple<Tensor, Tensor> knn(const Tensor& query, const Tensor& points, const 
     }
   });
   return {index, distance};
+}
+
+std::tuple<Tensor, Tensor> knn(const Tensor& query, const Tensor& points, const Tensor& query_offsets,
+                               const Tensor& point_offsets, int64_t k, bool float32_order) {
+  return (float32_order ? search<float> : search<double>)(query, points, query_offsets, point_offsets, k);
 }
 
 }  // namespace
