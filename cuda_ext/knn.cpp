@@ -20,6 +20,8 @@ using torch::stable::Tensor;
 
 constexpr int64_t kQueriesPerTask = 256;
 constexpr int kLeafSize = 16;  // points that are looked at together
+constexpr int64_t kFew = 16;   // points of a scene that needs no tree
+constexpr int64_t kFewForOne = 64;  // the same where one neighbour is asked for
 constexpr int64_t kNobody = std::numeric_limits<int64_t>::max();  // a row, after all others
 
 // Squared distances are of type Real.
@@ -42,6 +44,7 @@ class Nearest {
     std::fill(index_.begin(), index_.end(), kNobody);
   }
 
+  int64_t k() const { return k_; }
   Real worst() const { return distance_[k_ - 1]; }
 
   void offer(Real distance, int64_t index) {
@@ -210,6 +213,32 @@ class Tree {
   std::vector<Leaf> leaves_;
 };
 
+// All points one after the other.
+template <typename Real>
+void look_at_all(const float* points, int64_t first, int64_t last, const Point<Real>& query, Nearest<Real>& nearest) {
+  const auto distance_to = [&](int64_t row) {
+    const float* xyz = points + 3 * row;
+    const Real x = query.xyz[0] - xyz[0], y = query.xyz[1] - xyz[1], z = query.xyz[2] - xyz[2];
+    return (x * x + y * y) + z * z;
+  };
+  if (first == last) return;
+  if (nearest.k() > 1) {
+    for (int64_t row = first; row < last; ++row) {
+      const Real distance = distance_to(row);
+      if (distance <= nearest.worst()) nearest.offer(distance, row);
+    }
+    return;
+  }
+  int64_t best = first;
+  Real least = distance_to(first);
+  for (int64_t row = first + 1; row < last; ++row) {  // without a branch
+    const Real distance = distance_to(row);
+    best = distance < least ? row : best;
+    least = distance < least ? distance : least;
+  }
+  nearest.offer(least, best);
+}
+
 template <typename Real>
 std::tuple<Tensor, Tensor> search(const Tensor& query, const Tensor& points, const Tensor& query_offsets,
                                   const Tensor& point_offsets, int64_t k) {
@@ -228,6 +257,7 @@ std::tuple<Tensor, Tensor> search(const Tensor& query, const Tensor& points, con
   std::vector<std::unique_ptr<Tree<Real>>> trees(scenes);
   torch::stable::parallel_for(0, scenes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t scene = begin; scene < end; ++scene) {
+      if (first_point[scene + 1] - first_point[scene] <= (k == 1 ? kFewForOne : kFew)) continue;
       trees[scene] = std::make_unique<Tree<Real>>(target, first_point[scene], first_point[scene + 1]);
     }
   });
@@ -237,7 +267,12 @@ std::tuple<Tensor, Tensor> search(const Tensor& query, const Tensor& points, con
     for (int64_t row = begin; row < end; ++row) {
       while (row >= first_query[scene + 1]) ++scene;
       nearest.clear();
-      trees[scene]->search({{xyz[3 * row], xyz[3 * row + 1], xyz[3 * row + 2]}}, nearest);
+      const Point<Real> point{{xyz[3 * row], xyz[3 * row + 1], xyz[3 * row + 2]}};
+      if (trees[scene]) {
+        trees[scene]->search(point, nearest);
+      } else {
+        look_at_all(target, first_point[scene], first_point[scene + 1], point, nearest);
+      }
       for (int64_t place = 0; place < k; ++place) {
         out_index[row * k + place] = nearest.index(place);
         out_distance[row * k + place] = static_cast<float>(nearest.distance(place));
