@@ -1,7 +1,7 @@
 """Chamfer distance of packed clouds: nearest neighbours by :func:`geo3d.ops.knn`, distances by plain autograd.
 
-A composition, and no operator of its own: on large clouds the search is nearly all of the time, and on thousands of sets of
-a few points it takes less than all distances at once do (see docs/benchmarks.md).
+A composition, and no operator of its own: on large clouds the search is nearly all of the time, and on thousands of
+sets of a few points it takes less than all distances at once do (see docs/benchmarks.md).
 """
 
 from __future__ import annotations
