@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geo3d.checkpoints.loading import as_state_dict, load_exactly, read_weight_file
-from geo3d.errors import InputError, require_extra
+from geo3d.errors import require_extra
 from geo3d.models.teachers.teacher import (
     Teacher,
     TeacherOptions,
@@ -28,8 +28,6 @@ _BATCH_NORM_EPS = 1e-3
 _CLASSES, _STEM, _HEAD = 1000, 32, 1280
 #: What colours of 0 to 255 are taken off and divided by.
 _MIDDLE, _SCALE = 127.0, 128.0
-#: Of the images that are looked at together on a CPU.
-_PIXELS = 4 * 224 * 224
 
 
 class _Stage(NamedTuple):
@@ -59,15 +57,15 @@ class EfficientNetLite0Options(TeacherOptions):
 
     Args:
         stride: of the features: 8 (40 channels), 16 (112) or 32 (320).
-        saliency: length of the features (``norm``), or what speaks for the image's best class (``cam``, class
-            activation map, Zhou et al., CVPR 2016), of stride 32 and resized.
-        weights: those that were trained on ImageNet, or fresh ones, to learn what training them is worth.
+        saliency: what speaks for the classes that the image may be of (``cam``: class activation map, Zhou et al., CVPR
+            2016, of all classes by their probability, of stride 32 and resized), or length of the features (``norm``).
+        weights: those trained on ImageNet, or fresh ones, to learn what training is worth.
         seed: of fresh weights.
     """
 
     stride: Literal[8, 16, 32] = 16
-    saliency: Literal["norm", "cam"] = "norm"
-    weights: Literal["imagenet", "random"] = "imagenet"
+    saliency: Literal["cam", "norm"] = "cam"
+    weights: Literal["trained", "random"] = "trained"
     seed: int = 0
 
 
@@ -82,8 +80,6 @@ class EfficientNetLite0Teacher(Teacher):
         super().__init__(options, checkpoint)
         network = EfficientNetLite0().eval()
         if options.weights == "random":
-            if checkpoint is not None:
-                raise InputError(f"teacher {self.name}: either checkpoint={checkpoint} or weights='random', not both")
             network.draw(torch.Generator().manual_seed(options.seed))
         else:
             path = _packaged_file() if checkpoint is None else checkpoint
@@ -97,13 +93,6 @@ class EfficientNetLite0Teacher(Teacher):
         return self._hash
 
     def look(self, images: Tensor) -> TeacherOutput:
-        if not images.is_cpu:
-            return self._look(images)
-        # The first maps of a few images stay in the caches: a third less time than all images of a batch together.
-        parts = [self._look(part) for part in images.split(max(1, _PIXELS // images[0, 0].numel()))]
-        return TeacherOutput(*(torch.cat(part) for part in zip(*parts)))
-
-    def _look(self, images: Tensor) -> TeacherOutput:
         x = self.network.stem(_scaled(images))
         x = self.network.blocks(x, 0, self._blocks_of_features)
         features = x.float().contiguous()
@@ -116,10 +105,10 @@ class EfficientNetLite0Teacher(Teacher):
         return TeacherOutput(features, as_shares(fine[:, : features.shape[2], : features.shape[3]]))
 
     def _class_activation(self, x: Tensor) -> Tensor:
-        """Last features -> (B, h, w): what each cell adds to the logit of the best class, where that is positive."""
+        """Last features -> (B, h, w): what each cell adds to the logits of probable classes, where that is positive."""
         x = self.network.head(x)
-        best = self.network.logits(x).argmax(1)
-        return torch.einsum("bchw,bc->bhw", x, self.network._fc.weight[best]).clamp_min(0)
+        probability = self.network.logits(x).softmax(1)
+        return torch.einsum("bchw,bc->bhw", x, probability @ self.network._fc.weight).clamp_min(0)
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:

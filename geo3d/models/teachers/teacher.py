@@ -47,6 +47,8 @@ class Teacher(nn.Module, ABC):
     Attributes:
         name: under which it is registered.
         Options: dataclass of its options.
+        at_once: pixels of the images that are looked at together on a CPU, so that their maps stay in the caches:
+            EfficientNet-Lite0 takes 7 ms each for 24 images of 224 two at a time, 20 all at once (one thread).
         needs_checkpoint: what file it needs, in words; empty where it needs none.
         channels: of its features.
         stride: pixels of an image along a side of one cell of its maps.
@@ -55,6 +57,7 @@ class Teacher(nn.Module, ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[TeacherOptions]] = TeacherOptions
+    at_once: ClassVar[int] = 2 * 224 * 224
     needs_checkpoint: ClassVar[str] = ""
     channels: int
     stride: int
@@ -63,7 +66,10 @@ class Teacher(nn.Module, ABC):
     def __init__(self, options: TeacherOptions, checkpoint: Path | None = None) -> None:
         super().__init__()
         self.options = options
-        if checkpoint is None and self.needs_checkpoint:
+        random = getattr(options, "weights", None) == "random"
+        if random and checkpoint is not None:
+            raise InputError(f"teacher {self.name}: weights='random' reads no file, leave out checkpoint={checkpoint}")
+        if checkpoint is None and self.needs_checkpoint and not random:
             raise InputError(f"teacher {self.name}: needs {self.needs_checkpoint}; give it by checkpoint=FILE")
 
     @abstractmethod
@@ -93,7 +99,10 @@ class Teacher(nn.Module, ABC):
                 f"teacher {self.name}: sides of images must be multiples of {self.multiple} pixels, got "
                 f"{images.shape[2]} x {images.shape[3]}; choose another size of the views"
             )
-        return self.look(images)
+        if not images.is_cpu:
+            return self.look(images)
+        parts = [self.look(part) for part in images.split(max(1, self.at_once // images[0, 0].numel()))]
+        return TeacherOutput(*(torch.cat(part) for part in zip(*parts)))
 
     def freeze(self) -> Self:
         """Take all gradients away and put it into evaluation mode, where it stays."""
