@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from geo3d.datasets.quarantine import log_broken
+from geo3d.datasets.synthetic.objects import make_objects
 from geo3d.errors import InputError
 from geo3d.linear_svm import PUBLISHED_C, Split, object_splits, require_scikit_learn
 from geo3d.methods.checks import check_at_least, check_positive
@@ -29,7 +30,9 @@ class ObjectProbeConfig(ProbeConfig):
     """What probes that tell objects apart say; they add their own fields."""
 
     data: tuple[Path, ...] = ()
-    """Labelled objects: folders of datasets, or files of many objects."""
+    """Folders of labelled objects. None: synthetic ones, as `geo3d pretrain` makes where it is given none."""
+    objects: int = 1044
+    """Synthetic objects where `data` is empty (count), of 87 kinds in turn: 12 of each; `seed` draws them."""
     splits: int | Literal["published"] = 5
     """Random splits (count), or `published`: the training and test objects that the data itself names."""
     per_class: int = 10
@@ -49,10 +52,10 @@ class ObjectProbeConfig(ProbeConfig):
         super().__post_init__()
         for path in self.data:
             if not path.exists():
-                raise InputError(f"{path} is not there; give the root of a dataset of objects, or a file of them")
+                raise InputError(f"{path} is not there; give the root of a dataset of objects")
         if self.splits != "published":
             check_at_least(self, 1, "splits")
-        check_at_least(self, 1, "per_class", "points", "batch")
+        check_at_least(self, 1, "per_class", "points", "batch", "objects")
         check_positive(self, "C")
 
 
@@ -220,9 +223,7 @@ class ObjectProbe(Probe):
 
 def find_objects(config: ObjectProbeConfig, log: Log) -> ObjectClouds:
     """The objects that a config names."""
-    if not config.data:
-        raise InputError("give labelled objects as --data: folders of datasets, or files of many objects")
-    source = ObjectClouds.find(config.data, config.strict)
+    source = ObjectClouds.find(config.data or (make_objects(config.objects, config.seed, log),), config.strict)
     log_broken(source.datasets, log)
     return source
 

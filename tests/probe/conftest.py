@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ def statistics(monkeypatch, tmp_path: Path, one_thread) -> Path:
     return path
 
 
-def write_objects(folder: Path, classes: Sequence[str] = ("stick", "plate", "ball"), count: int = 6) -> Path:
+def _write_objects(folder: Path, classes: Sequence[str] = ("stick", "plate", "ball"), count: int = 6) -> Path:
     """Sticks, plates and balls along the axes, 300 points each, as one file of labelled clouds."""
     rng = np.random.default_rng(8)
-    shapes = {"stick": (0.1, 0.1, 2), "plate": (2, 2, 0.1), "ball": (1, 1, 1), "board": (0.1, 2, 1)}
+    shapes = {"stick": (0.1, 0.1, 2), "plate": (2, 2, 0.1), "ball": (1, 1, 1)}
     label = np.repeat(np.arange(len(classes)), count)
     scale = np.array([shapes[name] for name in classes])[label] * rng.uniform(0.8, 1.2, (len(label), 3))
     direction = rng.normal(size=(len(label), 300, 3))
@@ -91,6 +91,12 @@ def write_objects(folder: Path, classes: Sequence[str] = ("stick", "plate", "bal
 
 
 @pytest.fixture
+def write_objects() -> Callable[..., Path]:
+    """Writes sticks, plates and balls into a folder: ``write_objects(folder, classes, count)``."""
+    return _write_objects
+
+
+@pytest.fixture
 def objects(tmp_path: Path) -> Path:
     """Eighteen objects of three classes."""
-    return write_objects(tmp_path / "objects")
+    return _write_objects(tmp_path / "objects")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_objects
 
 import geo3d
 from geo3d.datasets.quarantine import BrokenScene
@@ -120,7 +120,9 @@ def test_features_that_are_not_finite_are_named(statistics: Path, objects: Path)
         _run(statistics, objects)
 
 
-def test_wrong_objects_and_checkpoints_are_one_line(statistics: Path, objects: Path, tmp_path: Path) -> None:
+def test_wrong_objects_and_checkpoints_are_one_line(
+    statistics: Path, objects: Path, write_objects: Callable[..., Path], tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"stick has 6 objects: too few to learn from 6 .* at most 5 a class"):
         _run(statistics, objects, per_class=6)
     with pytest.raises(InputError, match=r"0 objects are named as training and 0 as test objects.* --splits 5"):
@@ -162,6 +164,17 @@ def test_a_missing_extra_is_told_before_the_work(statistics: Path, objects: Path
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtra, match=r"pip install 'geo3d\[svm\]'"):
         SvmProbe(SvmConfig(checkpoint=statistics, data=(objects,)), print)
+
+
+def test_without_data_synthetic_objects_are_told_apart(statistics: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    config = SvmConfig(checkpoint=statistics, objects=3 * 87, **(_QUICK | {"per_class": 2}), poses=("stored",))
+    scores = run_probe("svm", config, lines.append)
+    protocol = scores["checkpoint"].protocol
+    assert (protocol.classes, protocol.train, protocol.test) == (87, 174, 87)
+    assert scores["local histograms"].accuracy["stored"] > 10 / 87
+    assert "making 261 synthetic objects" in lines[0]
 
 
 def test_it_is_a_command(statistics: Path, objects: Path, capsys) -> None:
