@@ -258,6 +258,20 @@ def test_padding_is_tensorflows(side: int, kernel: int, step: int, padding: tupl
     assert expected.shape[2] == -(-side // step)
 
 
+def test_class_activation_of_sides_that_are_no_multiples_of_32() -> None:
+    teacher = create_teacher(LITE, weights="random")
+    features, saliency = teacher(images(2, 112, 80))
+    assert features.shape == (2, 112, 7, 5)
+    assert saliency.shape == (2, 7, 5)
+    torch.testing.assert_close(saliency.sum((1, 2)), torch.ones(2))
+
+
+def test_maps_are_float32_under_autocast_too() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        features, saliency = create_teacher(LITE, weights="random")(images(1))
+    assert features.dtype == saliency.dtype == torch.float32
+
+
 def test_weights_come_from_a_file_too(tmp_path: Path) -> None:
     network = efficientnet_lite.EfficientNetLite0()
     network.draw(torch.Generator().manual_seed(0))

@@ -89,7 +89,7 @@ class Teacher(nn.Module, ABC):
         Raises:
             InputError: images of another shape or type, or whose sides are no multiple of what the teacher reads.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or len(images) == 0:
             raise InputError(
                 f"teacher {self.name}: images must be (B, 3, H, W) floats in [0, 1], got {tuple(images.shape)} of "
                 f"{images.dtype}"
@@ -99,10 +99,11 @@ class Teacher(nn.Module, ABC):
                 f"teacher {self.name}: sides of images must be multiples of {self.multiple} pixels, got "
                 f"{images.shape[2]} x {images.shape[3]}; choose another size of the views"
             )
-        if not images.is_cpu:
-            return self.look(images)
-        parts = [self.look(part) for part in images.split(max(1, self.at_once // images[0, 0].numel()))]
-        return TeacherOutput(*(torch.cat(part) for part in zip(*parts)))
+        together = max(1, self.at_once // images[0, 0].numel()) if images.is_cpu else len(images)
+        parts = [self.look(part) for part in images.split(together)]
+        features, saliency = (torch.cat(part) for part in zip(*parts))
+        wide = torch.float64 if features.dtype == torch.float64 else torch.float32  # also under autocast
+        return TeacherOutput(features.to(wide), saliency.to(wide))
 
     def freeze(self) -> Self:
         """Take all gradients away and put it into evaluation mode, where it stays."""
