@@ -9,9 +9,8 @@ from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_between, check_positive
-from geo3d.models import create_model
 from geo3d.models.voxel_encoder import VoxelEncoder
-from geo3d.probe.probe import Probe, ProbeConfig, Representation
+from geo3d.probe.probe import Probe, ProbeConfig, Representation, load_encoder
 from geo3d.probe.voxels import ProbeScore, VoxelProbe, input_features, network_features
 from geo3d.progress import Log
 from geo3d.samples.points import LabelledScenes
@@ -54,7 +53,7 @@ class LinearProbe(Probe):
 
     def __init__(self, config: LinearProbeConfig, log: Log) -> None:
         super().__init__(config, log)
-        self.network = load_voxel_encoder(config.checkpoint, config.model)
+        self.network = load_encoder(config.checkpoint, config.model, "voxels", "an encoder of voxels, such as a swin3d")
         self.voxel_size = config.voxel_size or self.network.config.voxel_size
         train, held = _scenes(config, log)
         log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * self.voxel_size:g} cm")
@@ -83,24 +82,6 @@ class LinearProbe(Probe):
         )
 
 
-def load_voxel_encoder(checkpoint: Path, name: str | None = None) -> VoxelEncoder:
-    """The network of a checkpoint, which must be one that has features of voxels.
-
-    Args:
-        checkpoint: as ``create_model`` takes it.
-        name: of the model; what the file says when not given.
-
-    Raises:
-        InputError: no such checkpoint, a damaged one, one that does not say what it holds, or of other networks.
-    """
-    model = create_model(name, checkpoint=checkpoint)
-    if model.kind != "voxels":
-        raise InputError(
-            f"{checkpoint}: {model.family} reads {model.kind}; give an encoder of voxels, such as a swin3d"
-        )
-    return model
-
-
 def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
     """Scenes to learn from, and those to measure on."""
     if not (config.data or config.test_data) and config.rooms < SCENES_TO_SPARE:
@@ -123,4 +104,4 @@ def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, Labell
     return scenes.of_groups(rows), scenes.of_groups(held)
 
 
-__all__ = ["LinearProbe", "LinearProbeConfig", "load_voxel_encoder"]
+__all__ = ["LinearProbe", "LinearProbeConfig"]

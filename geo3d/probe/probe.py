@@ -14,7 +14,8 @@ from torch import Tensor
 from geo3d.config import coerce
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_seed
-from geo3d.models import Encoder
+from geo3d.models import Encoder, create_model
+from geo3d.models.encoder import Kind
 from geo3d.progress import Log
 
 #: Takes what a probe looks at, such as the points of a scene; gives features (N, C), on the CPU.
@@ -113,6 +114,24 @@ class Probe(ABC):
         """The line under the table: what the figures are of."""
 
 
+def load_encoder(checkpoint: Path, name: str | None, kind: Kind, wanted: str) -> Encoder:
+    """The network of a checkpoint, which must be of a kind.
+
+    Args:
+        checkpoint: as ``create_model`` takes it.
+        name: of the model; what the file says when None.
+        kind: what the network must read.
+        wanted: what to give, for the message, such as ``an encoder of voxels, such as a swin3d``.
+
+    Raises:
+        InputError: no such checkpoint, a damaged one, one that does not say what it holds, or of other networks.
+    """
+    model = create_model(name, checkpoint=checkpoint)
+    if model.kind != kind:
+        raise InputError(f"{checkpoint}: {model.family} reads {model.kind}; give {wanted}")
+    return model
+
+
 def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     """Rows of cells under their titles, which are those of the first row."""
     titles = list(next(iter(rows.values())))
@@ -125,4 +144,4 @@ def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "table"]
+__all__ = ["Probe", "ProbeConfig", "Representation", "Score", "load_encoder", "table"]

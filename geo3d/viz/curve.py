@@ -1,8 +1,10 @@
-"""The loss curve as a picture."""
+"""Curves as pictures: the losses of a run, and figures over what was varied."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from geo3d.writing import replacing
 
 #: Points below which each is marked.
 _FEW = 20
+#: Between the marks of lines that are not joined, of which the places are 1 apart.
+_BESIDE = 0.1
 
 
 def metrics_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -78,6 +82,65 @@ def draw_loss_curve(metrics: Path, picture: Path, title: str = "", measured: str
     figure.axes[len(below)].set_xlabel("step")
     with replacing(picture) as unfinished:
         figure.savefig(unfinished, dpi=100)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines over one axis.
+
+    Args:
+        axis: what it says.
+        places: (n,) along it; 1 apart where they are not joined.
+        labels: (n,) what stands below them.
+        lines: name -> (n,) values, and (n,) how far they spread to either side.
+        joined: whether what lies between the places means something; else values stand alone.
+    """
+
+    axis: str
+    places: Sequence[float]
+    labels: Sequence[str]
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    joined: bool = True
+
+
+def draw_panels(panels: Sequence[Panel], picture: Path, title: str, values: str) -> None:
+    """Draw panels side by side, with one scale of values and one legend, into ``picture`` (a PNG).
+
+    Args:
+        panels: one or more, with the same names of lines.
+        picture: the file to write.
+        title: of the whole.
+        values: what their axis says.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 3.6 * len(panels), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+        for number, (name, (line, spread)) in enumerate(panel.lines.items()):
+            if panel.joined:
+                (drawn,) = axes.plot(panel.places, line, marker=".", label=name)
+                low, high = np.subtract(line, spread), np.add(line, spread)
+                axes.fill_between(panel.places, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+            else:
+                beside = _BESIDE * (number - (len(panel.lines) - 1) / 2)
+                axes.errorbar(np.add(panel.places, beside), line, spread, fmt="o", markersize=4, label=name)
+        axes.set_xticks(panel.places, panel.labels)
+        if not panel.joined:
+            axes.set_xlim(min(panel.places) - 0.5, max(panel.places) + 0.5)
+        axes.set_xlabel(panel.axis)
+        axes.grid(alpha=0.3)
+    first = figure.axes[0]
+    first.set_ylabel(values)
+    first.set_ylim(bottom=0)
+    figure.suptitle(title)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(panels))
+    with replacing(picture) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
 def _column(records: list[dict[str, Any]], key: str) -> np.ndarray:

@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def test_a_probe_of_ones_own_is_found_by_name_and_compares(brightness, checkpoint: Path, tmp_path: Path) -> None:
-    assert list_probes() == ["brightness", "linear"]
+    assert list_probes() == ["brightness", "linear", "robustness", "svm"]
     assert get_probe("brightness") is brightness
     lines: list[str] = []
     out = tmp_path / "new" / "scores.json"
@@ -67,7 +67,8 @@ def test_the_linear_probe_is_there() -> None:
 
 
 def test_unknown_names_and_second_registrations_are_refused(brightness) -> None:
-    with pytest.raises(InputError, match=r"unknown probe 'liner'; known: brightness, linear; did you mean 'linear'\?"):
+    known = "brightness, linear, robustness, svm"
+    with pytest.raises(InputError, match=rf"unknown probe 'liner'; known: {known}; did you mean 'linear'\?"):
         get_probe("liner")
     with pytest.raises(ValueError, match="probe 'brightness' is registered twice"):
         register_probe("brightness", brightness)
