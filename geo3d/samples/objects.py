@@ -13,7 +13,7 @@ import torch
 
 from geo3d.datasets.scene import BrokenScene, Mesh, Scene, SceneDataset
 from geo3d.errors import InputError
-from geo3d.geometry import PointCloud
+from geo3d.geometry import PointCloud, unit_sphere
 from geo3d.geometry.origin import origin_rows
 from geo3d.geometry.surface import sample_surface
 from geo3d.random import Stream, stream_generator
@@ -352,12 +352,10 @@ def to_unit_sphere(xyz: np.ndarray) -> np.ndarray:
     Returns:
         (P, 3) float32; zeros where all points are the same.
     """
-    centred = np.asarray(xyz, np.float64)
-    centred = centred - centred.mean(0)
-    radius = np.linalg.norm(centred, axis=1).max()
-    # Of equal points the mean may lie beside them by rounding.
-    degenerate = radius <= 1e-12 * max(1.0, float(np.abs(xyz).max()))
-    return np.zeros_like(centred, np.float32) if degenerate else (centred / radius).astype(np.float32)
+    moved, _, scale = unit_sphere.to_unit_sphere(torch.from_numpy(np.array(xyz, np.float64)))
+    # Of equal points the mean may lie beside them by rounding, which must not be magnified.
+    degenerate = float(scale) <= 1e-12 * float(np.abs(xyz).max())
+    return (torch.zeros_like(moved) if degenerate else moved).float().numpy()
 
 
 __all__ = ["SURFACE_POINTS", "ObjectClouds", "ObjectItems", "resample", "to_unit_sphere"]
