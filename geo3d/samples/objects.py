@@ -56,7 +56,7 @@ class ObjectClouds(SampleSource[OpenedObjects]):
     - Scenes that are objects are an item each: those of object datasets, of files of points, and captures of MVImgNet.
       Of captures that have masks, the sparse points remain that lie in the mask in most of the views that observe them.
     - Scenes with instance labels give an item for each instance; all items of a scene are a group. They are read to be
-      found: 0.1 to 0.3 s a scan.
+      found: about 0.1 s a scan.
 
     Coordinates and axes are those of the scene: see :func:`to_unit_sphere`. Meshes are sampled evenly over their
     surface, :data:`SURFACE_POINTS` points once for each object and process, from which clouds are then drawn.
