@@ -25,12 +25,16 @@ from geo3d.samples.source import SampleSource
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
+    "i2p_mae": {"view_size": 64},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
 }
 #: How items are looked for, where the small datasets are not what is looked for by default.
-LOOSE = {"view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)}}
+LOOSE: dict[str, dict[str, Any]] = {
+    "objects": {"fewest": 2, "leave_out": ()},
+    "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
+}
 
 
 def build_meshes(root: Path) -> None:
