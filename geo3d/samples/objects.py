@@ -352,10 +352,7 @@ def to_unit_sphere(xyz: np.ndarray) -> np.ndarray:
     Returns:
         (P, 3) float32; zeros where all points are the same.
     """
-    moved, _, scale = unit_sphere.to_unit_sphere(torch.from_numpy(np.array(xyz, np.float64)))
-    # Of equal points the mean may lie beside them by rounding, which must not be magnified.
-    degenerate = float(scale) <= 1e-12 * float(np.abs(xyz).max())
-    return (torch.zeros_like(moved) if degenerate else moved).float().numpy()
+    return unit_sphere.to_unit_sphere(torch.from_numpy(np.array(xyz, np.float64)))[0].float().numpy()
 
 
 __all__ = ["SURFACE_POINTS", "ObjectClouds", "ObjectItems", "resample", "to_unit_sphere"]
