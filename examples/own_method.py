@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geo3d.methods import Method, MethodOutput
 from geo3d.methods.images import random_crop, to_tensor
-from geo3d.recipes import Recipe, Run, pretrain, register_recipe
+from geo3d.recipes import Recipe, RoomsRun, pretrain, register_recipe
 from geo3d.samples.images import ImageSet
 from geo3d.train import TrainConfig
 
@@ -72,7 +72,7 @@ class Colouring(Method):
 
 
 @dataclass(kw_only=True)
-class ColouringRun(Run):
+class ColouringRun(RoomsRun):
     """Pre-train by colouring grey photographs."""
 
     method: ColouringConfig = field(default_factory=ColouringConfig)

@@ -1,6 +1,6 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, spark, sparse_resnet, swin3d
+from geo3d.models import croco, i2p_mae, spark, sparse_resnet, swin3d
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -20,6 +20,8 @@ register_family(spark.FAMILY)
 register_family(spark.RESNET_FAMILY)
 register_family(spark.CONVNEXT_FAMILY)
 register_family(sparse_resnet.FAMILY)
+register_family(i2p_mae.FAMILY)
+register_family(i2p_mae.CLASSIFIER_FAMILY)
 
 __all__ = [
     "Encoder",
@@ -31,6 +33,7 @@ __all__ = [
     "create_model",
     "croco",
     "family_of",
+    "i2p_mae",
     "list_models",
     "model_info",
     "model_options",

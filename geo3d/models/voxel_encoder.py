@@ -6,20 +6,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.geometry import PointCloud, SparseVoxels, View
-from geo3d.models.encoder import Encoder, StageInfo, as_list, require_range
+from geo3d.geometry import PointCloud, SparseVoxels
+from geo3d.models.clouds import check_part, checked_cloud
+from geo3d.models.encoder import Encoder, StageInfo, as_list
 from geo3d.models.voxel_points import VoxelPoints, features_at_voxels, offsets_of
-
-#: Field of points -> least and greatest value, and what to do with others.
-_RANGES = {
-    "colors": (0.0, 1.0, "divide colours of 8 bits by 255"),
-    "normals": (-1.01, 1.01, "make normals of unit length"),
-}
 
 
 class VoxelEncoder(Encoder):
@@ -95,40 +89,8 @@ class VoxelEncoder(Encoder):
             if not all(voxels):
                 raise InputError("prepare: hand in points or SparseVoxels, not both in one list")
             return self._of_voxels(scenes).to(self.device)
-        return self.inputs(PointCloud.pack([self._cloud(scene) for scene in scenes]), voxel_size).to(self.device)
-
-    def _cloud(self, scene: Any) -> PointCloud:
-        """A scene's points, checked."""
-        if isinstance(scene, View):
-            scene = _points_of_view(scene)
-        if isinstance(scene, np.ndarray):
-            scene = torch.from_numpy(np.ascontiguousarray(scene))
-        if isinstance(scene, Tensor):
-            if scene.ndim != 2 or scene.shape[1] != 3:
-                raise InputError(
-                    f"prepare: an array of points is (N, 3), got {tuple(scene.shape)}; colours and normals come in a "
-                    "PointCloud(xyz, colors, normals)"
-                )
-            scene = PointCloud(scene)
-        if not isinstance(scene, PointCloud):
-            raise InputError(
-                f"prepare: {type(self).__name__} reads a PointCloud, an array (N, 3), a View with depth or "
-                f"SparseVoxels, not a {type(scene).__name__}"
-            )
-        if len(scene) == 0 or (scene.offsets.diff() == 0).any():
-            raise InputError("prepare: the cloud holds no point")
-        if not scene.xyz.is_floating_point():
-            raise InputError(f"prepare: positions must be floats, metres, got {scene.xyz.dtype}")
-        require_range(scene.xyz, -np.inf, np.inf, "prepare: positions", "leave such points out")
-        for part in self.reads:
-            values = getattr(scene, part)
-            if values is None:
-                raise InputError(
-                    f"prepare: {type(self).__name__} reads {part}, and the points have none; add them, or make one "
-                    "without by the option signals"
-                )
-            _check_part(part, values)
-        return scene
+        clouds = [checked_cloud(self, scene, self.reads, "or SparseVoxels") for scene in scenes]
+        return self.inputs(PointCloud.pack(clouds), voxel_size).to(self.device)
 
     def _of_voxels(self, scenes: list[SparseVoxels]) -> Any:
         """Voxels of some scenes as the network's input."""
@@ -148,7 +110,7 @@ class VoxelEncoder(Encoder):
         order = joined[:, 0].argsort(stable=True)
         parts = {part: values[order, 3 * n : 3 * n + 3] for n, part in enumerate(self.reads)}
         for part, columns in parts.items():
-            _check_part(part, columns)
+            check_part(part, columns)
         offsets = offsets_of(joined[order, 0].long(), batches)
         points = VoxelPoints(
             joined[order, 1:].float() + 0.5, parts.get("colors"), parts.get("normals"), offsets, order, order.argsort()
@@ -156,20 +118,3 @@ class VoxelEncoder(Encoder):
         made = self.voxel_inputs(points)
         made.index, made.inverse = points.index, points.inverse
         return made
-
-
-def _check_part(part: str, values: Tensor) -> None:
-    low, high, hint = _RANGES[part]
-    if not values.is_floating_point():
-        raise InputError(f"prepare: {part} must be floats in [{low:.0f}, {high:.0f}], got {values.dtype}; {hint}")
-    require_range(values, low, high, f"prepare: {part}", hint)
-
-
-def _points_of_view(view: View) -> PointCloud:
-    """The points that a view's depth map shows, with the colours of an image of the same size."""
-    try:
-        xyz, pixel = view.world_points()
-    except ValueError as error:
-        raise InputError(f"prepare: {error}") from error
-    aligned = view.image is not None and view.image.shape[:2] == view.depth.shape
-    return PointCloud(xyz, view.image.reshape(-1, 3)[pixel] if aligned else None)

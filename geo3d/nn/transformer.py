@@ -30,16 +30,23 @@ class SelfAttention(nn.Module):
         dim: channels.
         heads: number of heads; divides ``dim``.
         rope_base: base of the 2D rotary embedding of queries and keys, or None for none.
+        qkv_bias: whether queries, keys and values have a bias.
     """
 
-    def __init__(self, dim: int, heads: int, rope_base: float | None = None) -> None:
+    def __init__(self, dim: int, heads: int, rope_base: float | None = None, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.rope_base = rope_base
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        masks: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Attend within each sequence.
 
         Args:
@@ -47,6 +54,7 @@ class SelfAttention(nn.Module):
             positions: (B, N, 2) int64 (y, x); needed with rotary embedding.
             lengths: sizes of the sequences that lie one after the other along N and do not see each
                 other; one sequence of N when not given.
+            masks: of each sequence, true where its tokens may look: (n, n) bool, one of ``lengths`` or of B.
 
         Returns:
             (B, N, C).
@@ -60,9 +68,12 @@ class SelfAttention(nn.Module):
             q, k = qk.chunk(2, dim=1)
             v = v.squeeze(2).transpose(1, 2)
         if lengths is None:
-            out = F.scaled_dot_product_attention(q, k, v)
+            mask = None if masks is None else torch.stack(tuple(masks)).unsqueeze(1)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
-            parts = zip(*(t.split(tuple(lengths), dim=2) for t in (q, k, v)), strict=True)
+            parts = zip(
+                *(t.split(tuple(lengths), dim=2) for t in (q, k, v)), masks or [None] * len(lengths), strict=True
+            )
             out = torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
         return self.proj(_merge_heads(out))
 

@@ -1,5 +1,7 @@
 """Operators: one file each, ``geo3d::name`` in torch's dispatcher, with a plain-PyTorch reference of the same name."""
 
+from geo3d.ops.chamfer import chamfer_distance, chamfer_loss
+from geo3d.ops.farthest_point_sample import farthest_point_sample
 from geo3d.ops.interpolate import interpolate, inverse_distance_weights
 from geo3d.ops.kernel_map import KernelMap, build_kernel_map, kernel_map, kernel_offsets, transpose_kernel_map
 from geo3d.ops.kernel_support import kernel_support
@@ -14,7 +16,10 @@ from geo3d.ops.window_partition import window_partition
 __all__ = [
     "KernelMap",
     "build_kernel_map",
+    "chamfer_distance",
+    "chamfer_loss",
     "explain",
+    "farthest_point_sample",
     "interpolate",
     "inverse_distance_weights",
     "kernel_map",

@@ -9,7 +9,8 @@ from geo3d.errors import InputError
 from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = (
-    "knn(Tensor query, Tensor points, Tensor query_offsets, Tensor point_offsets, int k)"
+    "knn(Tensor query, Tensor points, Tensor query_offsets, Tensor point_offsets, int k, "
+    "bool float32_order=False)"
     " -> (Tensor index, Tensor distance)"
 )
 
@@ -17,7 +18,14 @@ MAX_NEIGHBOURS = 64
 _ELEMENTS_AT_ONCE = 2**22  # distances that the reference holds at a time
 
 
-def knn(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def knn(
+    query: Tensor,
+    points: Tensor,
+    query_offsets: Tensor,
+    point_offsets: Tensor,
+    k: int,
+    float32_order: bool = False,
+) -> tuple[Tensor, Tensor]:
     """The k points nearest to each query among the points of its scene.
 
     Squared distances are ``((qx - px)**2 + (qy - py)**2) + (qz - pz)**2`` in float64 on the given coordinates, without
@@ -30,6 +38,9 @@ def knn(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Ten
         points: (P, 3) in the dtype of ``query``; likewise with ``point_offsets``.
         query_offsets, point_offsets: (B + 1,) int64, rising from 0 to Q and to P.
         k: 1 to 64.
+        float32_order: round the coordinates to float32 and compute the squared distances so, as the neighbour search
+            of published point networks does. Points of a lattice that are equally far are then often not, or the other
+            way round, and others come first.
 
     Returns:
         index: (Q, k) int64 rows of ``points``, nearest first; -1 where the scene has fewer than k points.
@@ -40,15 +51,21 @@ def knn(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Ten
         ValueError: shapes that do not fit each other, different devices, or k out of range.
         InputError: offsets that are no partition, or coordinates that are not finite; tensors on the CPU only.
     """
-    return torch.ops.geo3d.knn.default(query, points, query_offsets, point_offsets, k)
+    return torch.ops.geo3d.knn.default(query, points, query_offsets, point_offsets, k, float32_order)
 
 
 def knn_reference(
-    query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int
+    query: Tensor,
+    points: Tensor,
+    query_offsets: Tensor,
+    point_offsets: Tensor,
+    k: int,
+    float32_order: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """What ``geo3d::knn`` computes, in plain PyTorch: all distances of a scene, a block of queries at a time."""
     index = query_offsets.new_full((query.shape[0], k), -1)
     distance = query.new_full((query.shape[0], k), torch.inf)
+    precision = torch.float32 if float32_order else torch.float64
     queries_of, points_of = query_offsets.tolist(), point_offsets.tolist()
     for first, last, start, stop in zip(queries_of, queries_of[1:], points_of, points_of[1:]):
         count = min(k, stop - start)
@@ -57,7 +74,7 @@ def knn_reference(
         block = max(1, _ELEMENTS_AT_ONCE // (stop - start))
         for row in range(first, last, block):
             rows = slice(row, min(row + block, last))
-            nearest, squared = _nearest(query[rows].double(), points[start:stop].double(), count)
+            nearest, squared = _nearest(query[rows].to(precision), points[start:stop].to(precision), count)
             index[rows, :count] = nearest + start
             distance[rows, :count] = squared.to(query.dtype)
     return index, distance
@@ -75,7 +92,9 @@ def _nearest(query: Tensor, points: Tensor, count: int) -> tuple[Tensor, Tensor]
     return index.gather(1, order), squared
 
 
-def _check(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int) -> None:
+def _check(
+    query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int, float32_order: bool = False
+) -> None:
     if query.dtype not in (torch.float32, torch.float64) or points.dtype != query.dtype:
         raise TypeError(
             f"knn: query and points must both be float32 or both float64, got {query.dtype} and {points.dtype}"
@@ -97,7 +116,7 @@ def _check(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: 
         raise ValueError(f"knn: k must be from 1 to {MAX_NEIGHBOURS}, got {k}")
 
 
-def _check_values(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int) -> None:
+def _check_values(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, *_: int) -> None:
     for name, xyz, offsets in (("query", query, query_offsets), ("point", points, point_offsets)):
         if offsets[0] != 0 or offsets[-1] != len(xyz) or (offsets.diff() < 0).any():
             raise InputError(f"knn: {name}_offsets must rise from 0 to {len(xyz)}, got {offsets.tolist()[:8]}")
@@ -106,7 +125,9 @@ def _check_values(query: Tensor, points: Tensor, query_offsets: Tensor, point_of
             raise InputError(f"knn: {name} {row} is {xyz[row].tolist()}; remove points that are not finite")
 
 
-def _fake(query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _fake(
+    query: Tensor, points: Tensor, query_offsets: Tensor, point_offsets: Tensor, k: int, float32_order: bool = False
+) -> tuple[Tensor, Tensor]:
     return query_offsets.new_empty((query.shape[0], k)), query.new_empty((query.shape[0], k))
 
 

@@ -1,16 +1,18 @@
 """Recipes: a method with its presets, its data and its report, by name."""
 
 from geo3d.recipes.croco import CroCoRecipe
+from geo3d.recipes.i2p_mae import I2PMAERecipe
 from geo3d.recipes.pretrain import pretrain
-from geo3d.recipes.recipe import Recipe, Run
+from geo3d.recipes.recipe import Recipe, RoomsRun, Run
 from geo3d.recipes.registry import get_recipe, list_recipes, register_recipe
 from geo3d.recipes.spark import SparKRecipe
 from geo3d.recipes.spark3d import SparK3DRecipe
 from geo3d.recipes.swin3d import Swin3DRecipe
 
 register_recipe("croco", CroCoRecipe)
+register_recipe("i2p_mae", I2PMAERecipe)
 register_recipe("spark", SparKRecipe)
 register_recipe("spark3d", SparK3DRecipe)
 register_recipe("swin3d", Swin3DRecipe)
 
-__all__ = ["Recipe", "Run", "get_recipe", "list_recipes", "pretrain", "register_recipe"]
+__all__ = ["Recipe", "RoomsRun", "Run", "get_recipe", "list_recipes", "pretrain", "register_recipe"]

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
-from geo3d.datasets.rooms import make_rooms
 from geo3d.errors import InputError
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.progress import Log, progress_line
 from geo3d.random import Stream
-from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, Run
+from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, RoomsRun
 from geo3d.samples.pairs import ViewPairs
 from geo3d.samples.readable import Readable
 from geo3d.train.config import TrainConfig
@@ -26,7 +25,7 @@ _TRIES = 100
 
 
 @dataclass(kw_only=True)
-class CroCoRun(Run):
+class CroCoRun(RoomsRun):
     """Pre-train CroCo: complete a masked view from another view of the same scene."""
 
     pairs: Path | None = None
@@ -73,7 +72,7 @@ class CroCoRecipe(Recipe):
         """Make synthetic rooms where no data is given, and mine pairs where no index is."""
         if config.pairs is not None:
             return
-        roots = config.data or (make_rooms(config.rooms, config.train.seed, log),)
+        roots = config.data or (cls.make_data(config, log),)
         if fresh:
             mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict)
             log(str(mine_pairs(mined, progress_line("scene"))))

@@ -35,10 +35,7 @@ class Run:
     """What every pre-training run says; methods add their own fields."""
 
     data: tuple[Path, ...] = ()
-    """Folders of scenes, in any layout of docs/datasets.md. None: synthetic rooms are made under `data`."""
-
-    rooms: int = 32
-    """Synthetic rooms to make where `data` is empty (count)."""
+    """Folders of scenes, in any layout of docs/datasets.md. None: synthetic ones are made under `data`."""
 
     out: Path | None = None
     """Run folder; training goes on where it left off if it holds a run. None: a new numbered folder under `runs`."""
@@ -75,8 +72,21 @@ class Run:
             if not folder.is_dir():
                 raise InputError(f"data: {folder} is not a folder; give the root of a dataset")
         check_below_one(self, "held_out")
-        check_at_least(self, 1, "rooms", "measure_every")
+        check_at_least(self, 1, "measure_every")
         self.train.check()
+
+
+@dataclass(kw_only=True)
+class RoomsRun(Run):
+    """A run that is on synthetic rooms where it is given no data."""
+
+    rooms: int = 32
+    """Synthetic rooms to make where `data` is empty (count)."""
+
+    def check(self) -> None:
+        """As :meth:`Run.check`."""
+        super().check()
+        check_at_least(self, 1, "rooms")
 
 
 class Recipe:
@@ -97,7 +107,7 @@ class Recipe:
     #: One line of help.
     summary: ClassVar[str]
     #: Config class.
-    run: ClassVar[type[Run]] = Run
+    run: ClassVar[type[Run]] = RoomsRun
     #: Name -> factory of a config; the first is the default.
     presets: ClassVar[dict[str, Callable[[], Any]]]
     #: Built as ``method_class(run.method, generator=generator)`` unless :meth:`build_method` is overridden.
@@ -146,7 +156,7 @@ class Recipe:
         coerce(config)  # from Python, values of any type come
         config.check()
         if not config.data:
-            split_scenes(config.rooms, config.held_out, config.train.seed)
+            split_scenes(cls.made_count(config), config.held_out, config.train.seed)
         with torch.device("meta"):
             return cls.build_method(config, None, None)
 
@@ -163,12 +173,29 @@ class Recipe:
 
     @classmethod
     def prepare(cls, config: Any, folder: Path, log: Log, fresh: bool) -> None:
-        """Make what the run needs on disk, in the first process alone: synthetic rooms where no data is given.
+        """Make what the run needs on disk, in the first process alone: synthetic scenes where no data is given.
 
         ``fresh`` says whether the run begins; what a run that is continued has made already is to be kept.
         """
         if not config.data:
-            make_rooms(config.rooms, config.train.seed, log)
+            cls.make_data(config, log)
+
+    # Where no data is given: synthetic rooms, unless a recipe says otherwise
+
+    @classmethod
+    def made_count(cls, config: Any) -> int:
+        """How many scenes are made."""
+        return config.rooms
+
+    @classmethod
+    def made_data(cls, config: Any) -> Path:
+        """The folder that they are in."""
+        return rooms_folder(config.rooms, config.train.seed)
+
+    @classmethod
+    def make_data(cls, config: Any, log: Log) -> Path:
+        """Make them, or find those made before; returns their folder."""
+        return make_rooms(config.rooms, config.train.seed, log)
 
     # With data, in every process
 
@@ -198,7 +225,7 @@ class Recipe:
 
     def find_source(self) -> Any:
         """Where samples come from: what the method reads under the folders of data."""
-        folders = self.config.data or (rooms_folder(self.config.rooms, self.seed),)
+        folders = self.config.data or (self.made_data(self.config),)
         return self.method_class.source.find(folders, strict=self.config.strict)
 
     def describe(self) -> str:

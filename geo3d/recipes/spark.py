@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from geo3d.methods.spark import MaskedModelling, MaskedModellingConfig
 from geo3d.random import Stream
-from geo3d.recipes.recipe import Recipe, Run
+from geo3d.recipes.recipe import Recipe, RoomsRun
 from geo3d.train.config import TrainConfig
 
 
 @dataclass(kw_only=True)
-class SparKRun(Run):
+class SparKRun(RoomsRun):
     """Pre-train SparK: fill in hidden cells of images, with a convolutional network."""
 
     data: tuple[Path, ...] = ()

@@ -15,7 +15,7 @@ from torch import Tensor
 from geo3d.methods.spark3d import ATTRIBUTES, MaskedCellSamples, SparK3D, SparK3DConfig, copied_occupancy
 from geo3d.metrics import intersection_and_union
 from geo3d.random import Stream, stream_generator
-from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, RoomsRun
 from geo3d.samples.points import PointScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_clouds, write_points
@@ -26,7 +26,7 @@ _LARGER = 4
 
 
 @dataclass(kw_only=True)
-class SparK3DRun(Run):
+class SparK3DRun(RoomsRun):
     """Pre-train an encoder over voxels: fill in masked cells of scenes, which need no labels."""
 
     method: SparK3DConfig = field(default_factory=SparK3DConfig)

@@ -11,7 +11,7 @@ from torch import Tensor
 from geo3d.geometry import PointCloud
 from geo3d.methods.segmentation import Segmentation, SegmentationConfig
 from geo3d.metrics import confusion_matrix, segmentation_scores
-from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, Run
+from geo3d.recipes.recipe import MEASURED_SCENES, Recipe, RoomsRun
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 from geo3d.viz.points import draw_labels, write_labelled_points
@@ -19,7 +19,7 @@ from geo3d.viz.sheet import write_picture
 
 
 @dataclass(kw_only=True)
-class Swin3DRun(Run):
+class Swin3DRun(RoomsRun):
     """Pre-train Swin3D: name the class of every voxel of labelled scenes."""
 
     method: SegmentationConfig = field(default_factory=SegmentationConfig)

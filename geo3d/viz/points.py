@@ -143,29 +143,50 @@ def _panels(panels: dict[str, np.ndarray], below: int = 0) -> Sheet:
     return sheet
 
 
-class _View:
-    """Where points are seen: obliquely from above, at the scale at which ``xyz`` (N, 3) fills a panel."""
+def draw_points(
+    xyz: np.ndarray, colors: np.ndarray | None, size: tuple[int, int], frame: np.ndarray | None = None
+) -> np.ndarray:
+    """Points seen obliquely from above, as a small panel of a larger sheet.
 
-    def __init__(self, xyz: np.ndarray) -> None:
+    Args:
+        xyz: (N, 3), z up.
+        colors: (N, 3) uint8; None: grey.
+        size: width and height, pixels.
+        frame: (M, 3) points that are to fill the panel; ``xyz`` when not given.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    view = _View(xyz if frame is None else frame, size)
+    uv, depth, _ = view.project(xyz, None)
+    grey = np.tile(np.array(_UNLABELLED, np.uint8), (len(xyz), 1))
+    return _splat(uv, depth, grey if colors is None else colors, size)
+
+
+class _View:
+    """Where points are seen: obliquely from above, at the scale at which ``xyz`` (N, 3) fills a panel of a size."""
+
+    def __init__(self, xyz: np.ndarray, size: tuple[int, int] = _SIZE) -> None:
+        self.size = np.array(size)
         ca, sa, ce, se = np.cos(_AZIMUTH), np.sin(_AZIMUTH), np.cos(_ELEVATION), np.sin(_ELEVATION)
         right, self.forward = np.array([-sa, ca, 0]), np.array([-ca * ce, -sa * ce, -se])
         self.axes = np.stack([right, np.cross(self.forward, right)], 1)  # right and down
         plane = xyz @ self.axes
         self.low, self.high = (plane.min(0), plane.max(0)) if len(plane) else (np.zeros(2), np.ones(2))
-        self.scale = ((np.array(_SIZE) - 2 * MARGIN) / np.maximum(self.high - self.low, 1e-6)).min()
+        self.scale = ((self.size - 2 * MARGIN) / np.maximum(self.high - self.low, 1e-6)).min()
 
     def project(self, xyz: np.ndarray, normals: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels (N, 2), depth (N,) away from the eye, and which points are shown: not those that face away."""
-        uv = (xyz @ self.axes - (self.low + self.high) / 2) * self.scale + np.array(_SIZE) / 2
+        uv = (xyz @ self.axes - (self.low + self.high) / 2) * self.scale + self.size / 2
         facing = np.ones(len(xyz), dtype=bool)
         if normals is not None:
             facing = ~(normals @ self.forward >= 0.1)  # unknown ones are shown
         return uv, xyz @ self.forward, facing
 
 
-def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray, size: tuple[int, int] = _SIZE) -> np.ndarray:
     """Square dots as large as the points are apart; nearer ones cover those behind."""
-    width, height = _SIZE
+    width, height = size
     image = np.full((height, width, 3), BACKGROUND, np.uint8)
     if len(uv) == 0:
         return image
@@ -175,6 +196,6 @@ def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray) -> np.ndarray:
     order = np.argsort(-depth, kind="stable")  # of equal pixels the last assignment stays
     steps = np.stack(np.meshgrid(np.arange(dot), np.arange(dot)), -1).reshape(-1, 2)
     pixels = (corner[order, None] + steps).reshape(-1, 2)
-    inside = ((pixels >= 0) & (pixels < _SIZE)).all(1)
+    inside = ((pixels >= 0) & (pixels < size)).all(1)
     image[pixels[inside, 1], pixels[inside, 0]] = np.repeat(colors[order], len(steps), 0)[inside]
     return image

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
+from i2p_mae_golden import check_classifier, check_i2p_mae
 from spark_golden import check_spark, check_spark_encoder
 from swin3d_golden import check_swin3d
 from swin3d_windows_golden import check_window_partition
@@ -16,6 +17,8 @@ from voxel_attention_golden import check_voxel_attention
 #: kind -> the check of a case of that kind.
 CHECKS = {
     "croco": check_croco,
+    "i2p_mae": check_i2p_mae,
+    "i2p_mae_classifier": check_classifier,
     "rope2d": check_rope2d,
     "spark": check_spark,
     "spark_encoder": check_spark_encoder,
@@ -30,8 +33,6 @@ LATER = {
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
     "point_ops": "comes with I2P-MAE",
-    "i2p_mae": "comes with I2P-MAE",
-    "i2p_mae_classifier": "comes with I2P-MAE",
     "nerf_mae": "comes with NeRF-MAE",
     "nerf_mae_fpn": "comes with NeRF-MAE",
     "nerf_mae_semantic": "comes with NeRF-MAE",

@@ -358,6 +358,10 @@ def _knn_examples() -> Examples:
             "no points": (query, points[:0], offsets(50), offsets(0), 3),
             "no scenes": (query[:0], points[:0], offsets(), offsets(), 3),
             "one point": (query, points[:1], offsets(50), offsets(1), 1),
+            "in float32": (query, points, *by_scene, 16, True),
+            "in float32, ties on a grid": (0.1 * grid, 0.1 * grid, offsets(343), offsets(343), 20, True),
+            "in float32, beyond its range": (query * 1e19, points * 1e19, *by_scene, 50, True),
+            "in float32, fewer points than k": (query, points[:7], offsets(20, 10, 20), offsets(3, 0, 4), 5, True),
         },
         small=(query[:5], points[:9], offsets(5), offsets(9), 2),
         resized=(query[:30], points[:90], offsets(10, 10, 10), offsets(30, 30, 30), 16),
@@ -374,6 +378,65 @@ def _knn_examples() -> Examples:
             "short offsets": ((query, points, offsets(50), offsets(30), 3), ValueError, "must rise from 0 to 400"),
             "falling offsets": ((query, points, offsets(60, -10, 0), by_scene[1], 3), ValueError, "rise from 0 to 50"),
             "not finite": ((query, points / 0.0, *by_scene, 3), ValueError, "point 0 is .* not finite"),
+        },
+    )
+
+
+def _farthest_point_sample_examples() -> Examples:
+    def offsets(*counts: int) -> Tensor:
+        return torch.tensor([0, *counts]).cumsum(0)
+
+    points, clouds = random_tensor(700, 3), offsets(250, 1, 449)
+    plain, published, skipping = (False, False), (True, False), (False, True)  # published_ties, skip_near_origin
+    grid = torch.cartesian_prod(*[torch.arange(7.0, dtype=torch.float64)] * 3)  # ties everywhere, exact in any dtype
+    grids, start = torch.cat([grid, grid[torch.randperm(343, generator=torch.Generator().manual_seed(0))]]), [7, 0, 100]
+    large = random_tensor(5000, 3) * torch.tensor([1.0, 1.0, 0.1])
+    crowd = torch.cat([random_tensor(995, 3) * 1e-4, random_tensor(5, 3)])
+    count, batch = Dim("count", min=2, max=2**20), Dim("batch", min=2, max=2**10)
+    return Examples(
+        cases={
+            "clouds": (points, clouds, torch.tensor(start), 32, *plain),
+            "from the first points": (points, clouds, None, 32, *plain),
+            "published ties": (points, clouds, None, 32, *published),
+            "near the origin": (points * 0.03, clouds, None, 20, *skipping),
+            "all near the origin": (points * 1e-3, clouds, torch.tensor(start), 5, True, True),
+            "grids": (grids, offsets(343, 343), None, 50, *plain),
+            "grids, published ties": (grids, offsets(343, 343), torch.tensor([300, 4]), 50, *published),
+            "grids, both": (grids / 64, offsets(343, 343), None, 50, True, True),
+            "equal points": (points[:1].expand(300, 3), offsets(300), torch.tensor([5]), 9, *plain),
+            "equal points, published ties": (points[:1].expand(300, 3), offsets(300), None, 9, *published),
+            "more samples than points": (points[:20], offsets(15, 5), None, 30, *published),
+            "a crowd and a few": (crowd, offsets(1000), None, 40, *plain),
+            "far points": (points * 1e5, clouds, None, 20, *plain),
+            "distances beyond float32": (points * 1e20, clouds, None, 5, *plain),
+            "many points": (large, offsets(5000), None, 64, *plain),
+            "many points, published ties": (large, offsets(5000), None, 64, *published),
+            "views": (points.T.contiguous().T[::2], offsets(350).repeat_interleave(2)[::2], None, 9, *plain),
+            "one sample": (points, clouds, None, 1, *plain),
+            "no clouds": (points[:0], offsets(), None, 4, *plain),
+        },
+        small=(points[:9], offsets(5, 4), None, 3, *plain),
+        resized=(points[:400], offsets(100, 100, 150, 50), torch.tensor([0, 1, 2, 3]), 32, *plain),
+        tolerances={torch.float32: (0.0, 0.0)},
+        dynamic_shapes=({0: count}, {0: batch + 1}, {0: batch}),
+        bad={
+            "half": ((points.half(), clouds, None, 4, *plain), TypeError, "points must be float32 or float64"),
+            "two columns": ((points[:, :2], clouds, None, 4, *plain), ValueError, "points must be .P, 3."),
+            "32-bit offsets": ((points, clouds.int(), None, 4, *plain), TypeError, "offsets must be int64"),
+            "flat offsets": ((points, clouds[0], None, 4, *plain), ValueError, "offsets must be .B . 1,."),
+            "32-bit start": ((points, clouds, torch.zeros(3).int(), 4, *plain), TypeError, "start must be int64"),
+            "starts": ((points, clouds, torch.zeros(2).long(), 4, *plain), ValueError, "start must be .B,. = .3,."),
+            "no samples": ((points, clouds, None, 0, *plain), ValueError, "count must be at least 1, got 0"),
+            "other device": ((points, clouds.to("meta"), None, 4, *plain), ValueError, "points are on cpu but offsets"),
+            "short offsets": ((points, offsets(100), None, 4, *plain), InputError, "must rise from 0 to 700"),
+            "falling offsets": ((points, offsets(800, -100), None, 4, *plain), InputError, "must rise from 0 to 700"),
+            "empty cloud": ((points, offsets(700, 0), None, 4, *plain), InputError, "cloud 1 has no points"),
+            "start outside": (
+                (points, clouds, torch.tensor([0, 1, 2]), 4, *plain),
+                InputError,
+                "start 1 of cloud 1 must be a row within it, 0 to 0",
+            ),
+            "not finite": ((points / 0.0, clouds, None, 4, *plain), InputError, "point 0 is .* not finite"),
         },
     )
 
@@ -725,6 +788,7 @@ def _voxel_attention_backward_examples() -> Examples:
 
 
 EXAMPLES: dict[str, Examples] = {
+    "farthest_point_sample": _farthest_point_sample_examples(),
     "interpolate": _interpolate_examples(),
     "interpolate_feats_gradient": _interpolate_feats_gradient_examples(),
     "interpolate_weight_gradient": _interpolate_weight_gradient_examples(),

@@ -84,6 +84,38 @@ def test_both_implementations_give_the_same_bits() -> None:
     assert torch.equal(squared, exact.float())
 
 
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("count", [10, 729])  # without and with a tree
+def test_float32_decides_the_order_where_it_is_asked_for(count: int, dtype: torch.dtype) -> None:
+    lattice = 0.1 * torch.cartesian_prod(*[torch.arange(9)] * 3)
+    points = lattice[torch.randperm(729, generator=torch.Generator().manual_seed(0))][:count]
+    x, y, z = (points[:, None] - points).unbind(2)
+    ordered, expected = ((x * x + y * y) + z * z).sort(dim=1, stable=True)
+    arguments = points.to(dtype), points.to(dtype), _offsets(count), _offsets(count), 10
+    index, squared = knn(*arguments, float32_order=True)
+    assert torch.equal(index, expected[:, :10])
+    assert torch.equal(squared, ordered[:, :10].to(dtype))
+    exact, _ = knn(*arguments)
+    assert count < 20 or not torch.equal(exact, index)
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 65])
+def test_small_scenes_are_searched_as_large_ones(size: int, k: int, dtype: torch.dtype) -> None:
+    """Without a tree or with one; a lattice, with ties."""
+    generator = torch.Generator().manual_seed(size)
+    points = torch.randint(0, 4, (3 * size, 3), generator=generator).to(dtype)
+    index, squared = knn(points, points, _offsets(size, 2 * size), _offsets(size, 2 * size), k)
+    for rows in (slice(0, size), slice(size, 3 * size)):
+        scene = points[rows]
+        distance, order = (scene[:, None] - scene).square().sum(2).sort(dim=1, stable=True)
+        found = min(k, len(scene))
+        assert torch.equal(index[rows, :found], order[:, :found] + rows.start)
+        assert torch.equal(squared[rows, :found], distance[:, :found])
+        assert (index[rows, found:] == -1).all()
+
+
 def test_threads_do_not_change_a_bit() -> None:
     points = _points(5000, 7, torch.float32)
     arguments = points, points, _offsets(2000, 3000), _offsets(4000, 1000), 16

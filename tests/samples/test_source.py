@@ -173,7 +173,7 @@ class MiddleOfObjects(Method):
     """A toy: the middle of all objects."""
 
     name = "middle"
-    source = _example("ObjectClouds")
+    source = _example("InstanceClouds")
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,6 +57,9 @@ def main(schemas: Path, library: Path) -> None:
         operators.interpolate_weight_gradient(torch.randn(20, 4), torch.randn(30, 4), index)
         starts = torch.randint(-100, 100, (3, 4))
         operators.knn(torch.randn(60, 3), torch.randn(70, 3), starts[0], starts[1], 5)
+        for points in (torch.randn(70, 3), torch.full((70, 3), torch.nan)):
+            operators.farthest_point_sample(points, starts[0], None, 9, True, True)
+            operators.farthest_point_sample(points, torch.tensor([0, 30, 70]), index[:2, 0], 9, False, False)
         operators.voxelize(torch.rand(60, 3), starts[2], torch.zeros(3, 3).double(), None, 0.1)
         coords = torch.randint(-(2**31), 2**31 - 1, (60, 4)).int()
         operators.window_partition(coords, 3, 5, True)
