@@ -17,6 +17,7 @@ from geo3d.errors import InputError
 #: name -> (module of `benchmarks`, its config class); ascending
 BENCHMARKS = {
     "croco": ("croco", "CroCoBenchmark"),
+    "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),

@@ -1,0 +1,153 @@
+"""One training step of I2P-MAE beside a plain-PyTorch twin: groups, depth maps, masks, forward, losses and backward.
+
+What the teacher says of the depth maps is given, random numbers of its shape: its own time is the same for both, and
+stands in rows of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from benchmarks.i2p_mae_twin import I2PMAETwin
+from benchmarks.race import Variant, race
+from torch import Tensor
+
+from geo3d.errors import InputError
+from geo3d.methods.i2p_mae import GuidedMasking, GuidedMaskingConfig
+from geo3d.models import create_model
+from geo3d.models.teachers import Teacher, TeacherOptions, TeacherOutput, create_teacher
+
+_SIDE, _CHANNELS = 224, 512  # of depth maps, and of CLIP's features
+#: Both see the same weights, points and draws; float32 sums in another order move a loss by some 1e-6 of itself.
+_LOSS_SPREAD = 1e-3
+
+
+class StoredTeacher(Teacher):
+    """Says of every batch of images the same random numbers, which take no time."""
+
+    name, at_once, stride = "stored", 1 << 40, 16
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(TeacherOptions())
+        self.channels = channels
+        self.said: dict[int, TeacherOutput] = {}
+
+    def look(self, images: Tensor) -> TeacherOutput:
+        """The numbers for as many images, which are not looked at."""
+        count = len(images)
+        if count not in self.said:
+            generator = torch.Generator(device="cpu").manual_seed(1)
+            side = _SIDE // self.stride
+            features = torch.randn(count, self.channels, side, side, generator=generator)
+            saliency = torch.rand(count, side * side, generator=generator).softmax(1).view(count, side, side)
+            self.said[count] = TeacherOutput(features.to(images.device), saliency.to(images.device))
+        return self.said[count]
+
+
+@dataclass
+class I2PMAEBenchmark:
+    """One training step of I2P-MAE, beside a plain-PyTorch twin, the teacher apart."""
+
+    model: tuple[str, ...] = ("i2p_mae_base",)
+    """Networks, of `geo3d.list_models("i2p_mae_*")`, one case each."""
+    batch: int = 4
+    """Clouds a step."""
+    points: int = 2048
+    """Points of a cloud."""
+    teachers: tuple[str, ...] = ("clip_vit_b16", "hog")
+    """Teachers whose own time is measured too; CLIP has random weights."""
+    threads: int = 2
+    """CPU threads."""
+    turns: int = 5
+    """Timed steps of each variant; the median counts."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cpu or cuda."""
+
+
+def _clouds(batch: int, points: int) -> dict[str, Tensor]:
+    """Points on spheres of bumps, in the unit sphere, and the draws of masks, as a loader hands them out."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(batch, points, 3, generator=generator), dim=2)
+    waves = 4 * torch.randn(batch, 3, 3, generator=generator)
+    xyz = directions * (0.7 + 0.1 * (directions @ waves).sin().sum(2, keepdim=True))
+    return {"points": xyz, "stored": xyz}
+
+
+def training_step(model: str, batch: int, points: int, device: str, twin: bool) -> Callable[[], float]:
+    """The function to time: one forward, losses and backward; returns the loss."""
+    method = GuidedMasking(GuidedMaskingConfig(model, view_size=_SIDE))
+    method.network = create_model(model, teacher_dim=_CHANNELS, generator=torch.Generator().manual_seed(0))
+    method.teacher = StoredTeacher(_CHANNELS)
+    method.to(device).train()
+    sample = {name: value.to(device) for name, value in _clouds(batch, points).items()}
+    groups = method.network.config.groups[-1]
+    draws = torch.empty(batch, groups).exponential_(generator=torch.Generator().manual_seed(2))
+    sample["draws"] = draws.to(device)
+    if not twin:
+
+        def step() -> float:
+            method.zero_grad(set_to_none=True)
+            torch.manual_seed(0)
+            loss = method(sample).loss
+            loss.backward()
+            return loss.item()
+
+        return step
+
+    features, saliency = method.teacher.look(torch.empty(3 * batch, 0, device=device))
+    peer, kept = I2PMAETwin(method.network.config), method.visible_count
+    peer.load_state_dict(method.network.state_dict())
+    peer.to(device).train()
+    del method
+
+    def twin_step() -> float:
+        peer.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        loss = sum(peer(sample["points"], features, saliency, sample["draws"], kept))
+        loss.backward()
+        return loss.item()
+
+    return twin_step
+
+
+def teacher_pass(name: str, batch: int, device: str) -> Callable[[], None]:
+    """The function to time: what a teacher says of the three depth maps of each cloud."""
+    options = {"weights": "random"} if name == "clip_vit_b16" else {}
+    teacher = create_teacher(name, **options).to(device)
+    images = torch.rand(3 * batch, 1, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    images = images.to(device).expand(-1, 3, -1, -1)
+
+    def look() -> None:
+        teacher(images)
+
+    return look
+
+
+def run(config: I2PMAEBenchmark) -> list[dict[str, Any]]:
+    """Rows of the twin and of geo3d for each network, the twin the base of the ratios, then of the teachers."""
+    rows: list[dict[str, Any]] = []
+    place = {"device": config.device, "threads": config.threads}
+    for model in config.model:
+        arguments = {"model": model, "batch": config.batch, "points": config.points, "device": config.device}
+        variants = [
+            Variant(name, "benchmarks.i2p_mae:training_step", arguments | {"twin": twin}, **place)
+            for name, twin in (("plain PyTorch twin", True), ("geo3d", False))
+        ]
+        found = race(f"{model} step, batch {config.batch} x {config.points} points", variants, config.turns)
+        _check_same(found)
+        rows += found
+    for name in config.teachers:
+        arguments = {"name": name, "batch": config.batch, "device": config.device}
+        variants = [Variant(name, "benchmarks.i2p_mae:teacher_pass", arguments, **place)]
+        rows += race(f"teacher alone, {3 * config.batch} depth maps", variants, config.turns)
+    return rows
+
+
+def _check_same(rows: list[dict[str, Any]]) -> None:
+    """Variants that compute something else are no contest."""
+    values = [row["value"] for row in rows]
+    if max(values) - min(values) > _LOSS_SPREAD * abs(values[0]):
+        raise InputError(f"the variants do not compute the same loss: {values}")
