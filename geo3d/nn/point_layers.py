@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.channel_norm import SampleDropPath
+from geo3d.nn.product_max import product_max
 from geo3d.nn.transformer import Mlp, SelfAttention
 from geo3d.ops import interpolate, knn
 
@@ -60,15 +61,20 @@ class GroupEmbedding(nn.Module):
     def forward(self, members: Tensor) -> Tensor:
         """(M, k, inputs) members of groups -> (M, outputs)."""
         groups, k = members.shape[:2]
-        local = self.first_conv(members.flatten(0, 1))
-        # The group's maximum is the same for all of its members: its half of the product is taken once.
-        widen, *rest = self.second_conv
-        of_group, of_member = widen.matrix.chunk(2, dim=1)
-        shared = F.linear(local.view(groups, k, -1).amax(1), of_group, widen.bias)
-        x = F.linear(local, of_member).view(groups, k, -1).add_(shared.unsqueeze(1)).flatten(0, 1)
-        for layer in rest:
+        *begin, deepen = self.first_conv
+        widen, *middle, narrow = self.second_conv
+        x = members.flatten(0, 1)
+        for layer in begin:
             x = layer(x)
-        return x.view(groups, k, -1).amax(1)
+        # The group's maximum is the same for all of its members: its half of the product is taken once. The members'
+        # half follows another product directly: the two are one, of fewer channels.
+        of_group, of_member = widen.matrix.chunk(2, dim=1)
+        bias = F.linear(deepen.bias, of_group + of_member, widen.bias)
+        shared = F.linear(product_max(x, deepen.matrix, k), of_group, bias)
+        x = F.linear(x.view(groups, k, -1), of_member @ deepen.matrix).add_(shared.unsqueeze(1)).flatten(0, 1)
+        for layer in middle:
+            x = layer(x)
+        return product_max(x, narrow.matrix, k) + narrow.bias
 
 
 class PointBlock(nn.Module):

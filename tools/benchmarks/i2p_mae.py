@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -67,50 +68,52 @@ class I2PMAEBenchmark:
     """cpu or cuda."""
 
 
-def _clouds(batch: int, points: int) -> dict[str, Tensor]:
-    """Points on spheres of bumps, in the unit sphere, and the draws of masks, as a loader hands them out."""
+def _clouds(batch: int, points: int, groups: int) -> dict[str, Tensor]:
+    """Points on spheres with bumps, in the unit sphere, and the draws of masks, as a loader hands them out."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(batch, points, 3, generator=generator), dim=2)
     waves = 4 * torch.randn(batch, 3, 3, generator=generator)
     xyz = directions * (0.7 + 0.1 * (directions @ waves).sin().sum(2, keepdim=True))
-    return {"points": xyz, "stored": xyz}
+    draws = torch.empty(batch, groups).exponential_(generator=generator)
+    return {"points": xyz, "stored": xyz, "draws": draws}
+
+
+def _method(model: str) -> GuidedMasking:
+    method = GuidedMasking(GuidedMaskingConfig(model, view_size=_SIDE))
+    method.network = create_model(model, teacher_dim=_CHANNELS, generator=torch.Generator().manual_seed(0))
+    method.teacher = StoredTeacher(_CHANNELS)
+    return method.train()
+
+
+def _twin(method: GuidedMasking) -> I2PMAETwin:
+    twin = I2PMAETwin(method.network.config)
+    twin.load_state_dict(method.network.state_dict())
+    return twin.train()
 
 
 def training_step(model: str, batch: int, points: int, device: str, twin: bool) -> Callable[[], float]:
     """The function to time: one forward, losses and backward; returns the loss."""
-    method = GuidedMasking(GuidedMaskingConfig(model, view_size=_SIDE))
-    method.network = create_model(model, teacher_dim=_CHANNELS, generator=torch.Generator().manual_seed(0))
-    method.teacher = StoredTeacher(_CHANNELS)
-    method.to(device).train()
-    sample = {name: value.to(device) for name, value in _clouds(batch, points).items()}
-    groups = method.network.config.groups[-1]
-    draws = torch.empty(batch, groups).exponential_(generator=torch.Generator().manual_seed(2))
-    sample["draws"] = draws.to(device)
-    if not twin:
+    method = _method(model)
+    clouds = _clouds(batch, points, method.network.config.groups[-1])
+    sample = {name: value.to(device) for name, value in clouds.items()}
+    if twin:
+        network, kept = _twin(method), method.visible_count
+        features, saliency = StoredTeacher(_CHANNELS).look(torch.empty(3 * batch, 0, device=device))
+        losses = partial(network.to(device), sample["points"], features, saliency, sample["draws"], kept)
+    else:
+        network = method.to(device)
 
-        def step() -> float:
-            method.zero_grad(set_to_none=True)
-            torch.manual_seed(0)
-            loss = method(sample).loss
-            loss.backward()
-            return loss.item()
+        def losses() -> list[Tensor]:
+            return list(network(sample).losses.values())
 
-        return step
-
-    features, saliency = method.teacher.look(torch.empty(3 * batch, 0, device=device))
-    peer, kept = I2PMAETwin(method.network.config), method.visible_count
-    peer.load_state_dict(method.network.state_dict())
-    peer.to(device).train()
-    del method
-
-    def twin_step() -> float:
-        peer.zero_grad(set_to_none=True)
-        torch.manual_seed(0)
-        loss = sum(peer(sample["points"], features, saliency, sample["draws"], kept))
+    def step() -> float:
+        network.zero_grad(set_to_none=True)
+        torch.manual_seed(0)  # of dropped paths
+        loss = sum(losses())
         loss.backward()
         return loss.item()
 
-    return twin_step
+    return step
 
 
 def teacher_pass(name: str, batch: int, device: str) -> Callable[[], None]:
