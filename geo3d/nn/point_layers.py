@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.channel_norm import SampleDropPath
-from geo3d.nn.product_max import product_max
+from geo3d.nn.product_max import normalised_product_max, product_max
 from geo3d.nn.transformer import Mlp, SelfAttention
 from geo3d.ops import interpolate, knn
 
@@ -62,7 +62,7 @@ class GroupEmbedding(nn.Module):
         """(M, k, inputs) members of groups -> (M, outputs)."""
         groups, k = members.shape[:2]
         *begin, deepen = self.first_conv
-        widen, *middle, narrow = self.second_conv
+        widen, norm, _, narrow = self.second_conv
         x = members.flatten(0, 1)
         for layer in begin:
             x = layer(x)
@@ -72,9 +72,8 @@ class GroupEmbedding(nn.Module):
         bias = F.linear(deepen.bias, of_group + of_member, widen.bias)
         shared = F.linear(product_max(x, deepen.matrix, k), of_group, bias)
         x = F.linear(x.view(groups, k, -1), of_member @ deepen.matrix).add_(shared.unsqueeze(1)).flatten(0, 1)
-        for layer in middle:
-            x = layer(x)
-        return product_max(x, narrow.matrix, k) + narrow.bias
+        x = normalised_product_max(x, norm, narrow.matrix, k)
+        return x + narrow.bias.to(x.dtype)
 
 
 class PointBlock(nn.Module):
