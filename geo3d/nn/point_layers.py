@@ -16,6 +16,7 @@ from geo3d.ops import interpolate, knn
 
 _EPSILON = 1e-8  # keeps the weight of a point at the query finite
 _NEAREST = 3
+_FEW = 8  # channels
 
 
 class PointwiseConv(nn.Conv1d):
@@ -35,7 +36,10 @@ class PointwiseConv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(x, self.matrix, self.bias)
+        matrix = self.matrix
+        if self.in_channels < _FEW:  # of a matrix that lies in memory the other way the gradient takes a seventh
+            matrix = matrix.t().contiguous().t()
+        return F.linear(x, matrix, self.bias)
 
 
 def _small_network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

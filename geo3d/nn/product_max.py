@@ -42,7 +42,7 @@ def normalised_product_max(x: Tensor, norm: VoxelNorm1d, weight: Tensor, members
     Returns:
         (M, out).
     """
-    (weight,) = under_autocast(weight)
+    x, weight = under_autocast(x, weight)
     return _NormalisedProductMax.apply(x, norm.weight, norm.bias, *norm.statistics(x), norm.shared, weight, members)
 
 
@@ -140,10 +140,10 @@ class _NormalisedProductMax(torch.autograd.Function):
             y = torch.addcmul(shift, x[rows], factor).relu_().to(weight.dtype)
             spread = _spread(gradient[groups], member[groups], ctx.members)
             of_weight += spread.t() @ y
-            of_y = torch.ops.aten.threshold_backward(spread @ weight, y, 0)
+            of_y = torch.mm(spread, weight, out=of_x[rows])
+            of_y.mul_(y.sign_())  # of what is not negative: 1 where ReLU let it through
             of_norm_bias += of_y.sum(0, dtype=mean.dtype)
             of_norm_weight += (x[rows] - mean).mul_(of_y).sum(0)
-            of_x[rows] = of_y
         of_norm_weight *= scale
         a, factor, b = input_gradient(norm_weight, mean, scale, count, of_norm_weight, of_norm_bias, ctx.shared)
         for _, rows in parts:

@@ -19,8 +19,11 @@ from torch import Tensor
 from geo3d.errors import InputError
 from geo3d.methods.i2p_mae import GuidedMasking, GuidedMaskingConfig
 from geo3d.models import create_model
+from geo3d.models.i2p_mae import I2PMAE
+from geo3d.models.registry import family_of
 from geo3d.models.teachers import Teacher, TeacherOptions, TeacherOutput, create_teacher
 
+_TWIN, _GEO3D = "plain PyTorch twin", "geo3d"
 _SIDE, _CHANNELS = 224, 512  # of depth maps, and of CLIP's features
 #: Both see the same weights, points and draws; float32 sums in another order move a loss by some 1e-6 of itself.
 _LOSS_SPREAD = 1e-3
@@ -53,11 +56,9 @@ class I2PMAEBenchmark:
     """One training step of I2P-MAE, beside a plain-PyTorch twin, the teacher apart."""
 
     model: tuple[str, ...] = ("i2p_mae_base",)
-    """Networks, of `geo3d.list_models("i2p_mae_*")`, one case each."""
+    """Networks, i2p_mae_base or i2p_mae_tiny, one case each."""
     batch: int = 4
     """Clouds a step."""
-    points: int = 2048
-    """Points of a cloud."""
     teachers: tuple[str, ...] = ("clip_vit_b16", "hog")
     """Teachers whose own time is measured too; CLIP has random weights."""
     threads: int = 2
@@ -78,9 +79,12 @@ def _clouds(batch: int, points: int, groups: int) -> dict[str, Tensor]:
     return {"points": xyz, "stored": xyz, "draws": draws}
 
 
-def _method(model: str) -> GuidedMasking:
+def _method(model: str, embed_masked: bool | None = None) -> GuidedMasking:
+    if family_of(model).network is not I2PMAE:
+        raise InputError(f"this benchmark compares networks of I2P-MAE that fill in, not {model!r}")
     method = GuidedMasking(GuidedMaskingConfig(model, view_size=_SIDE))
-    method.network = create_model(model, teacher_dim=_CHANNELS, generator=torch.Generator().manual_seed(0))
+    options = {"teacher_dim": _CHANNELS} | ({} if embed_masked is None else {"embed_masked": embed_masked})
+    method.network = create_model(model, generator=torch.Generator().manual_seed(0), **options)
     method.teacher = StoredTeacher(_CHANNELS)
     return method.train()
 
@@ -91,11 +95,13 @@ def _twin(method: GuidedMasking) -> I2PMAETwin:
     return twin.train()
 
 
-def training_step(model: str, batch: int, points: int, device: str, twin: bool) -> Callable[[], float]:
+def training_step(
+    model: str, batch: int, device: str, twin: bool = False, embed_masked: bool | None = None
+) -> Callable[[], float]:
     """The function to time: one forward, losses and backward; returns the loss."""
-    method = _method(model)
-    clouds = _clouds(batch, points, method.network.config.groups[-1])
-    sample = {name: value.to(device) for name, value in clouds.items()}
+    method = _method(model, embed_masked)
+    config = method.network.config
+    sample = {name: value.to(device) for name, value in _clouds(batch, config.points, config.groups[-1]).items()}
     if twin:
         network, kept = _twin(method), method.visible_count
         features, saliency = StoredTeacher(_CHANNELS).look(torch.empty(3 * batch, 0, device=device))
@@ -132,25 +138,36 @@ def teacher_pass(name: str, batch: int, device: str) -> Callable[[], None]:
 def run(config: I2PMAEBenchmark) -> list[dict[str, Any]]:
     """Rows of the twin and of geo3d for each network, the twin the base of the ratios, then of the teachers."""
     rows: list[dict[str, Any]] = []
-    place = {"device": config.device, "threads": config.threads}
     for model in config.model:
-        arguments = {"model": model, "batch": config.batch, "points": config.points, "device": config.device}
-        variants = [
-            Variant(name, "benchmarks.i2p_mae:training_step", arguments | {"twin": twin}, **place)
-            for name, twin in (("plain PyTorch twin", True), ("geo3d", False))
-        ]
-        found = race(f"{model} step, batch {config.batch} x {config.points} points", variants, config.turns)
-        _check_same(found)
-        rows += found
+        rows += _steps(model, config)
     for name in config.teachers:
         arguments = {"name": name, "batch": config.batch, "device": config.device}
-        variants = [Variant(name, "benchmarks.i2p_mae:teacher_pass", arguments, **place)]
-        rows += race(f"teacher alone, {3 * config.batch} depth maps", variants, config.turns)
+        variant = Variant(name, f"{__name__}:teacher_pass", arguments, device=config.device, threads=config.threads)
+        (row,) = race(f"teacher {name} alone, {3 * config.batch} depth maps", [variant], config.turns)
+        step = next(found["seconds"] for found in rows if found["variant"] == _GEO3D)
+        row["columns"] = {f"share of a step of {config.model[0]}": f"{row['seconds'] / (row['seconds'] + step):.0%}"}
+        rows.append(row)
     return rows
 
 
-def _check_same(rows: list[dict[str, Any]]) -> None:
-    """Variants that compute something else are no contest."""
-    values = [row["value"] for row in rows]
-    if max(values) - min(values) > _LOSS_SPREAD * abs(values[0]):
-        raise InputError(f"the variants do not compute the same loss: {values}")
+def _steps(model: str, config: I2PMAEBenchmark) -> list[dict[str, Any]]:
+    network = _method(model).network.config
+    forms = {_TWIN: {"twin": True}, _GEO3D: {}}
+    if not network.embed_masked:  # the twin embeds them
+        forms["geo3d, masked groups embedded"] = {"embed_masked": True}
+    variants = [
+        Variant(
+            name,
+            f"{__name__}:training_step",
+            {"model": model, "batch": config.batch, "device": config.device} | form,
+            device=config.device,
+            threads=config.threads,
+        )
+        for name, form in forms.items()
+    ]
+    case = f"{model} step, batch {config.batch} x {network.points} points, {config.threads} threads"
+    rows = race(case, variants, config.turns)
+    expected, found = rows[0]["value"], rows[-1]["value"]
+    if abs(found - expected) > _LOSS_SPREAD * abs(expected):
+        raise InputError(f"the variants do not compute the same loss: {expected} and {found}")
+    return rows
