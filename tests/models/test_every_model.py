@@ -406,6 +406,8 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("croco", {"decoder_depth": 2}),
         ("swin3d", {"num_classes": 3}),
         ("spark", {"decoder_width": 64}),
+        ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1}),
+        ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
     ):
         options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
         model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
@@ -600,6 +602,91 @@ def test_what_are_no_scenes_is_refused(voxel_encoder: Encoder, make: Callable, m
         voxel_encoder.prepare(make(cloud().scene(0)))
 
 
+@pytest.fixture(scope="module")
+def point_encoder() -> Encoder:
+    return create_model("i2p_mae_tiny", generator=torch.Generator().manual_seed(0), decoder_dims=(), **POINTS)
+
+
+def test_every_form_of_clouds_is_prepared_alike(point_encoder: Encoder) -> None:
+    whole = cloud()
+    apart = [whole.scene(0), whole.scene(1)]
+    expected = point_encoder.prepare(whole)
+    assert expected.offsets.tolist() == [0, 59, 60]
+    for form in (
+        apart,
+        tuple(apart),
+        [part.xyz for part in apart],
+        [part.xyz.numpy().astype(np.float64) for part in apart],
+    ):
+        made = point_encoder.prepare(form)
+        assert torch.equal(made.xyz, expected.xyz)
+        assert torch.equal(made.offsets, expected.offsets)
+    for row, part in enumerate(apart):
+        xyz = expected.xyz[expected.offsets[row] : expected.offsets[row + 1]].double()
+        assert xyz.mean(0).abs().max() < 1e-6
+        assert xyz.norm(dim=1).max() == pytest.approx(1 if row == 0 else 0, abs=1e-6)
+        torch.testing.assert_close(
+            xyz * expected.scale[row] + expected.centre[row], part.xyz.double(), rtol=0, atol=1e-6
+        )
+    for scale, shift in ((1000.0, 0.0), (0.001, 5.0)):  # of any unit, at any place
+        moved = point_encoder.prepare(PointCloud(whole.xyz.double() * scale + shift, offsets=whole.offsets))
+        torch.testing.assert_close(moved.xyz, expected.xyz, rtol=0, atol=1e-6)
+    assert torch.equal(point_encoder.prepare(whole, normalise=False).xyz, whole.xyz)
+
+
+def test_large_clouds_are_thinned_out_alike_at_every_call(point_encoder: Encoder) -> None:
+    xyz = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+    made = point_encoder.prepare([xyz, xyz[:30]], normalise=False)
+    assert made.offsets.tolist() == [0, 64, 94]
+    rows = {tuple(row) for row in xyz.tolist()}
+    assert len({tuple(row) for row in made.xyz[:64].tolist()} & rows) == 64
+    assert torch.equal(made.xyz, point_encoder.prepare([xyz, xyz[:30]], normalise=False).xyz)
+    assert len(point_encoder.prepare(xyz, points=100).xyz) == 100
+    assert torch.equal(point_encoder.prepare(xyz, normalise=False, points=0).xyz, xyz)
+    with pytest.raises(InputError, match="points must be 0 or more, got -1"):
+        point_encoder.prepare(xyz, points=-1)
+
+
+def test_points_of_a_view_and_poolings(point_encoder: Encoder) -> None:
+    camera = geo3d.Camera(4, 3, 4.0, 4.0, 1.5, 1.0)
+    view = View("a", camera, torch.eye(4, dtype=torch.float64), depth=torch.ones(3, 4))
+    inputs = point_encoder.prepare(view)
+    assert torch.equal(inputs.xyz, point_encoder.prepare(view.world_points()[0]).xyz)
+    inputs = point_encoder.prepare(cloud())
+    with torch.no_grad():
+        tokens = point_encoder.features(inputs, [-1])[0]
+        parts = tokens.feats.split(tokens.offsets.diff().tolist())
+        maximum, mean = (
+            torch.stack([how(part) for part in parts]) for how in (lambda t: t.amax(0), lambda t: t.mean(0))
+        )
+        expected = {"max": maximum, "mean": mean, "max+mean": torch.cat([maximum, mean], 1)}
+        for pooling, values in expected.items():
+            torch.testing.assert_close(point_encoder.pooled(inputs, pooling), values, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"pooling must be one of max, mean, max\+mean, got 'maks'"):
+        point_encoder.pooled(inputs, "maks")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: c.xyz[:0], "holds no point"),
+        (lambda c: PointCloud(c.xyz, offsets=torch.tensor([0, 0, 59])), "holds no point"),
+        (lambda c: c.xyz.where(c.xyz > 0.5, torch.nan), "positions hold NaN"),
+        (lambda c: c.xyz / 0, "positions hold NaN or infinite"),
+        (lambda c: (100 * c.xyz).long(), "positions must be floats"),
+        (lambda c: c.xyz[0], r"an array of points is \(N, 3\), got \(3,\)"),
+        (lambda c: torch.cat([c.xyz, c.colors], 1), r"an array of points is \(N, 3\), got \(59, 6\)"),
+        (lambda c: [], "the list is empty"),
+        (lambda c: "scan.ply", "reads a PointCloud, an array \\(N, 3\\), or a View with depth, not a str"),
+        (lambda c: View("dark"), "world_points needs depth"),
+    ],
+)
+def test_what_are_no_clouds_is_refused(point_encoder: Encoder, make: Callable, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        point_encoder.prepare(make(cloud().scene(0)))
+    assert "\n" not in str(caught.value)
+
+
 # A family of one's own
 
 
@@ -629,9 +716,7 @@ def test_a_family_is_one_declaration_and_one_line(tmp_path: Path) -> None:
                 del names[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["croco_tiny", "resnet_tiny", "convnext_atto", "spark", "swin3d_tiny", "sparse_resnet_tiny"]
-)
+@pytest.mark.parametrize("name", SMALL.values())
 def test_features_without_prepare_say_so(name: str) -> None:
     options = {"encoder": "resnet_tiny", "decoder_width": 32} if name == "spark" else {}
     model = create_model(name, **options)

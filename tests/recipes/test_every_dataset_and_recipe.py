@@ -25,6 +25,7 @@ from geo3d.samples.source import SampleSource
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
+    "i2p_mae": {"points": 100, "view_size": 32},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},

@@ -21,6 +21,7 @@ PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(na
 #: Recipe -> a model that there is none of, and a setting that does not fit the others.
 WRONG = {
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
+    "i2p_mae": ({"model": "i2p_mae_none"}, {"view_size": 70}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
