@@ -33,8 +33,8 @@ _NO_SCENES = frozenset({".txt", ".csv"})
 class PointFileScene(Scene):
     """The points of one file.
 
-    ``labels`` are there when the dataset names its classes and the file has a column of labels; a file without is taken
-    for one object. Nothing tells in which unit a file's lengths are, nor which way is up: metres and z are assumed.
+    ``labels`` are there when the dataset names its classes and the file has a column of labels. Nothing tells in which
+    unit a file's lengths are, nor which way is up: metres and z are assumed. Nor is an object told from a place.
 
     Args:
         name: unique in the dataset.
@@ -45,12 +45,13 @@ class PointFileScene(Scene):
         BrokenScene: the file's header is damaged.
     """
 
+    is_object = True
+
     def __init__(self, name: str, file: Path, classes: tuple[str, ...] | None) -> None:
         self.name, self.root, self.file, self._classes = name, file.parent, file, classes
         self._left_out = 0
         self._origin: np.ndarray | None = None
         labelled = classes is not None and holds_labels(file, name)
-        self.is_object = not labelled
         held = {"points": True, "labels": labelled, "mesh": has_faces(file, name)}
         self.parts = frozenset(part for part, there in held.items() if there)
 

@@ -26,8 +26,9 @@ from geo3d.methods.objects import ObjectAugmentation
 from geo3d.models import create_model
 from geo3d.models.i2p_mae import I2PMAE, VIEWS, I2PMAEOutput, PointBatch
 from geo3d.models.point_encoder import PointInput
-from geo3d.models.teachers import Teacher, create_teacher, get_teacher
-from geo3d.nn.depth_views import DepthGrid, depth_views
+from geo3d.models.teachers import Teacher, TeacherOutput, create_teacher, get_teacher
+from geo3d.models.teachers.store import TargetStore, content_key
+from geo3d.nn.depth_views import DepthGrid, depth_grid, depth_views
 from geo3d.nn.point_groups import PointGroups
 from geo3d.samples.objects import ObjectClouds
 from geo3d.viz.points import draw_points
@@ -65,7 +66,12 @@ class GuidedMaskingConfig:
     relative_saliency: bool = False
     """Bring each object's saliency to mean 0 and deviation 1 first."""
     stored_views: bool = False
-    """Show the teacher objects as they are stored, not as they are turned, scaled and shifted for the network."""
+    """Show the teacher objects as they are stored, not as they are turned, scaled and shifted for the network: each is
+    then shown once, and what the teacher says is kept on disk."""
+    view_points: int = 4096
+    """Points of an object that its stored views show, always the same ones."""
+    target_folder: Path = Path("data/teacher_targets")
+    """Where that is kept, by teacher, views and object."""
     normalise_targets: bool = False
     """Bring each of the teacher's features of a view to mean 0 and deviation 1 over its channels."""
     points_weight: float = 1.0
@@ -84,6 +90,7 @@ class GuidedMaskingConfig:
         check_at_least(self, 2, "points")
         check_positive(self, "temperature", "points_weight", "features_weight")
         check_at_least(self, 16, "view_size")
+        check_at_least(self, 1, "view_points")
 
     @property
     def guided(self) -> bool:
@@ -211,32 +218,64 @@ def even_input(points: Tensor) -> PointInput:
 
 
 class ObjectSamples(SourceSamples[ObjectClouds]):
-    """Objects, augmented, with the draws that their masks are made of.
+    """Objects, augmented, with the draws that their masks are made of, and what a teacher says of them as stored.
 
     Args:
         source: where clouds come from.
         config: of the task.
         points: of a cloud.
         groups: of the last level.
+        teacher: is shown each object as it is stored, once; None: that is no concern of the samples.
     """
 
-    def __init__(self, source: ObjectClouds, config: GuidedMaskingConfig, points: int, groups: int) -> None:
+    def __init__(
+        self, source: ObjectClouds, config: GuidedMaskingConfig, points: int, groups: int, teacher: Teacher | None
+    ) -> None:
         super().__init__(source)
-        self.config, self.points, self.groups = config, points, groups
+        self.config, self.points, self.groups, self.teacher = config, points, groups, teacher
+        self._store = None
+        if teacher is not None:
+            views = {"views": "depth", "size": config.view_size}
+            self._store = TargetStore(config.target_folder, teacher.identity, views)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One object.
 
         Returns:
-            ``stored`` (N, 3) its points in the unit sphere; ``points`` (N, 3) these, augmented; ``draws`` (G,).
+            ``points`` (N, 3), in the unit sphere and augmented; ``draws`` (G,) for the mask. Where a teacher is shown
+            stored objects also ``stored`` (N, 3), where these points are in its views, and of the three views
+            ``minimum`` (3, 2), ``cell`` (3,), ``shift`` (3, 2), ``features`` (3, C, h, w) and ``saliency`` (3, h, w).
         """
-        cloud = self.source.cloud(index, rng, self.points)
-        stored = to_unit_sphere(cloud.xyz.double())[0].numpy()
-        points = self.config.augmentation.apply(stored, rng)
+        cloud = self.source.cloud(index, rng, self.points).xyz.double()
+        points = self.config.augmentation.apply(to_unit_sphere(cloud)[0].numpy(), rng)
         if self.config.recentre:
             points = to_unit_sphere(torch.from_numpy(points).double())[0].numpy()
-        sample = {"stored": stored, "points": points, "draws": rng.exponential(size=self.groups)}
-        return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in sample.items()}
+        sample = {"points": points, "draws": rng.exponential(size=self.groups)}
+        drawn = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in sample.items()}
+        return drawn | (self._shown(index, cloud) if self._store is not None else {})
+
+    def _shown(self, index: int, cloud: Tensor) -> dict[str, Tensor]:
+        """What the teacher says of an object as it is stored, and where some of its points are in what it saw."""
+        whole = self.source.cloud(index).xyz.double()
+        if len(whole) > self.config.view_points:
+            generator = torch.Generator().manual_seed(len(whole))
+            whole = whole[torch.randperm(len(whole), generator=generator)[: self.config.view_points]]
+        seen, centre, scale = to_unit_sphere(whole)
+        seen, offsets = seen.float(), torch.tensor([0, len(seen)])
+        grid = depth_grid(seen, offsets, self.config.view_size)
+
+        def make(_: list[int]) -> TeacherOutput:
+            return self.teacher(depth_views(seen, offsets, self.config.view_size).colors())
+
+        features, saliency = self._store.complete([content_key(seen)], make)
+        return {
+            "stored": ((cloud - centre) / scale).float(),
+            "minimum": grid.minimum[:, 0],
+            "cell": grid.cell[:, 0],
+            "shift": grid.shift[:, 0],
+            "features": features.half(),
+            "saliency": saliency,
+        }
 
 
 class GuidedMasking(Method):
@@ -274,6 +313,11 @@ class GuidedMasking(Method):
         return ("teacher",) if self.teacher is not None else ()
 
     @property
+    def _seen(self) -> str:
+        """Entry of a batch: points as they lie in what the teacher sees."""
+        return "stored" if self.config.stored_views and self.teacher is not None else "points"
+
+    @property
     def visible_count(self) -> int:
         """Groups of the last level that stay visible, at least one: G - int(mask_ratio * G), as published."""
         groups = self.network.config.groups[-1]
@@ -281,22 +325,30 @@ class GuidedMasking(Method):
 
     def samples(self, source: ObjectClouds) -> ObjectSamples:
         """The training items of a source of objects."""
-        return ObjectSamples(source, self.config, self.points, self.network.config.groups[-1])
+        shown = self.teacher if self.config.stored_views else None
+        return ObjectSamples(source, self.config, self.points, self.network.config.groups[-1], shown)
 
     def guidance(self, batch: dict[str, Any]) -> Guidance | None:
         """What the teacher tells of the objects of a batch; None without one."""
         if self.teacher is None:
             return None
-        seen = even_input(batch["stored" if self.config.stored_views else "points"])
-        views = depth_views(seen.xyz, seen.offsets, self.config.view_size)
-        features, saliency = self.teacher(views.colors())
+        if self.config.stored_views:
+            parts = {name: batch[name].transpose(0, 1) for name in ("minimum", "cell", "shift")}
+            grid = DepthGrid(**parts, size=self.config.view_size)
+            features, saliency = (
+                batch[name].transpose(0, 1).flatten(0, 1).float() for name in ("features", "saliency")
+            )
+        else:
+            seen = even_input(batch["points"].float())
+            grid = depth_views(seen.xyz, seen.offsets, self.config.view_size)
+            features, saliency = self.teacher(grid.colors())
         if self.config.normalise_targets:
             features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
-        return Guidance(views, features, saliency)
+        return Guidance(grid, features, saliency)
 
     def _levels_of(self, batch: dict[str, Any], clouds: PointBatch) -> list[PointGroups]:
         """Levels of groups, from the points themselves on, where the teacher sees them."""
-        seen = batch["stored" if self.config.stored_views else "points"]
+        seen = batch[self._seen]
         levels = [PointGroups(seen, seen.new_zeros(0, dtype=torch.int64), seen.new_zeros(0, dtype=torch.int64))]
         for groups in clouds.groups:
             xyz = levels[-1].rows[groups.picked].view_as(groups.xyz)
@@ -348,7 +400,7 @@ class GuidedMasking(Method):
         """
         rows = min(_PICTURE_ROWS, len(batch["points"]))
         some = {name: value[:rows] for name, value in batch.items()}
-        guidance = self.guidance(some)
+        guidance, shown = self.guidance(some), even_input(some[self._seen].float())
         clouds = self.network.batch(even_input(some["points"].to(next(self.network.parameters()).dtype)))
         fine = clouds.groups[-2]
         masked, seen = (output.extras[name] for name in ("masked", "seen"))
@@ -370,7 +422,7 @@ class GuidedMasking(Method):
             sheet.append(
                 [
                     draw_points(points, None, _PANEL, points),
-                    *(self._maps(guidance, row, rows) if guidance is not None else []),
+                    *(self._maps(guidance, shown, row, rows) if guidance is not None else []),
                     _two_colours(top[kept], top[~kept], points),
                     _two_colours(members(seen, row), filled, points),
                     _two_colours(members(seen, row), members(masked, row), points),
@@ -379,10 +431,11 @@ class GuidedMasking(Method):
         captions = ["object", *(_MAP_CAPTIONS if guidance is not None else ()), "kept centres", "filled in", "as it is"]
         return captioned_sheet(np.array(sheet), captions)
 
-    def _maps(self, guidance: Guidance, row: int, rows: int) -> list[np.ndarray]:
+    def _maps(self, guidance: Guidance, points: PointInput, row: int, rows: int) -> list[np.ndarray]:
         """Depth maps and saliency of an object, as panels."""
-        panels = []
-        for maps, mode in ((guidance.grid.images, "area"), (guidance.saliency, "nearest")):
+        panels: list[np.ndarray] = []
+        images = depth_views(points.xyz, points.offsets, self.config.view_size).images
+        for maps, mode in ((images, "area"), (guidance.saliency, "nearest")):
             own = maps.view(VIEWS, rows, *maps.shape[1:])[:, row].float()
             low, high = own.amin((1, 2), keepdim=True), own.amax((1, 2), keepdim=True)
             shown = ((own - low) / (high - low).clamp_min(1e-12)).unsqueeze(1)

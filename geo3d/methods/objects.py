@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from geo3d.geometry.rotation import random_rotation
 from geo3d.methods.checks import check_at_least, check_range
 
 _AXES = {"x": 0, "y": 1, "z": 2}
@@ -59,17 +60,4 @@ class ObjectAugmentation:
         return matrix
 
 
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation matrix (3, 3) float64; all rotations are equally likely."""
-    quaternion = rng.standard_normal(4)
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-__all__ = ["ObjectAugmentation", "random_rotation"]
+__all__ = ["ObjectAugmentation"]

@@ -13,11 +13,11 @@ import torch
 
 from geo3d.datasets.scene import BrokenScene, Mesh, Scene, SceneDataset
 from geo3d.errors import InputError
-from geo3d.geometry import PointCloud
+from geo3d.geometry import PointCloud, unit_sphere
 from geo3d.geometry.origin import origin_rows
 from geo3d.geometry.surface import sample_surface
 from geo3d.random import Stream, stream_generator
-from geo3d.samples.source import Items, NumberedItems, SampleSource
+from geo3d.samples.source import Items, NumberedItems, SampleSource, folders
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 SURFACES = ("wall", "floor", "ceiling")
 #: Points spread over the surface of a mesh, once for each object and process.
 SURFACE_POINTS = 8192
-# Names that a scene's ``subset`` may have, numbered.
-_SUBSETS = ("", "train", "test", "val")
 
 
 @dataclass
@@ -37,7 +35,7 @@ class ObjectItems(NumberedItems):
     Args:
         whole: (I,) bool, whether the scene itself is the object.
         category: (I,) int64 row of the source's ``categories``, -1 where it is not known.
-        subset: (I,) int64 row of the names that ``Scene.subset`` may have.
+        subset: (I,) str, of the scene.
     """
 
     whole: np.ndarray
@@ -58,7 +56,7 @@ class ObjectClouds(SampleSource[OpenedObjects]):
     - Scenes that are objects are an item each: those of object datasets, of files of points, and captures of MVImgNet.
       Of captures that have masks, the sparse points remain that lie in the mask in most of the views that observe them.
     - Scenes with instance labels give an item for each instance; all items of a scene are a group. They are read to be
-      found: 0.1 to 0.3 s a scan.
+      found: about 0.1 s a scan.
 
     Coordinates and axes are those of the scene: see :func:`to_unit_sphere`. Meshes are sampled evenly over their
     surface, :data:`SURFACE_POINTS` points once for each object and process, from which clouds are then drawn.
@@ -88,7 +86,7 @@ class ObjectClouds(SampleSource[OpenedObjects]):
     ) -> None:
         if items is None:
             rows, zeros = np.arange(len(scenes)), np.zeros(len(scenes), np.int64)
-            items = ObjectItems(rows, rows, zeros, np.ones(len(scenes), bool), zeros - 1, zeros)
+            items = ObjectItems(rows, rows, zeros, zeros == 0, zeros - 1, np.full(len(scenes), ""))
         super().__init__(datasets, scenes, items)
         #: Names of what categories count in: those of all datasets together, each once.
         self.categories: tuple[str, ...] = tuple(categories)
@@ -118,40 +116,38 @@ class ObjectClouds(SampleSource[OpenedObjects]):
         """
         names: dict[str, int] = {}
         scenes: list[tuple[int, str]] = []
-        rows: list[tuple[int, int, bool, int, int]] = []
+        rows: list[tuple[int, int, bool, int]] = []
+        subsets: list[str] = []
+        others: set[str] = set()
         for number, dataset in enumerate(datasets):
             own = [names.setdefault(name, len(names)) for name in dataset.categories]
             for scene in dataset.readable():
-                if not cls.reads(scene) or subset not in (None, scene.subset):
-                    continue
                 try:
+                    if not cls.reads(scene):
+                        continue
+                    if subset not in (None, scene.subset):
+                        others.add(scene.subset)
+                        continue
                     labels = _instance_labels(scene)
                 except BrokenScene as broken:
                     dataset.quarantine.add(broken)
                     continue
-                part = _SUBSETS.index(scene.subset)
-                if labels is None:
-                    if not scene.is_object:
-                        continue
-                    rows.append((len(scenes), 0, True, own[scene.category] if scene.category >= 0 else -1, part))
+                if labels is not None:
+                    found = _named_instances(*labels, dataset.classes or (), fewest, leave_out)
+                    objects = [(n, False, names.setdefault(name, len(names)) if name else -1) for n, name in found]
+                elif scene.is_object:
+                    objects = [(0, True, own[scene.category] if scene.category >= 0 else -1)]
                 else:
-                    classes = dataset.classes or ()
-                    found = [
-                        (instance, "" if label < 0 else classes[label])
-                        for instance, count, label in _instances(*labels)
-                        if count >= fewest
-                    ]
-                    found = [(instance, name) for instance, name in found if name not in leave_out]
-                    if not found:
-                        continue
-                    for instance, name in found:
-                        category = names.setdefault(name, len(names)) if name else -1
-                        rows.append((len(scenes), instance, False, category, part))
-                scenes.append((number, scene.name))
-        columns = np.array(rows, np.int64).reshape(-1, 5).T.copy()
-        scene_rows, instances, whole, category, part = columns
-        items = ObjectItems(scene_rows, scene_rows, instances, whole.astype(bool), category, part)
-        return cls(datasets, scenes, items, tuple(names))
+                    objects = []
+                if objects:
+                    rows += [(len(scenes), *described) for described in objects]
+                    subsets += [scene.subset] * len(objects)
+                    scenes.append((number, scene.name))
+        if others and not rows:
+            raise InputError(f"{folders(datasets)}: no object is of subset {subset!r}, only of {sorted(others)}")
+        scene_rows, instances, whole, category = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+        table = (scene_rows, scene_rows, instances, whole.astype(bool), category, np.array(subsets, dtype=np.str_))
+        return cls(datasets, scenes, ObjectItems(*table), tuple(names))
 
     @classmethod
     def reads(cls, scene: Scene) -> bool:
@@ -170,7 +166,7 @@ class ObjectClouds(SampleSource[OpenedObjects]):
 
     def subset(self, index: int) -> str:
         """``train``, ``test`` or ``val`` where the dataset says so of the object; else empty."""
-        return _SUBSETS[self.items.subset[self.row(index)]]
+        return str(self.items.subset[self.row(index)])
 
     def name_in_scene(self, index: int) -> str:
         row = self.row(index)
@@ -263,12 +259,19 @@ def _instance_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
     return instance, np.full_like(instance, -1) if found.semantic is None else np.asarray(found.semantic)
 
 
-def _instances(instance: np.ndarray, semantic: np.ndarray) -> list[tuple[int, int, int]]:
-    """Number, points and most frequent class of each instance of a scene."""
+def _named_instances(
+    instance: np.ndarray, semantic: np.ndarray, classes: Sequence[str], fewest: int, leave_out: Sequence[str]
+) -> list[tuple[int, str]]:
+    """Number of each instance with enough points, and its most frequent class; empty where that is none."""
     found = []
     for number, count in zip(*(column.tolist() for column in np.unique(instance[instance >= 0], return_counts=True))):
-        classes, votes = np.unique(semantic[instance == number], return_counts=True)
-        found.append((number, count, int(classes[votes.argmax()])))
+        if count < fewest:
+            continue
+        labels, votes = np.unique(semantic[instance == number], return_counts=True)
+        label = int(labels[votes.argmax()])
+        name = classes[label] if 0 <= label < len(classes) else ""
+        if name not in leave_out:
+            found.append((number, name))
     return found
 
 
@@ -349,12 +352,7 @@ def to_unit_sphere(xyz: np.ndarray) -> np.ndarray:
     Returns:
         (P, 3) float32; zeros where all points are the same.
     """
-    centred = np.asarray(xyz, np.float64)
-    centred = centred - centred.mean(0)
-    radius = np.linalg.norm(centred, axis=1).max()
-    # Of equal points the mean may lie beside them by rounding.
-    degenerate = radius <= 1e-12 * max(1.0, float(np.abs(xyz).max()))
-    return np.zeros_like(centred, np.float32) if degenerate else (centred / radius).astype(np.float32)
+    return unit_sphere.to_unit_sphere(torch.from_numpy(np.array(xyz, np.float64)))[0].float().numpy()
 
 
 __all__ = ["SURFACE_POINTS", "ObjectClouds", "ObjectItems", "resample", "to_unit_sphere"]

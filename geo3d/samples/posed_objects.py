@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geo3d.geometry.rotation import random_rotation
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.objects import ObjectClouds, to_unit_sphere
 
@@ -19,13 +20,6 @@ POSES: tuple[Pose, ...] = ("stored", "rotated", "averaged")
 
 #: Takes clouds, each (N, 3) float32 on the CPU; gives features (B, C) of them, on the CPU.
 CloudFeatures = Callable[[list[Tensor]], Tensor]
-
-
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """(3, 3) float64, drawn evenly from all rotations: of a matrix of normal numbers, the orthogonal part."""
-    orthogonal, upper = np.linalg.qr(rng.normal(size=(3, 3)))
-    orthogonal = orthogonal * np.sign(np.diag(upper))
-    return orthogonal * np.linalg.det(orthogonal)  # 1 or -1: minus a reflection is a rotation in three dimensions
 
 
 @dataclass(frozen=True)
@@ -137,5 +131,4 @@ __all__ = [
     "PosedObjects",
     "mean_features",
     "pooled_features",
-    "random_rotation",
 ]

@@ -7,7 +7,8 @@ import pytest
 from dataset_builders import BALL
 
 from geo3d import InputError
-from geo3d.methods.objects import ObjectAugmentation, random_rotation
+from geo3d.geometry.rotation import random_rotation
+from geo3d.methods.objects import ObjectAugmentation
 
 
 def many(augmentation: ObjectAugmentation, count: int = 2000) -> np.ndarray:

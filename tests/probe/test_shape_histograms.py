@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geo3d.geometry.rotation import random_rotation
 from geo3d.probe.shape_histograms import _eigenvalues, local_histograms, whole_shape_histograms
-from geo3d.samples.posed_objects import random_rotation
 
 #: Columns of the histograms of a size of neighbourhoods: line, plane, body, radius, and place off the mean.
 _SIZE = 3 * 16 + 32 + 16

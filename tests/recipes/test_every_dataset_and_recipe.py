@@ -20,6 +20,7 @@ from geo3d.errors import InputError
 from geo3d.methods import Method
 from geo3d.recipes import get_recipe, list_recipes
 from geo3d.samples.images import PhotoFolder
+from geo3d.samples.objects import ObjectClouds
 from geo3d.samples.source import SampleSource
 
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
@@ -31,7 +32,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
 }
 #: How items are looked for, where the small datasets are not what is looked for by default.
-LOOSE = {"view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)}}
+LOOSE: dict[str, dict[str, Any]] = {
+    "objects": {"fewest": 2, "leave_out": ()},
+    "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
+}
 
 
 def build_meshes(root: Path) -> None:
@@ -80,7 +84,14 @@ def _find(recipe: str, root: Path) -> SampleSource:
 
 def _holding(recipe: str, root: Path) -> list[Scene]:
     """The scenes of a dataset that hold what a recipe reads."""
-    return [scene for scene in open_dataset(root) if _method(recipe).source.reads(scene)]
+    kind = _method(recipe).source
+    found = [scene for scene in open_dataset(root) if kind.reads(scene)]
+    return found if kind is not ObjectClouds else [scene for scene in found if scene.is_object or _has_instances(scene)]
+
+
+def _has_instances(scene: Scene) -> bool:
+    """Whether the labels of a scene tell objects apart."""
+    return (scene.mesh() if "mesh" in scene.parts else scene.points()).instance is not None
 
 
 @pytest.mark.parametrize("recipe", list_recipes())

@@ -95,6 +95,8 @@ def test_objects_categories_and_subsets(tmp_path):
     assert source.group_count == 3
     assert source.describe(2) == f"{tmp_path / 'modelnet_resampled'}: scene night_stand_0201"
     assert len(ObjectClouds.find([tmp_path / "modelnet_resampled"], subset="test")) == 1
+    with pytest.raises(InputError, match=r"no object is of subset 'tset', only of \['test', 'train'\]"):
+        ObjectClouds.find([tmp_path / "modelnet_resampled"], subset="tset")
     stored = source.cloud(0)
     np.testing.assert_allclose(stored.xyz, BALL, atol=1e-6)
     assert stored.normals is not None

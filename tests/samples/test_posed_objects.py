@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from geo3d.geometry.rotation import random_rotation
 from geo3d.samples.objects import ObjectClouds
-from geo3d.samples.posed_objects import PosedObjects, mean_features, random_rotation
+from geo3d.samples.posed_objects import PosedObjects, mean_features
 
 
 @pytest.fixture(scope="module")
