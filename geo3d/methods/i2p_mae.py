@@ -90,6 +90,8 @@ class GuidedMaskingConfig:
         check_at_least(self, 2, "points")
         check_positive(self, "temperature", "points_weight", "features_weight")
         check_at_least(self, 16, "view_size")
+        if self.view_size % 2:
+            raise InputError(f"view_size must be an even number of pixels, got {self.view_size}")
         check_at_least(self, 1, "view_points")
 
     @property
@@ -294,8 +296,13 @@ class GuidedMasking(Method):
         self.config = config
         self.teacher: Teacher | None = None
         if config.guided:
+            options, needed = config.named_options(), get_teacher(config.teacher).needs_checkpoint
+            if needed and config.teacher_checkpoint is None and options.get("weights") != "random":
+                raise InputError(
+                    f"teacher: {config.teacher} needs {needed}; give it by --method.teacher-checkpoint FILE"
+                )
             with torch.device("cpu"):  # also where the network is only planned: its weights are never trained
-                self.teacher = create_teacher(config.teacher, config.teacher_checkpoint, **config.named_options())
+                self.teacher = create_teacher(config.teacher, config.teacher_checkpoint, **options)
             if config.view_size % self.teacher.multiple:
                 raise InputError(
                     f"view_size must be a multiple of {self.teacher.multiple}, the patch of {config.teacher}, got "
