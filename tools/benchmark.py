@@ -16,7 +16,9 @@ from geo3d.errors import InputError
 
 #: name -> (module of `benchmarks`, its config class); ascending
 BENCHMARKS = {
+    "chamfer": ("chamfer", "ChamferBenchmark"),
     "croco": ("croco", "CroCoBenchmark"),
+    "fps": ("fps", "FpsBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),

@@ -101,6 +101,7 @@ def _decoder_config(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         ),
         "decoder_residuals": count_names(state, "token_prop.0.extraction.operation.{}.net1.0.weight"),
         "teacher_dim": features // max(1, members * _VIEWS),
+        "shape_dim": state["rec_head_shape.weight"].shape[0] if "rec_head_shape.weight" in state else 0,
     }
 
 

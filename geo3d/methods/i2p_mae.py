@@ -29,12 +29,14 @@ from geo3d.models.point_encoder import PointInput
 from geo3d.models.teachers import Teacher, TeacherOutput, create_teacher, get_teacher
 from geo3d.models.teachers.store import TargetStore, content_key
 from geo3d.nn.depth_views import DepthGrid, depth_grid, depth_views
+from geo3d.nn.local_shape import local_shape, shape_channels
 from geo3d.nn.point_groups import PointGroups
 from geo3d.samples.objects import ObjectClouds
 from geo3d.viz.points import draw_points
 from geo3d.viz.sheet import captioned_sheet
 
 _PICTURE_ROWS, _PANEL = 4, (150, 150)  # width and height of a panel, pixels
+_LEAST_DEVIATION = 1e-3  # of a figure of shape
 _SEEN, _HIDDEN = (150, 150, 150), (40, 90, 200)
 _MAP_CAPTIONS = (*(f"depth {n}" for n in (1, 2, 3)), *(f"saliency {n}" for n in (1, 2, 3)))
 
@@ -78,6 +80,11 @@ class GuidedMaskingConfig:
     """Weight of the loss of masked points."""
     features_weight: float = 1.0
     """Weight of the loss of the teacher's features."""
+    shape_weight: float = 0.0
+    """Weight of the loss of the local shape at the centres of all groups, which needs no teacher and is the same in any
+    pose; 0: it is not predicted, as published."""
+    shape_radii: tuple[float, ...] = (0.1, 0.2, 0.35, 0.6)
+    """Sizes of the neighbourhoods whose shape it is, in radii of an object."""
     view_size: int = 224
     """Side of the depth maps, pixels."""
     augmentation: ObjectAugmentation = field(default_factory=ObjectAugmentation)
@@ -89,6 +96,9 @@ class GuidedMaskingConfig:
         check_between(self, 0, 1, "mask_ratio")
         check_at_least(self, 2, "points")
         check_positive(self, "temperature", "points_weight", "features_weight")
+        check_at_least(self, 0, "shape_weight")
+        if not self.shape_radii or min(self.shape_radii) <= 0:
+            raise InputError(f"shape_radii must be one positive number or more, got {self.shape_radii}")
         check_at_least(self, 16, "view_size")
         if self.view_size % 2:
             raise InputError(f"view_size must be an even number of pixels, got {self.view_size}")
@@ -309,7 +319,8 @@ class GuidedMasking(Method):
                     f"{config.view_size}"
                 )
         channels = self.teacher.channels if self.teacher is not None and config.guided_targets else 0
-        self.network: I2PMAE = create_model(config.model, teacher_dim=channels, generator=generator)
+        figures = shape_channels(config.shape_radii) if config.shape_weight else 0
+        self.network: I2PMAE = create_model(config.model, teacher_dim=channels, shape_dim=figures, generator=generator)
         if not isinstance(self.network, I2PMAE) or not self.network.config.decoder_dims:
             raise InputError(f"model: {config.model} fills in nothing; choose one of geo3d.list_models('i2p_mae*')")
         self.points = config.points or self.network.config.points
@@ -395,6 +406,8 @@ class GuidedMasking(Method):
         if output.features is not None:
             targets = guidance.features_of(levels[-2], levels[-3], seen)
             losses["features"] = self.config.features_weight * features_loss(output.features, targets)
+        if output.shape is not None:
+            losses["shape"] = self.config.shape_weight * self._shape_loss(output.shape, batch["points"], clouds)
         extras = {"predicted": output.points, "masked": masked, "visible": visible[-1], "seen": seen}
         return MethodOutput(losses, extras=extras)
 
@@ -449,6 +462,12 @@ class GuidedMasking(Method):
             pixels = (255 * F.interpolate(shown, _PANEL, mode=mode)).round().byte().movedim(1, -1)
             panels += list(pixels.expand(-1, -1, -1, 3).cpu().numpy())
         return panels
+
+    def _shape_loss(self, predicted: Tensor, points: Tensor, clouds: PointBatch) -> Tensor:
+        """How far the predicted local shape of all groups is off, each figure in deviations over the batch."""
+        truth = local_shape(points, clouds.groups[-2].xyz.to(points.dtype), self.config.shape_radii).flatten(0, 1)
+        deviation, mean = torch.std_mean(truth, 0)
+        return F.smooth_l1_loss(predicted, ((truth - mean) / (deviation + _LEAST_DEVIATION)).to(predicted.dtype))
 
     def model_names(self) -> tuple[str, ...]:
         """The family's."""

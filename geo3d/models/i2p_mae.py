@@ -90,6 +90,8 @@ class I2PMAEConfig(PointEncoderConfig):
     """Residual blocks on the way down."""
     teacher_dim: int = 512
     """Channels of the image network's features, of each of three views; 0: none are predicted."""
+    shape_dim: int = 0
+    """Figures of the local shape that are predicted of every group; 0: none, as published."""
     published_mask: bool = True
     """As in the published code: the first group of the first cloud of a batch is always visible below the top while
     anything is masked; and where nothing is, groups that are no members of one above are left out all the same."""
@@ -106,8 +108,10 @@ class I2PMAEConfig(PointEncoderConfig):
             )
         if self.decoder_dims and self.decoder_dims[0] != self.dims[-1]:
             raise InputError(f"I2P-MAE: decoder_dims must begin with {self.dims[-1]}, got {self.decoder_dims}")
-        if self.teacher_dim < 0:
-            raise InputError(f"I2P-MAE: teacher_dim must be 0 or more, got {self.teacher_dim}")
+        if min(self.teacher_dim, self.shape_dim) < 0:
+            raise InputError(
+                f"I2P-MAE: teacher_dim and shape_dim must be 0 or more, got {self.teacher_dim} and {self.shape_dim}"
+            )
 
 
 @dataclass(frozen=True)
@@ -302,6 +306,7 @@ class I2PMAEOutput:
         decoded: (B * G, C) these, decoded.
         points: (M, k, 3) members of its masked groups about their centres.
         features: (V, k, views * teacher_dim) features of the members of its visible groups, or None.
+        shape: (B * G, shape_dim) local shape at its centres, or None.
     """
 
     levels: list[Tensor]
@@ -309,6 +314,7 @@ class I2PMAEOutput:
     decoded: Tensor
     points: Tensor
     features: Tensor | None
+    shape: Tensor | None
 
 
 class I2PMAE(_PointNetwork):
@@ -339,6 +345,8 @@ class I2PMAE(_PointNetwork):
             self.token_prop = nn.ModuleList([FeaturePropagation(skip, top, low, config.decoder_residuals)])
             self.decoder_norm = nn.LayerNorm(low)
             self.rec_head_3d = PointwiseConv(low, 3 * members)
+            if config.shape_dim:
+                self.rec_head_shape = PointwiseConv(low, config.shape_dim)
             if config.teacher_dim:
                 self.rec_head_2d = PointwiseConv(low, members * VIEWS * config.teacher_dim)
         self.reset_parameters(generator)
@@ -349,7 +357,7 @@ class I2PMAE(_PointNetwork):
         super().reset_parameters(generator)
         if self.config.decoder_dims:
             nn.init.trunc_normal_(self.mask_token, std=_WEIGHT_STD, generator=generator)
-            for head in ("rec_head_3d", "rec_head_2d"):
+            for head in ("rec_head_3d", "rec_head_2d", "rec_head_shape"):
                 if hasattr(self, head):
                     nn.init.trunc_normal_(getattr(self, head).weight, std=_WEIGHT_STD, generator=generator)
 
@@ -395,7 +403,8 @@ class I2PMAE(_PointNetwork):
         features = None
         if self.config.teacher_dim:
             features = self.rec_head_2d(decoded[seen]).unflatten(-1, (members, -1))
-        return I2PMAEOutput(levels, propagated, decoded, points, features)
+        shape = self.rec_head_shape(decoded) if self.config.shape_dim else None
+        return I2PMAEOutput(levels, propagated, decoded, points, features, shape)
 
     @staticmethod
     def _placed(rest: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
@@ -452,11 +461,10 @@ PRESETS = {
     "i2p_mae_base": I2PMAEConfig(),
     "i2p_mae_tiny": I2PMAEConfig(
         points=1024,
-        groups=(256, 64, 32),
-        neighbors=(16, 8, 8),
-        dims=(48, 96, 192),
-        depths=(2, 2, 3),
-        heads=3,
+        groups=(128, 64, 32),
+        neighbors=(16, 6, 6),
+        dims=(96, 144, 192),
+        depths=(1, 2, 3),
         embed_dim=32,
         drop_path_rate=0.0,
         decoder_dims=(192, 96),
@@ -498,7 +506,7 @@ FAMILY = Family(
     free=(*_FREE, *_QUIRKS),
     unstated=_UNSTATED,
     bare={"decoder_dims": ()},
-    of_decoder=("decoder_dims", "decoder_depths", "decoder_residuals", "teacher_dim"),
+    of_decoder=("decoder_dims", "decoder_depths", "decoder_residuals", "teacher_dim", "shape_dim"),
     files=(ReleasedFile("ckpt-best.pth", ("i2p_mae_base",)), ReleasedFile("ckpt-last.pth", ("i2p_mae_base",))),
 )
 CLASSIFIER_FAMILY = Family(

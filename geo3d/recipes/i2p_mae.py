@@ -60,7 +60,9 @@ def _tiny() -> I2PMAERun:
         stored_views=True,
         relative_saliency=True,
         normalise_targets=True,
-        points_weight=30.0,
+        points_weight=45.0,
+        shape_weight=1.0,
+        view_size=112,
         augmentation=ObjectAugmentation(rotation="any", shift=0.0),
         recentre=True,
     )
@@ -170,7 +172,11 @@ class I2PMAERecipe(Recipe):
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Losses, and what the SVM reads off, before and after."""
-        parts = {"points_loss": "of masked points", "features_loss": "of the teacher's features"}
+        parts = {
+            "points_loss": "of masked points",
+            "features_loss": "of the teacher's features",
+            "shape_loss": "of local shape",
+        }
         told = ", ".join(
             f"{what} {before[key]:.4f} and {after[key]:.4f}" for key, what in parts.items() if key in after
         )

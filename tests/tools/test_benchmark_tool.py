@@ -111,7 +111,7 @@ def _call(*args: str) -> int:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "benchmark.py: name a benchmark: croco"),
+        ([], "benchmark.py: name a benchmark: chamfer, croco"),
         (["krn"], "unknown benchmark 'krn'"),
         (["loader", "--json", "{tmp}/none/rows.json"], "there is no folder {tmp}/none"),
         (["croco", "--model", "crocodile"], "unknown model 'crocodile'"),
