@@ -61,7 +61,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "i2p_mae": [
         POINTS
         | {"drop_path_rate": 0.2, "published_groups": True, "published_mask": True, "embed_masked": True}
-        | {"decoder_dims": (16, 16), "decoder_depths": (1, 2), "decoder_residuals": 2, "teacher_dim": 5},
+        | {"decoder_dims": (16, 16), "decoder_depths": (1, 2), "decoder_residuals": 2, "teacher_dim": 5}
+        | {"shape_dim": 3},
         POINTS | {"decoder_dims": (16, 8), "teacher_dim": 0, "published_mask": False},
         POINTS | {"decoder_dims": ()},
         {"groups": [8], "neighbors": [4], "dims": [16], "depths": [1], "radii": [0.5], "heads": 4, "decoder_dims": []},
@@ -406,7 +407,7 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("croco", {"decoder_depth": 2}),
         ("swin3d", {"num_classes": 3}),
         ("spark", {"decoder_width": 64}),
-        ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1}),
+        ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1, "shape_dim": 0}),
         ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
     ):
         options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
