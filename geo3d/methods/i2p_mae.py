@@ -23,8 +23,8 @@ from geo3d.geometry.unit_sphere import to_unit_sphere
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.methods.objects import ObjectAugmentation
-from geo3d.models import create_model
-from geo3d.models.i2p_mae import I2PMAE, VIEWS, I2PMAEOutput, PointBatch
+from geo3d.models import create_model, family_of
+from geo3d.models.i2p_mae import I2PMAE, PRESETS, VIEWS, I2PMAEOutput, PointBatch
 from geo3d.models.point_encoder import PointInput
 from geo3d.models.teachers import Teacher, TeacherOutput, create_teacher, get_teacher
 from geo3d.models.teachers.store import TargetStore, content_key
@@ -185,8 +185,12 @@ def visible_groups(saliency: Tensor | None, draws: Tensor, count: int, temperatu
     Returns:
         (B, G) bool.
     """
-    probability = torch.ones_like(draws) if saliency is None else (saliency.float() / temperature).softmax(1)
-    chosen = (probability / draws).topk(count, dim=1).indices
+    # The largest of probability / draw, whose logarithm does not run out of numbers at low temperatures; the softmax's
+    # denominator is the same for all groups.
+    order = -draws.double().log()
+    if saliency is not None:
+        order = order + saliency.double() / temperature
+    chosen = order.topk(count, dim=1).indices
     return torch.zeros_like(draws, dtype=torch.bool).scatter_(1, chosen, True)
 
 
@@ -320,10 +324,12 @@ class GuidedMasking(Method):
                 )
         channels = self.teacher.channels if self.teacher is not None and config.guided_targets else 0
         figures = shape_channels(config.shape_radii) if config.shape_weight else 0
+        if family_of(config.model).network is not I2PMAE:
+            raise InputError(f"model: {config.model} fills in nothing; choose one of {', '.join(PRESETS)}")
         self.network: I2PMAE = create_model(config.model, teacher_dim=channels, shape_dim=figures, generator=generator)
-        if not isinstance(self.network, I2PMAE) or not self.network.config.decoder_dims:
-            raise InputError(f"model: {config.model} fills in nothing; choose one of geo3d.list_models('i2p_mae*')")
         self.points = config.points or self.network.config.points
+        for norm in self.network.h_encoder.encoder_norms[:-2]:
+            norm.requires_grad_(False)  # which the decoder does not read: processes would wait for its gradients
         self.freeze()
 
     def frozen_modules(self) -> tuple[str, ...]:
