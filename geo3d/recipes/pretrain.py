@@ -87,7 +87,7 @@ def pretrain(name: str, run: Run, log: Log = print) -> tuple[RunResult, dict[str
     train = replace(run.train, strict=True) if run.strict else run.train
     measuring = None
     if run.measure_every is not None:
-        measuring = Measuring(task.measure, run.measure_every, recipe.best, recipe.higher_is_better)
+        measuring = Measuring(task.measure, run.measure_every, task.best, task.higher_is_better)
     trainer = Trainer(task.method, task.samples, train, folder, to_plain(run) | beginning.init, fabric, measuring)
     result = trainer.fit()
     if fabric.is_global_zero:
