@@ -19,6 +19,7 @@ BENCHMARKS = {
     "chamfer": ("chamfer", "ChamferBenchmark"),
     "croco": ("croco", "CroCoBenchmark"),
     "fps": ("fps", "FpsBenchmark"),
+    "i2p_guidance": ("i2p_guidance", "GuidanceBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),

@@ -37,7 +37,8 @@ class Packed(Dataset):
     """A dataset as bytes, which each worker unpacks when it is first asked.
 
     Args:
-        dataset: what is packed; parameters of networks that hang on to it travel without their values.
+        dataset: what is packed; parameters of networks that hang on to it travel without their values, but for frozen
+            ones, such as a teacher's that samples are shown to.
         name: what to call it in messages.
 
     Raises:
@@ -59,7 +60,7 @@ class Packed(Dataset):
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, nn.Parameter):
+        if isinstance(value, nn.Parameter) and value.requires_grad:
             return _parameter_without_values, (tuple(value.shape), value.dtype)
         return NotImplemented
 
