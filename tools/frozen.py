@@ -25,7 +25,7 @@ from geo3d.geometry import PointCloud
 from geo3d.recipes import get_recipe, list_recipes, pretrain
 
 COMMANDS = {"write": "write the numbers of this state to a file", "compare": "compare this state with a file"}
-STEPS = 20
+STEPS, OBJECTS = 20, 100
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -42,7 +42,7 @@ def inputs() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     xyz, colors, normals = (torch.from_numpy(rng.random((60, 3), dtype=np.float32)) for _ in range(3))
     cloud = PointCloud(xyz, colors, torch.nn.functional.normalize(normals, dim=1), offsets=torch.tensor([0, 59, 60]))
-    return {"image": rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8), "voxels": cloud}
+    return {"image": rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8), "voxels": cloud, "points": cloud}
 
 
 @torch.no_grad()
@@ -59,6 +59,8 @@ def recipe_numbers(name: str) -> dict[str, Any]:
     """Losses of the first steps of a recipe's first preset, and the weights after them."""
     run = get_recipe(name).preset(next(iter(get_recipe(name).presets)))
     run.train.steps, run.train.warmup_steps, run.train.log_every = STEPS, 5, 1
+    if hasattr(run, "objects"):
+        run.objects = OBJECTS
     with tempfile.TemporaryDirectory() as folder:
         run.out = Path(folder)
         result, _ = pretrain(name, run, log=lambda line: None)

@@ -17,6 +17,8 @@ TEACHER_PREFIX = "clip_model."
 _ENCODER = "h_encoder."
 _HEAD = "cls_head_finetune."
 _VIEWS = 3
+#: What weights do not tell of a network, for which the user's options stand in.
+_UNTOLD = ("groups", "neighbors", "radii", "heads")
 #: What the weights of fine-tuned networks do not tell -> by the number of classes: points, neighbours and radii.
 _FINE_TUNED = {
     40: {"points": 1024, "neighbors": (48, 24, 24), "radii": (0.24, 0.48, 0.96)},
@@ -30,7 +32,7 @@ def read_i2p_mae(content: Any, path: Path, options: Mapping[str, Any]) -> Stored
 
     ``{"base_model": ...}`` beside optimizer and scores, or a bare state dict, with ``module.`` in front of the names or
     not; tensors of the image network (``clip_model.``) are left out. Sizes are read off names and shapes; how many
-    groups and neighbours there are is not told, and taken to be as published.
+    groups, neighbours and heads there are is not told, and taken from ``options``, or to be as published.
 
     Raises:
         InputError: neither.
@@ -40,13 +42,16 @@ def read_i2p_mae(content: Any, path: Path, options: Mapping[str, Any]) -> Stored
     """
     state = {k: v for k, v in as_state_dict(content, path).items() if not k.startswith(TEACHER_PREFIX)}
     config = _encoder_config(state, path)
+    chosen = {name: options[name] for name in _UNTOLD if name in options}
     if any(name.startswith(_HEAD) for name in state):
-        return _classifier(state, config, path, options)
+        return Stored(
+            state, "i2p_mae_classifier", _classifier_config(state, config, path, options) | chosen, stated=False
+        )
     if any(name.startswith(("rec_head_", "h_decoder.")) for name in state):
         config |= _decoder_config(state, path)
     else:
         config |= {"decoder_dims": ()}
-    return Stored(state, "i2p_mae", config, stated=False)
+    return Stored(state, "i2p_mae", config | chosen, stated=False)
 
 
 #: Both families have the same layouts.
@@ -100,7 +105,9 @@ def _decoder_config(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     }
 
 
-def _classifier(state: dict[str, Tensor], config: dict[str, Any], path: Path, options: Mapping[str, Any]) -> Stored:
+def _classifier_config(
+    state: dict[str, Tensor], config: dict[str, Any], path: Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
     first, last = (f"{_HEAD}{layer}.weight" for layer in (0, 8))
     if missing := [name for name in (first, last) if name not in state]:
         raise InputError(f"{path}: not a whole I2P-MAE classifier: it has no {missing[0]}")
@@ -113,9 +120,9 @@ def _classifier(state: dict[str, Tensor], config: dict[str, Any], path: Path, op
             f"{path}: its weights do not tell all of the network: its {classes} classes are taken for those of "
             "ScanObjectNN's OBJ-BG and OBJ-ONLY, so radii=(0.32, 0.64, 1.28); give radii=(0.48, 0.96, 1.92) if it was "
             "trained on the hardest split (PB_T50_RS)",
-            stacklevel=5,
+            stacklevel=6,
         )
-    return Stored(state, "i2p_mae_classifier", config, stated=False)
+    return config
 
 
 __all__ = ["TEACHER_PREFIX", "classifier_around", "read_classifier", "read_i2p_mae"]

@@ -23,8 +23,8 @@ from geo3d.geometry.unit_sphere import to_unit_sphere
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.methods.objects import ObjectAugmentation
-from geo3d.models import create_model
-from geo3d.models.i2p_mae import I2PMAE, VIEWS, I2PMAEOutput, PointBatch
+from geo3d.models import create_model, family_of
+from geo3d.models.i2p_mae import I2PMAE, PRESETS, VIEWS, I2PMAEOutput, PointBatch
 from geo3d.models.point_encoder import PointInput
 from geo3d.models.teachers import Teacher, TeacherOutput, create_teacher, get_teacher
 from geo3d.models.teachers.store import TargetStore, content_key
@@ -100,6 +100,8 @@ class GuidedMaskingConfig:
         if not self.shape_radii or min(self.shape_radii) <= 0:
             raise InputError(f"shape_radii must be one positive number or more, got {self.shape_radii}")
         check_at_least(self, 16, "view_size")
+        if self.view_size % 2:
+            raise InputError(f"view_size must be an even number of pixels, got {self.view_size}")
         check_at_least(self, 1, "view_points")
 
     @property
@@ -183,8 +185,12 @@ def visible_groups(saliency: Tensor | None, draws: Tensor, count: int, temperatu
     Returns:
         (B, G) bool.
     """
-    probability = torch.ones_like(draws) if saliency is None else (saliency.float() / temperature).softmax(1)
-    chosen = (probability / draws).topk(count, dim=1).indices
+    # The largest of probability / draw, whose logarithm does not run out of numbers at low temperatures; the softmax's
+    # denominator is the same for all groups.
+    order = -draws.double().log()
+    if saliency is not None:
+        order = order + saliency.double() / temperature
+    chosen = order.topk(count, dim=1).indices
     return torch.zeros_like(draws, dtype=torch.bool).scatter_(1, chosen, True)
 
 
@@ -304,8 +310,13 @@ class GuidedMasking(Method):
         self.config = config
         self.teacher: Teacher | None = None
         if config.guided:
+            options, needed = config.named_options(), get_teacher(config.teacher).needs_checkpoint
+            if needed and config.teacher_checkpoint is None and options.get("weights") != "random":
+                raise InputError(
+                    f"teacher: {config.teacher} needs {needed}; give it by --method.teacher-checkpoint FILE"
+                )
             with torch.device("cpu"):  # also where the network is only planned: its weights are never trained
-                self.teacher = create_teacher(config.teacher, config.teacher_checkpoint, **config.named_options())
+                self.teacher = create_teacher(config.teacher, config.teacher_checkpoint, **options)
             if config.view_size % self.teacher.multiple:
                 raise InputError(
                     f"view_size must be a multiple of {self.teacher.multiple}, the patch of {config.teacher}, got "
@@ -313,10 +324,12 @@ class GuidedMasking(Method):
                 )
         channels = self.teacher.channels if self.teacher is not None and config.guided_targets else 0
         figures = shape_channels(config.shape_radii) if config.shape_weight else 0
+        if family_of(config.model).network is not I2PMAE:
+            raise InputError(f"model: {config.model} fills in nothing; choose one of {', '.join(PRESETS)}")
         self.network: I2PMAE = create_model(config.model, teacher_dim=channels, shape_dim=figures, generator=generator)
-        if not isinstance(self.network, I2PMAE) or not self.network.config.decoder_dims:
-            raise InputError(f"model: {config.model} fills in nothing; choose one of geo3d.list_models('i2p_mae*')")
         self.points = config.points or self.network.config.points
+        for norm in self.network.h_encoder.encoder_norms[:-2]:
+            norm.requires_grad_(False)  # which the decoder does not read: processes would wait for its gradients
         self.freeze()
 
     def frozen_modules(self) -> tuple[str, ...]:

@@ -230,7 +230,10 @@ class Family:
         if fresh_decoder:
             changeable = (*changeable, *self.of_decoder)
             if self._is_bare(stored):
-                stored = replace(stored, **{name: getattr(self.config(), name) for name in self.bare})
+                usual = self.presets.get(found.name, self.config())
+                decoder = {name: options.get(name, getattr(usual, name)) for name in self.bare}
+                with _about(path):
+                    stored = self.configure(stored, decoder)
         wanted = self.configure(stored, {k: v for k, v in options.items() if k in changeable})
         self._require_unchanged(wanted, options, changeable, path)
         with _about(path):

@@ -67,7 +67,7 @@ class PointEncoderConfig:
         levels = {name: len(getattr(self, name)) for name in ("groups", "neighbors", "dims", "depths", "radii")}
         if len(set(levels.values())) != 1 or not self.groups:
             raise InputError(f"I2P-MAE: {', '.join(levels)} must be of one length, got {levels}")
-        if any(dim % self.heads for dim in self.dims) or self.heads < 1:
+        if self.heads < 1 or any(dim % self.heads for dim in self.dims):
             raise InputError(f"I2P-MAE: dims {self.dims} over {self.heads} heads must give whole heads")
         sizes = (*self.groups, *self.neighbors, *self.depths, self.points, self.embed_dim)
         fits = min(sizes) >= 1 and max(self.neighbors) <= 64 and min(self.radii) >= 0

@@ -147,7 +147,7 @@ class ModelInfo:
         parameters: how many weights it has, decoder and heads among them.
         stages: of the encoder, with channels and strides.
         files: that the authors released and that fit it.
-        licence: of these, as an SPDX identifier; empty where there are none.
+        licence: of these, as an SPDX identifier; empty where there are none, or it is not known.
         non_commercial: whether that is for non-commercial use alone.
     """
 
@@ -177,8 +177,9 @@ class ModelInfo:
             f"stages: {_runs(self.stages)}",
         ]
         lines += [f"released: {file.file} ({file.task})" for file in self.files]
-        if self.licence:
-            lines.append(f"licence of these: {self.licence}{', non-commercial use alone' * self.non_commercial}")
+        if self.files:
+            licence = self.licence or "not known; ask their authors"
+            lines.append(f"licence of these: {licence}{', non-commercial use alone' * self.non_commercial}")
         return "\n".join(lines)
 
 

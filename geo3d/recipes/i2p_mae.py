@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +42,12 @@ class I2PMAERun(Run):
 
     method: GuidedMaskingConfig = field(default_factory=GuidedMaskingConfig)
     """The task and the network."""
+
+    def resolved(self) -> I2PMAERun:
+        """As :meth:`Run.resolved`; the folder of what a teacher says stays where the run is started, as `data` does."""
+        checkpoint = self.method.teacher_checkpoint
+        method = replace(self.method, teacher_checkpoint=None if checkpoint is None else checkpoint.resolve())
+        return replace(super().resolved(), probe_data=tuple(path.resolve() for path in self.probe_data), method=method)
 
     def check(self) -> None:
         """As :meth:`Run.check`."""

@@ -119,9 +119,10 @@ class Recipe:
     loss_name: ClassVar[str] = "loss"
     #: Entry of ``report.json`` that says whether they were held out.
     measured_key: ClassVar[str] = "scenes"
-    #: Figure by which the best checkpoint is told where ``Run.measure_every`` is given, and whether it is to rise.
-    best: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
+    #: Figure by which the best checkpoint is told where ``Run.measure_every`` is given, and whether it is to rise; an
+    #: instance may choose another in :meth:`prepare_measuring`.
+    best: str = "loss"
+    higher_is_better: bool = False
     #: Whence measured samples are drawn.
     stream: ClassVar[Stream] = Stream.MEASURE
 

@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -44,10 +45,7 @@ class GoldenCase:
 
     def state(self) -> dict[str, Tensor]:
         """The case's weights under their published names."""
-        root = self.path.parents[1]
-        spec = importlib.util.spec_from_file_location("golden_recipe", root / "recipe.py")
-        recipe = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(recipe)
+        root, recipe = self.path.parents[1], golden_recipe(self.path)
         keep = {name: self.tensors[f"keep.{name}"] for name in self.meta.get("keep", [])}
         state = recipe.state_dict(root / self.meta["layout"], self.meta["salt"], keep)
         for alias, source in self.meta.get("aliases", {}).items():
@@ -59,6 +57,14 @@ class GoldenCase:
         """Write the case's weights as the authors' file would hold them."""
         torch.save(_fill_container(self.meta["container"], self.state()), path)
         return path
+
+
+def golden_recipe(path: Path) -> ModuleType:
+    """The module beside the cases that draws their weights; of the path of a case."""
+    spec = importlib.util.spec_from_file_location("golden_recipe", path.parents[1] / "recipe.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    return recipe
 
 
 def _fill_container(container: Any, state: dict[str, Tensor]) -> Any:

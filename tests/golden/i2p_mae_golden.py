@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from depth_views_golden import check_views
 from golden_cases import GoldenCase
 from golden_comparison import Comparison, need_the_weights_of_the_case
 from torch import Tensor
@@ -56,6 +57,7 @@ def _guidance(case: GoldenCase, dtype: torch.dtype) -> Guidance:
 
 def check_i2p_mae(case: GoldenCase, folder: Path) -> None:
     """Load the authors' file through the public door and compare everything stored, in float64 and float32."""
+    check_views(case)
     need_the_weights_of_the_case()
     arguments = case.meta["arguments"]
     file = _write(case, folder / "ckpt-last.pth")

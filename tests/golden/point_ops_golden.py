@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from golden_cases import GoldenCase
+from depth_views_golden import check_projection
+from golden_cases import GoldenCase, golden_recipe
 from torch import Tensor
 
+from geo3d.nn.point_layers import FeaturePropagation, nearest_weights
 from geo3d.ops import chamfer_distance, chamfer_loss, farthest_point_sample, knn
 
 #: Stored values are float64 results rounded to float32: ours in float64 differ by that much of the largest.
 _ROUNDED = 2.0**-24
 #: Of a distance in float32: half of the relative error of its square, which is a sum of three rounded squares.
 _FLOAT32 = 2.0**-22
+#: Where a fine point coincides with a coarse one, the published d^2, a sum of products, is not 0 but some 1e-16, beside
+#: 1e-8 that is added to it.
+_PROPAGATED = 2e-7
 #: Of a scalar that is stored in float64: the order of some hundred additions.
 _LOSS = 1e-12
 
@@ -86,5 +91,38 @@ def check_chamfer(case: GoldenCase) -> None:
             assert error <= _ROUNDED * exact.abs().max(), f"{label}_{side}: {error:.1e}"
 
 
-#: Part of a case -> its check. Propagation and projection come beside these.
-PARTS = {"sampling": check_sampling, "neighbours": check_neighbours, "chamfer": check_chamfer}
+def check_propagation(case: GoldenCase) -> None:
+    """Interpolated features beside those of the fine points, and the layer's output, in float64."""
+    fine_xyz, coarse_xyz, fine, coarse = (
+        case.tensors[f"in.propagation.{name}"].double()
+        for name in ("dense_xyz", "coarse_xyz", "dense_features", "coarse_features")
+    )
+    offsets = [torch.arange(len(xyz) + 1) * xyz.shape[1] for xyz in (fine_xyz, coarse_xyz)]
+    index, weights = nearest_weights(fine_xyz.flatten(0, 1), coarse_xyz.flatten(0, 1), *offsets)
+    layer = FeaturePropagation(fine.shape[-1], coarse.shape[-1], case.tensors["out.propagation.output"].shape[-1], 1)
+    draw = golden_recipe(case.path).draw
+    state = {
+        name: draw(f"fp.{name}", tuple(value.shape), str(value.dtype).removeprefix("torch."), "a")
+        for name, value in layer.state_dict().items()
+    }
+    shapes = {f"fp.{name}": list(value.shape) for name, value in state.items()}
+    assert shapes == case.meta["propagation_layout"]
+    layer.load_state_dict(state)
+    joined: list[Tensor] = []
+    layer.fuse.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+    with torch.no_grad():
+        output = layer.double().eval()(fine.flatten(0, 1), coarse.flatten(0, 1), index, weights)
+    for name, value in (("concatenated", joined[0]), ("output", output)):
+        value, exact = _stored(case, f"propagation.{name}", value)
+        error = (value - exact).abs().max()
+        assert error <= _PROPAGATED * exact.abs().max(), f"{name}: {error:.1e}"
+
+
+#: Part of a case -> its check.
+PARTS = {
+    "sampling": check_sampling,
+    "neighbours": check_neighbours,
+    "chamfer": check_chamfer,
+    "propagation": check_propagation,
+    "projection": check_projection,
+}

@@ -22,6 +22,8 @@ from geo3d.models.encoder import Encoder
 _CROCO = {"encoder_dim": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_dim": 32, "decoder_depth": 1}
 _CROCO |= {"decoder_heads": 2, "image_size": (32, 32)}
 _SWIN3D = {"depths": (1, 1), "channels": (16, 16), "heads": (2, 2), "windows": (5, 5)}
+_POINTS = {"groups": (6, 4, 3), "neighbors": (3, 2, 2), "dims": (8, 8, 8), "depths": (1, 1, 1), "heads": 2}
+_POINTS |= {"embed_dim": 4, "mlp_ratio": 1}
 #: A small network of every family.
 NETWORKS: dict[str, dict[str, Any]] = {
     "croco_tiny": _CROCO,
@@ -31,6 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "spark": {"encoder": "resnet_tiny", "decoder_width": 32},
     "sparse_resnet_tiny": {"channels": (8, 8), "depths": (1, 1), "stem": 8},
     "swin3d_tiny": _SWIN3D,
+    "i2p_mae_tiny": _POINTS | {"decoder_dims": (8, 4), "teacher_dim": 2},
+    "i2p_mae_modelnet40": _POINTS,
 }
 JUNK = [None, True, -1, 0, 3, 0.5, 10**7, 10**400, "", "none", [], [1, 2], ["a"], {}, {"a": 1}, [[[[1]]]], float("nan")]
 FORMATS = (".safetensors", ".pth")

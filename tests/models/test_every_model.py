@@ -17,15 +17,22 @@ from geo3d import InputError, create_model, list_models, model_info, save_model
 from geo3d.geometry import PointCloud, SparseVoxels, View
 from geo3d.models import Encoder, Family, family_of, model_options, register_family
 from geo3d.models.croco import visible_from_mask
+from geo3d.models.i2p_mae import I2PMAE
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
-FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet")
+FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
 LARGE = 40_000_000
+#: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
+COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
-SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny"}
+SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
+SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40"}
 
+#: Sizes of a small encoder of points.
+POINTS: dict[str, Any] = {"points": 64, "groups": (24, 12, 6), "neighbors": (4, 4, 3), "dims": (8, 8, 16)}
+POINTS |= {"depths": (1, 1, 2), "heads": 2, "embed_dim": 8, "mlp_ratio": 2, "radii": (0.5, 0, 2)}
 #: Small options of every family that together choose every field of its config.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "croco": [
@@ -51,7 +58,24 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"stem": 8, "depths": (1,), "channels": (16,), "block": "bottleneck", "signals": "XYZ", "voxel_size": 1},
         {"signals": "XYZ_NORM", "stem": 16},
     ],
+    "i2p_mae": [
+        POINTS
+        | {"drop_path_rate": 0.2, "published_groups": True, "published_mask": True, "embed_masked": True}
+        | {"decoder_dims": (16, 16), "decoder_depths": (1, 2), "decoder_residuals": 2, "teacher_dim": 5}
+        | {"shape_dim": 3},
+        POINTS | {"decoder_dims": (16, 8), "teacher_dim": 0, "published_mask": False},
+        POINTS | {"decoder_dims": ()},
+        {"groups": [8], "neighbors": [4], "dims": [16], "depths": [1], "radii": [0.5], "heads": 4, "decoder_dims": []},
+    ],
+    "i2p_mae_classifier": [
+        POINTS | {"num_classes": 3, "pooling": "both", "drop_path_rate": 0, "published_groups": False},
+        POINTS | {"num_classes": 5, "pooling": "sum"},
+    ],
 }
+
+#: Of whose sizes files of others do not tell these.
+UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
+UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
 #: Parameters of the published networks.
 PUBLISHED_PARAMETERS = {
@@ -69,7 +93,11 @@ PUBLISHED_PARAMETERS = {
     "convnext_large": 196_227_264,
     "swin3d_s": 23_573_348,
     "swin3d_l": 60_757_060,
+    "i2p_mae_base": 17_622_808,
+    "i2p_mae_modelnet40": 12_830_056,
 }
+#: Families whose authors released files under no licence that is known.
+UNLICENSED = ("i2p_mae",)
 
 
 def cloud() -> PointCloud:
@@ -87,7 +115,7 @@ def photos() -> list[Image.Image]:
 
 
 #: kind -> something that an encoder of that kind prepares: two images, two scenes.
-HANDED_IN: dict[str, Callable[[], Any]] = {"image": photos, "voxels": cloud}
+HANDED_IN: dict[str, Callable[[], Any]] = {"image": photos, "voxels": cloud, "points": cloud}
 
 
 def prepared(model: Encoder) -> Any:
@@ -105,7 +133,15 @@ def forward(model: Encoder) -> torch.Tensor:
     if isinstance(model, SparK):
         active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
         return model(inputs, active).reconstruction
-    alone = getattr(model.config, "decoder", "") == "none"
+    if isinstance(model, I2PMAE) and model.config.decoder_dims:
+        batch = model.batch(inputs)
+        groups = batch.groups[-1].xyz.shape[1]
+        visible = model.visible(batch, (torch.arange(groups) % 3 == 0).expand(2, -1))
+        output = model(batch, visible)
+        return torch.cat(
+            [part.flatten() for part in (output.points, output.features, *output.levels) if part is not None]
+        )
+    alone = getattr(model.config, "decoder", "") == "none" or isinstance(model, I2PMAE)
     out = model.features(inputs) if alone else model(inputs)
     return out if isinstance(out, torch.Tensor) else torch.cat([stage.feats.flatten() for stage in out])
 
@@ -114,7 +150,7 @@ def _named_models() -> list[Any]:
     """Every model; large ones under the slow marker."""
     slow = pytest.mark.slow
     return [
-        pytest.param(name, marks=[slow] if model_info(name).parameters > LARGE else [], id=name)
+        pytest.param(name, marks=[slow] if model_info(name).parameters > LARGE or name in COSTLY else [], id=name)
         for name in list_models()
     ]
 
@@ -134,7 +170,8 @@ def test_what_a_model_says_of_itself(name: str) -> None:
     text = str(info)
     assert name in text
     assert all(file.file in text for file in info.files)
-    assert bool(info.licence) == bool(info.files)
+    assert bool(info.licence) == (bool(info.files) and info.network not in UNLICENSED)
+    assert ("licence" in text) == bool(info.files)
     if name in PUBLISHED_PARAMETERS:
         assert info.parameters == PUBLISHED_PARAMETERS[name]
     encoder = [n for n, _ in model.named_parameters() if model.is_of_encoder(n)]
@@ -155,6 +192,11 @@ def test_face_forward_and_backward(name: str) -> None:
         if model.kind == "image":
             height, width = inputs.shape[2:]
             assert found.shape == (2, info.channels, height // info.stride, width // info.stride)
+        elif model.kind == "points":
+            start, middle, end = found.offsets.tolist()
+            assert (start, end) == (0, len(found.feats))
+            assert 0 < middle < end
+            assert (found.xyz.shape, found.feats.shape[1]) == ((len(found.feats), 3), info.channels)
         else:
             cells = inputs.voxels.coords.clone()
             cells[:, 1:] = cells[:, 1:].div(info.stride, rounding_mode="floor") * info.stride
@@ -304,7 +346,7 @@ def test_what_tools_put_into_names_is_taken_off(family: str, tmp_path: Path) -> 
     for layout, content in layouts.items():
         path = tmp_path / "file.pth"
         torch.save({"model": content, **own} if own else content, path)
-        told = options if family == "sparse_resnet" else {}  # whose sizes no file of others states
+        told = {name: value for name, value in options.items() if name in UNTOLD.get(family, ())}
         loaded = create_model(family, checkpoint=path, **told).state_dict()
         assert loaded.keys() == state.keys(), layout
         assert all(torch.equal(value, loaded[key]) for key, value in state.items()), layout
@@ -365,6 +407,8 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("croco", {"decoder_depth": 2}),
         ("swin3d", {"num_classes": 3}),
         ("spark", {"decoder_width": 64}),
+        ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1, "shape_dim": 0}),
+        ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
     ):
         options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
         model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)
@@ -559,6 +603,91 @@ def test_what_are_no_scenes_is_refused(voxel_encoder: Encoder, make: Callable, m
         voxel_encoder.prepare(make(cloud().scene(0)))
 
 
+@pytest.fixture(scope="module")
+def point_encoder() -> Encoder:
+    return create_model("i2p_mae_tiny", generator=torch.Generator().manual_seed(0), decoder_dims=(), **POINTS)
+
+
+def test_every_form_of_clouds_is_prepared_alike(point_encoder: Encoder) -> None:
+    whole = cloud()
+    apart = [whole.scene(0), whole.scene(1)]
+    expected = point_encoder.prepare(whole)
+    assert expected.offsets.tolist() == [0, 59, 60]
+    for form in (
+        apart,
+        tuple(apart),
+        [part.xyz for part in apart],
+        [part.xyz.numpy().astype(np.float64) for part in apart],
+    ):
+        made = point_encoder.prepare(form)
+        assert torch.equal(made.xyz, expected.xyz)
+        assert torch.equal(made.offsets, expected.offsets)
+    for row, part in enumerate(apart):
+        xyz = expected.xyz[expected.offsets[row] : expected.offsets[row + 1]].double()
+        assert xyz.mean(0).abs().max() < 1e-6
+        assert xyz.norm(dim=1).max() == pytest.approx(1 if row == 0 else 0, abs=1e-6)
+        torch.testing.assert_close(
+            xyz * expected.scale[row] + expected.centre[row], part.xyz.double(), rtol=0, atol=1e-6
+        )
+    for scale, shift in ((1000.0, 0.0), (0.001, 5.0)):  # of any unit, at any place
+        moved = point_encoder.prepare(PointCloud(whole.xyz.double() * scale + shift, offsets=whole.offsets))
+        torch.testing.assert_close(moved.xyz, expected.xyz, rtol=0, atol=1e-6)
+    assert torch.equal(point_encoder.prepare(whole, normalise=False).xyz, whole.xyz)
+
+
+def test_large_clouds_are_thinned_out_alike_at_every_call(point_encoder: Encoder) -> None:
+    xyz = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+    made = point_encoder.prepare([xyz, xyz[:30]], normalise=False)
+    assert made.offsets.tolist() == [0, 64, 94]
+    rows = {tuple(row) for row in xyz.tolist()}
+    assert len({tuple(row) for row in made.xyz[:64].tolist()} & rows) == 64
+    assert torch.equal(made.xyz, point_encoder.prepare([xyz, xyz[:30]], normalise=False).xyz)
+    assert len(point_encoder.prepare(xyz, points=100).xyz) == 100
+    assert torch.equal(point_encoder.prepare(xyz, normalise=False, points=0).xyz, xyz)
+    with pytest.raises(InputError, match="points must be 0 or more, got -1"):
+        point_encoder.prepare(xyz, points=-1)
+
+
+def test_points_of_a_view_and_poolings(point_encoder: Encoder) -> None:
+    camera = geo3d.Camera(4, 3, 4.0, 4.0, 1.5, 1.0)
+    view = View("a", camera, torch.eye(4, dtype=torch.float64), depth=torch.ones(3, 4))
+    inputs = point_encoder.prepare(view)
+    assert torch.equal(inputs.xyz, point_encoder.prepare(view.world_points()[0]).xyz)
+    inputs = point_encoder.prepare(cloud())
+    with torch.no_grad():
+        tokens = point_encoder.features(inputs, [-1])[0]
+        parts = tokens.feats.split(tokens.offsets.diff().tolist())
+        maximum, mean = (
+            torch.stack([how(part) for part in parts]) for how in (lambda t: t.amax(0), lambda t: t.mean(0))
+        )
+        expected = {"max": maximum, "mean": mean, "max+mean": torch.cat([maximum, mean], 1)}
+        for pooling, values in expected.items():
+            torch.testing.assert_close(point_encoder.pooled(inputs, pooling), values, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"pooling must be one of max, mean, max\+mean, got 'maks'"):
+        point_encoder.pooled(inputs, "maks")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: c.xyz[:0], "holds no point"),
+        (lambda c: PointCloud(c.xyz, offsets=torch.tensor([0, 0, 59])), "holds no point"),
+        (lambda c: c.xyz.where(c.xyz > 0.5, torch.nan), "positions hold NaN"),
+        (lambda c: c.xyz / 0, "positions hold NaN or infinite"),
+        (lambda c: (100 * c.xyz).long(), "positions must be floats"),
+        (lambda c: c.xyz[0], r"an array of points is \(N, 3\), got \(3,\)"),
+        (lambda c: torch.cat([c.xyz, c.colors], 1), r"an array of points is \(N, 3\), got \(59, 6\)"),
+        (lambda c: [], "the list is empty"),
+        (lambda c: "scan.ply", "reads a PointCloud, an array \\(N, 3\\), or a View with depth, not a str"),
+        (lambda c: View("dark"), "world_points needs depth"),
+    ],
+)
+def test_what_are_no_clouds_is_refused(point_encoder: Encoder, make: Callable, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        point_encoder.prepare(make(cloud().scene(0)))
+    assert "\n" not in str(caught.value)
+
+
 # A family of one's own
 
 
@@ -588,9 +717,7 @@ def test_a_family_is_one_declaration_and_one_line(tmp_path: Path) -> None:
                 del names[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["croco_tiny", "resnet_tiny", "convnext_atto", "spark", "swin3d_tiny", "sparse_resnet_tiny"]
-)
+@pytest.mark.parametrize("name", SMALL.values())
 def test_features_without_prepare_say_so(name: str) -> None:
     options = {"encoder": "resnet_tiny", "decoder_width": 32} if name == "spark" else {}
     model = create_model(name, **options)

@@ -24,13 +24,14 @@ def rooms(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch) -> Iterator[None]:
-    """One thread, and no TensorBoard."""
+def _quick(monkeypatch, tmp_path_factory) -> Iterator[None]:
+    """One thread, no TensorBoard, and what is kept under ``data`` in a folder of the test's own."""
 
     def missing(module: str, extra: str, purpose: str) -> None:
         raise MissingExtra("not wanted here")
 
     monkeypatch.setattr(logger, "require_extra", missing)
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -20,12 +20,13 @@ from geo3d.errors import InputError
 from geo3d.methods import Method
 from geo3d.recipes import get_recipe, list_recipes
 from geo3d.samples.images import PhotoFolder
+from geo3d.samples.objects import ObjectClouds
 from geo3d.samples.source import SampleSource
 
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
-    "i2p_mae": {"view_size": 64},
+    "i2p_mae": {"points": 100, "view_size": 32},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
@@ -83,7 +84,14 @@ def _find(recipe: str, root: Path) -> SampleSource:
 
 def _holding(recipe: str, root: Path) -> list[Scene]:
     """The scenes of a dataset that hold what a recipe reads."""
-    return [scene for scene in open_dataset(root) if _method(recipe).source.reads(scene)]
+    kind = _method(recipe).source
+    found = [scene for scene in open_dataset(root) if kind.reads(scene)]
+    return found if kind is not ObjectClouds else [scene for scene in found if scene.is_object or _has_instances(scene)]
+
+
+def _has_instances(scene: Scene) -> bool:
+    """Whether the labels of a scene tell objects apart."""
+    return (scene.mesh() if "mesh" in scene.parts else scene.points()).instance is not None
 
 
 @pytest.mark.parametrize("recipe", list_recipes())
@@ -111,7 +119,10 @@ def test_what_can_be_read_is_learnt_from_and_the_rest_is_named(kind: str, recipe
     assert all(loss.isfinite() for loss in output.losses.values())
     assert output.loss > 0
     output.loss.backward()
-    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    trained = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
+    # Processes wait for the gradients of all that is trained.
+    assert not [name for name, gradient in trained.items() if gradient is None]
+    gradients = list(trained.values())
     assert all(g.isfinite().all() for g in gradients)
     assert any(g.any() for g in gradients)
 

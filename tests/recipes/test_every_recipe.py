@@ -21,9 +21,17 @@ PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(na
 #: Recipe -> a model that there is none of, and a setting that does not fit the others.
 WRONG = {
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
+    "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
+}
+#: Preset -> what it lacks by itself, and a setting of the method that goes without.
+NEEDS = {
+    ("i2p_mae", "paper"): (
+        "clip_vit_b16 needs a file that holds CLIP's ViT-B/16.*--method.teacher-checkpoint FILE",
+        {"teacher_options": ("weights=random",)},
+    )
 }
 
 
@@ -35,8 +43,15 @@ def test_every_recipe_has_small_settings_here() -> None:
 def test_presets_are_whole_and_survive_their_file(name: str, preset: str, tmp_path: Path) -> None:
     recipe = get_recipe(name)
     run = recipe.preset(preset)
-    method = recipe.check(run)
-    assert all(p.is_meta for p in method.parameters())
+    checked = run
+    if (name, preset) in NEEDS:
+        message, others = NEEDS[name, preset]
+        with pytest.raises(InputError, match=message) as caught:
+            recipe.check(run)
+        assert "\n" not in str(caught.value)
+        checked = replace(run, method=replace(run.method, **others))
+    method = recipe.check(checked)
+    assert all(p.is_meta for parameter, p in method.named_parameters() if not method.is_frozen(parameter))
     assert type(method) is recipe.method_class
     save_config(run, tmp_path / "config.yaml")
     assert load_config(recipe.run, tmp_path / "config.yaml") == run
@@ -79,6 +94,7 @@ def no_rooms(monkeypatch) -> None:
 
     monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
     monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+    monkeypatch.setattr("geo3d.recipes.i2p_mae.make_objects", fail)
 
 
 @pytest.mark.usefixtures("no_rooms")
@@ -87,6 +103,15 @@ def no_rooms(monkeypatch) -> None:
 def test_a_method_that_does_not_fit_is_told_before_data_is_made(name: str, number: int, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         pretrain(name, small_run(name, WRONG[name][number], out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.usefixtures("no_rooms")
+@pytest.mark.parametrize(("name", "preset"), NEEDS)
+def test_what_a_preset_lacks_is_told_before_data_is_made(name: str, preset: str, tmp_path: Path) -> None:
+    run = replace(get_recipe(name).preset(preset), out=tmp_path / "run")
+    with pytest.raises(InputError, match=NEEDS[name, preset][0]):
+        pretrain(name, run)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

@@ -121,7 +121,12 @@ def test_an_encoder_goes_from_one_method_to_another(tmp_path: Path) -> None:
 
 def save_as_run(method: nn.Module, path: Path) -> None:
     """A file as the trainer writes it."""
-    save_file(method.state_dict(), path, {MODEL_CARD_KEY: json.dumps(method.model_card())})
+    save_file(method.state_dict(), path, card_of(method))
+
+
+def card_of(method: nn.Module) -> dict[str, str]:
+    """What such a file says beside the weights."""
+    return {MODEL_CARD_KEY: json.dumps(method.model_card())}
 
 
 def test_croco_takes_a_whole_network_or_a_file_of_its_authors(tmp_path: Path) -> None:
@@ -171,6 +176,42 @@ def test_spark_takes_an_encoder_and_draws_the_decoder(form: str, tmp_path: Path)
     assert set(weights.summary()["taken"]) == {"network.sparse_encoder"}
     others = [name for name in fresh if not name.startswith("network.sparse_encoder.")]
     assert set(weights.summary()["fresh"]) == {".".join(name.split(".")[:2]) for name in others}
+
+
+@pytest.mark.parametrize("form", ["run", "encoder of geo3d", "file of the authors", "classifier"])
+def test_i2p_mae_takes_an_encoder_or_a_whole_network_and_leaves_the_teacher(form: str, tmp_path: Path) -> None:
+    teacher = {"teacher": "efficientnet_lite0", "teacher_options": ("weights=random",)}
+    source, method = method_of("i2p_mae", seed=5, **teacher), method_of("i2p_mae", **teacher)
+    own = source.network.state_dict()
+    path = tmp_path / ("file.pth" if "authors" in form else "file.safetensors")
+    if form == "run":
+        save_file({n: t for n, t in source.state_dict().items() if not source.is_frozen(n)}, path, card_of(source))
+    elif form == "file of the authors":
+        names = {f"module.{name}": tensor for name, tensor in own.items()}
+        torch.save({"base_model": names | {"module.clip_model.visual.proj": torch.ones(2, 2)}, "epoch": 3}, path)
+    elif form == "encoder of geo3d":
+        bare = create_model("i2p_mae_tiny", decoder_dims=())
+        bare.load_state_dict({name: tensor for name, tensor in own.items() if source.network.is_of_encoder(name)})
+        save_model(bare, path)
+    else:
+        save_model(create_model("i2p_mae_modelnet40"), path)
+        with pytest.raises(InputError, match="family 'i2p_mae_classifier', but i2p_mae trains one of 'i2p_mae'"):
+            find_initial_weights(path, "whole", method)
+        return
+    fresh = state(method)
+    weights = find_initial_weights(path, "whole", method)
+    weights.load_into(method)
+    assert weights.misfits == []
+    for name, tensor in method.state_dict().items():
+        if method.is_frozen(name):
+            assert name not in weights.taken
+            assert name not in weights.fresh
+            assert torch.equal(tensor, fresh[name])
+            continue
+        inside = name.removeprefix("network.")
+        taken = form != "encoder of geo3d" or source.network.is_of_encoder(inside)
+        assert taken == (name in weights.taken), name
+        assert torch.equal(tensor, own[inside] if taken else fresh[name]), name
 
 
 def test_tensors_of_another_shape_are_fresh_and_named(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import SMALL, records, small_run, two_processes
+from dataset_builders import build_shapenet55
+from small_runs import records, small_run, two_processes
 
 from geo3d import InputError
 from geo3d.datasets.sens import SensFile
@@ -51,7 +52,7 @@ def opened(name: str, data: Path, out: Path, lines: list[str], **changes: Any) -
     return recipe(run, out, lines.append)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", COUNTS)
 def test_they_are_named_left_out_and_counted(name: str, copy: Path, tmp_path: Path) -> None:
     whole = opened(name, copy, tmp_path / "run", [])
     expected = whole.measure()
@@ -76,6 +77,33 @@ def test_they_are_named_left_out_and_counted(name: str, copy: Path, tmp_path: Pa
 
     with pytest.raises(InputError, match=BROKEN):
         opened(name, copy, tmp_path / "run", [], strict=True).measure()
+
+
+def test_objects_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    """One that is a file turns out when it is drawn; one of a labelled scene, which is read to find it, before."""
+    data, lines = tmp_path / "shapes", []
+    build_shapenet55(data)
+    whole = opened("i2p_mae", data, tmp_path / "run", [])
+    assert (whole.measured_count, whole.measure()["left_out"]) == (3, 0)
+    (data / "shapenet_pc" / "04379243-00ff.npy").write_bytes(b"no array")
+    task = opened("i2p_mae", data, tmp_path / "run", lines)
+    figures = [task.measure(), task.measure()]
+    assert figures[0] == figures[1]
+    assert (task.measured_count, figures[0]["left_out"], figures[0]["objects"]) == (2, 1, 2)
+    (named,) = [line for line in lines if line.startswith("left out of the report: ")]
+    assert "04379243-00ff" in named
+    with pytest.raises(InputError, match="04379243-00ff"):
+        opened("i2p_mae", data, tmp_path / "run", [], strict=True).measure()
+
+
+def test_objects_of_scenes_that_cannot_be_read_are_not_there(copy: Path, tmp_path: Path) -> None:
+    whole, lines = opened("i2p_mae", copy, tmp_path / "run", []), []
+    damage(copy)
+    task = opened("i2p_mae", copy, tmp_path / "run", lines)
+    assert 0 < task.measured_count < whole.measured_count
+    assert sum(BROKEN in line for line in lines) == 1
+    with pytest.raises(InputError, match=BROKEN):
+        opened("i2p_mae", copy, tmp_path / "run", [], strict=True)
 
 
 @pytest.mark.parametrize("name", ["croco", "spark"])
