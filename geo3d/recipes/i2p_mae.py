@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class I2PMAERun(Run):
     """Labelled objects whose classes a linear SVM reads off the encoder, before, while and after training; they are not
     trained on unless `data` holds them too. None: those held out, where they are labelled. Needs the extra `svm`."""
 
-    pooling: str = "max"
+    pooling: Literal["max", "mean", "max+mean"] = "max"
     """How tokens become the features of an object, for that: max (published), mean or max+mean."""
 
     method: GuidedMaskingConfig = field(default_factory=GuidedMaskingConfig)
