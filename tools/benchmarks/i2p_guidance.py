@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from geo3d import create_model
+from geo3d.datasets.synthetic.objects import make_objects, objects_folder
 from geo3d.errors import InputError
 from geo3d.linear_svm import object_splits, svm_accuracy
 from geo3d.progress import progress_line
@@ -87,7 +88,8 @@ def settings(config: GuidanceBenchmark, variant: str, seed: int) -> Any:
         shape_weight=shape,
     )
     train = replace(run.train, seed=seed, workers=0, save_every_minutes=None, log_every=1000, devices="1")
-    return replace(run, objects=config.objects, held_out=0.0, method=method, train=train)
+    data = (objects_folder(config.objects, 0),)
+    return replace(run, data=data, held_out=0.0, method=method, train=train)
 
 
 def _one_thread() -> None:
@@ -99,25 +101,23 @@ def _ignore(_: str) -> None:
 
 
 def warm(config: GuidanceBenchmark, variant: str) -> None:
-    """Have the teacher look at all objects of every seed."""
-    for seed in range(config.seeds):
-        run = settings(config, variant, seed)
-        recipe = get_recipe("i2p_mae")
-        source = recipe.method_class.source.find([recipe.make_data(run, _ignore)])
-        samples = recipe.build_method(run, source, None).samples(source)
-        show = progress_line("object")
-        if samples.teacher is not None:
-            for index in range(len(samples)):
-                samples.draw(index, np.random.default_rng(0))
-                if (index + 1) % 500 == 0:
-                    show(index + 1, len(samples), variant)
+    """Have the teacher look at all objects."""
+    run, recipe = settings(config, variant, 0), get_recipe("i2p_mae")
+    source = recipe.method_class.source.find(run.data)
+    samples = recipe.build_method(run, source, None).samples(source)
+    show = progress_line("object")
+    if samples.teacher is not None:
+        for index in range(len(samples)):
+            samples.draw(index, np.random.default_rng(0))
+            if (index + 1) % 500 == 0:
+                show(index + 1, len(samples), variant)
 
 
 def step_seconds(config: GuidanceBenchmark, variant: str) -> float:
     """Median seconds of a training step, with the draws."""
     run = settings(config, variant, 0)
     recipe = get_recipe("i2p_mae")
-    source = recipe.method_class.source.find([recipe.make_data(run, _ignore)])
+    source = recipe.method_class.source.find(run.data)
     method = recipe.build_method(run, source, torch.Generator().manual_seed(0))
     samples, times = method.samples(source), []
     optimizer = torch.optim.AdamW(method.network.parameters(), lr=1e-4)
@@ -164,6 +164,7 @@ def trained(config: GuidanceBenchmark, job: tuple[str, int, int]) -> dict[str, f
 def run(config: GuidanceBenchmark) -> list[dict[str, Any]]:
     """Rows of the table, a variant each."""
     _one_thread()
+    make_objects(config.objects, 0, print)
     steps = {_UNTRAINED: 0}
     for variant in config.variants:
         warm(config, variant)
