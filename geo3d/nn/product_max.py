@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 from geo3d.nn.batch_norm import VoxelNorm1d, input_gradient
 from geo3d.nn.tile_conv import under_autocast
 
-#: Values of the product at a time: a megabyte of float32 stays in a processor's cache; a GPU wants more at once.
-_VALUES = {"cpu": 1 << 18, "cuda": 1 << 25}
+#: Values of the product at a time: four megabytes of float32 stay in a processor's caches (one to eight take the same
+#: time); a GPU wants more at once.
+_VALUES = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 def product_max(x: Tensor, weight: Tensor, members: int) -> Tensor:

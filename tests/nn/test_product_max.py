@@ -17,7 +17,7 @@ def _operands(groups: int, members: int, dtype: torch.dtype) -> list[torch.Tenso
 
 
 def test_values_and_gradients_are_those_of_a_product_and_a_maximum() -> None:
-    x, weight = _operands(700, 16, torch.float64)  # more than are worked on at a time
+    x, weight = _operands(2000, 16, torch.float64)  # more than are worked on at a time
     found, expected = product_max(x, weight, 16), (x @ weight.t()).unflatten(0, (-1, 16)).amax(1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     direction = torch.randn_like(expected)
@@ -46,7 +46,7 @@ def test_under_autocast_products_are_of_its_type() -> None:
     assert x.grad.dtype == weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("groups", "training"), [(700, True), (700, False), (1, True)])
+@pytest.mark.parametrize(("groups", "training"), [(2000, True), (2000, False), (1, True)])
 def test_with_a_norm_it_is_the_layers_one_by_one(groups: int, training: bool) -> None:
     members = 16 if groups > 1 else 1  # one row alone has no spread: running statistics stand in
     x, weight = _operands(groups, members, torch.float64)
