@@ -20,6 +20,7 @@ BENCHMARKS = {
     "croco": ("croco", "CroCoBenchmark"),
     "fps": ("fps", "FpsBenchmark"),
     "i2p_guidance": ("i2p_guidance", "GuidanceBenchmark"),
+    "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),

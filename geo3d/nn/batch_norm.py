@@ -80,14 +80,41 @@ class VoxelNorm1d(nn.BatchNorm1d):
         """(N, C) -> (N, C)."""
         if not self.training:
             return super().forward(x)
-        if _several_processes():
-            running = (self.running_mean, self.running_var)
-            y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, True, running)
+        if self.shared:
+            y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, True, self._running)
             self._track(mean, variance, count)
             return y
         if len(x) < _SPREAD:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the statistics are those of all processes."""
+        return self.training and _several_processes()
+
+    @property
+    def _running(self) -> tuple[Tensor, Tensor]:
+        return self.running_mean, self.running_var
+
+    @torch.no_grad()
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What rows are normalised by, for those who do it themselves; in training the running statistics follow.
+
+        Args:
+            x: (N, C).
+
+        Returns:
+            (C,) mean, (C,) one over the deviation, and (1,) the number of rows that these are of: infinite where they
+            do not depend on the rows.
+        """
+        mean, variance = self._running
+        if not self.training:
+            return mean, (variance + self.eps).rsqrt(), torch.full_like(mean[:1], torch.inf)
+        mean, variance, count, weighed = _moments(x, self.shared, self._running)
+        scale = (variance + self.eps).rsqrt()
+        self._track(mean, variance, count)
+        return mean, scale, weighed
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -116,17 +143,8 @@ class _Normalise(torch.autograd.Function):
         shared: bool,
         running: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, ...]:
-        wide, rows = torch.promote_types(x.dtype, torch.float32), _rows(x)
-        sums = torch.cat([rows.sum(0, dtype=wide), rows.new_full((1,), len(rows), dtype=wide)])
-        *mean, count = _over_all(sums, shared).split([rows.shape[1], 1])
-        size = count if running is None else count.clamp_min(1)
-        mean = mean[0] / size
-        variance = _over_all(sum((part - mean).square_().sum(0) for part in _parts(rows)), shared) / size
-        if running is not None:
-            mean, variance = (torch.where(count < _SPREAD, r, v) for r, v in zip(running, (mean, variance)))
+        mean, variance, count, weighed = _moments(_rows(x), shared, running)
         scale = (variance + eps).rsqrt()
-        # Running statistics do not depend on the sites: as over infinitely many, of which each weighs nothing.
-        weighed = count if running is None else torch.where(count < _SPREAD, torch.inf, count)
         ctx.save_for_backward(x, weight, mean, scale, weighed)
         ctx.shared = shared
         factor = scale if weight is None else scale * weight
@@ -146,16 +164,56 @@ class _Normalise(torch.autograd.Function):
         of_weight = sum((part - mean).mul_(g).sum(0) for part, g in pairs) * scale
         of_x = None
         if needs_x:
-            gradient_mean, product_mean = _over_all(torch.stack([of_bias, of_weight]), ctx.shared) / count
-            factor = scale if weight is None else scale * weight
-            # factor * (g - mean of g - normalised x * mean of their product), as x * a + g * factor + b
-            a = -product_mean * scale * factor
-            b = -gradient_mean * factor - mean * a
+            a, factor, b = input_gradient(weight, mean, scale, count, of_weight, of_bias, ctx.shared)
             of_x = torch.empty_like(x, memory_format=torch.preserve_format)
             for out, (part, g) in zip(_parts(of_x.movedim(1, -1).view(-1, x.shape[1])), pairs):
                 out.copy_(torch.addcmul(b, part, a).addcmul_(g, factor))
         # Each process hands on its own share; the trainer adds them up.
         return of_x, of_weight if needs_weight else None, of_bias if needs_bias else None, None, None, None
+
+
+def _moments(
+    rows: Tensor, shared: bool, running: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, biased variance and (1,) number of rows (N, C); and how many they count as in the backward pass.
+
+    ``running`` mean and variance, where given, stand in for those of fewer than two rows.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    sums = torch.cat([rows.sum(0, dtype=wide), rows.new_full((1,), len(rows), dtype=wide)])
+    *mean, count = _over_all(sums, shared).split([rows.shape[1], 1])
+    size = count if running is None else count.clamp_min(1)
+    mean = mean[0] / size
+    variance = _over_all(sum((part - mean).square_().sum(0) for part in _parts(rows)), shared) / size
+    if running is None:
+        return mean, variance, count, count
+    few = count < _SPREAD
+    mean, variance = (torch.where(few, r, v) for r, v in zip(running, (mean, variance)))
+    # Running statistics do not depend on the rows: as over infinitely many, of which each weighs nothing.
+    return mean, variance, count, torch.where(few, torch.inf, count)
+
+
+def input_gradient(
+    weight: Tensor | None,
+    mean: Tensor,
+    scale: Tensor,
+    count: Tensor,
+    of_weight: Tensor,
+    of_bias: Tensor,
+    shared: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) a, factor and b, by which the gradient at the input x is x * a + g * factor + b, of g that at the output.
+
+    Args:
+        weight, mean, scale, count: what x was normalised by.
+        of_weight, of_bias: gradients of these, of this process.
+        shared: whether the statistics are those of all processes.
+    """
+    gradient_mean, product_mean = _over_all(torch.stack([of_bias, of_weight]), shared) / count
+    factor = scale if weight is None else scale * weight
+    # factor * (g - mean of g - normalised x * mean of their product)
+    a = -product_mean * scale * factor
+    return a, factor, -gradient_mean * factor - mean * a
 
 
 def _several_processes() -> bool:

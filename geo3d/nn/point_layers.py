@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.channel_norm import SampleDropPath
+from geo3d.nn.product_max import normalised_product_max, product_max
 from geo3d.nn.transformer import Mlp, SelfAttention
 from geo3d.ops import interpolate, knn
 
 _EPSILON = 1e-8  # keeps the weight of a point at the query finite
 _NEAREST = 3
+_FEW = 8  # channels
 
 
 class PointwiseConv(nn.Conv1d):
@@ -34,7 +36,10 @@ class PointwiseConv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(x, self.matrix, self.bias)
+        matrix = self.matrix
+        if self.in_channels < _FEW:  # of a matrix that lies in memory the other way the gradient takes a seventh
+            matrix = matrix.t().contiguous().t()
+        return F.linear(x, matrix, self.bias)
 
 
 def _small_network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -60,15 +65,19 @@ class GroupEmbedding(nn.Module):
     def forward(self, members: Tensor) -> Tensor:
         """(M, k, inputs) members of groups -> (M, outputs)."""
         groups, k = members.shape[:2]
-        local = self.first_conv(members.flatten(0, 1))
-        # The group's maximum is the same for all of its members: its half of the product is taken once.
-        widen, *rest = self.second_conv
-        of_group, of_member = widen.matrix.chunk(2, dim=1)
-        shared = F.linear(local.view(groups, k, -1).amax(1), of_group, widen.bias)
-        x = F.linear(local, of_member).view(groups, k, -1).add_(shared.unsqueeze(1)).flatten(0, 1)
-        for layer in rest:
+        *begin, deepen = self.first_conv
+        widen, norm, _, narrow = self.second_conv
+        x = members.flatten(0, 1)
+        for layer in begin:
             x = layer(x)
-        return x.view(groups, k, -1).amax(1)
+        # The group's maximum is the same for all of its members: its half of the product is taken once. The members'
+        # half follows another product directly: the two are one, of fewer channels.
+        of_group, of_member = widen.matrix.chunk(2, dim=1)
+        bias = F.linear(deepen.bias, of_group + of_member, widen.bias)
+        shared = F.linear(product_max(x, deepen.matrix, k), of_group, bias)
+        x = F.linear(x.view(groups, k, -1), of_member @ deepen.matrix).add_(shared.unsqueeze(1)).flatten(0, 1)
+        x = normalised_product_max(x, norm, narrow.matrix, k)
+        return x + narrow.bias.to(x.dtype)
 
 
 class PointBlock(nn.Module):

@@ -116,6 +116,7 @@ def _call(*args: str) -> int:
         (["loader", "--json", "{tmp}/none/rows.json"], "there is no folder {tmp}/none"),
         (["croco", "--model", "crocodile"], "unknown model 'crocodile'"),
         (["croco", "--model", "croco_v1_base", "--size", "32"], "rotary embedding only"),
+        (["i2p_mae", "--model", "croco_tiny"], "networks of I2P-MAE that fill in, not 'croco_tiny'"),
         (["loader", "--pairs", "few"], "--pairs"),
     ],
 )
