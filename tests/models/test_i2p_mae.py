@@ -239,7 +239,7 @@ def test_logits_are_of_the_pooled_tokens() -> None:
         ({"radii": (-1.0, 0.0, 0.0)}, "radii 0 or more"),
         ({"decoder_dims": (16, 8)}, r"decoder_dims must begin with 24, got \(16, 8\)"),
         ({"decoder_dims": (24,)}, "must be of two levels"),
-        ({"teacher_dim": -1}, "teacher_dim must be 0 or more, got -1"),
+        ({"teacher_dim": -1}, "teacher_dim and shape_dim must be 0 or more, got -1 and 0"),
     ],
 )
 def test_sizes_that_make_no_network_are_one_line(options: dict, message: str) -> None:

@@ -33,6 +33,8 @@ NEEDS = {
         {"teacher_options": ("weights=random",)},
     )
 }
+#: Recipe -> the figure that tells the best of runs on rooms, whose objects are labelled; else what the recipe names.
+BEST = {"i2p_mae": ("svm", True)}
 
 
 def test_every_recipe_has_small_settings_here() -> None:
@@ -60,6 +62,7 @@ def test_presets_are_whole_and_survive_their_file(name: str, preset: str, tmp_pa
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_run_measures_and_goes_on_where_it_stopped(name: str, rooms: Path, tmp_path: Path) -> None:
     recipe, lines = get_recipe(name), []
+    figure, rises = BEST.get(name, (recipe.best, recipe.higher_is_better))
     run = small_run(name, data=(rooms,), measure_every=2)
     longer = replace(run.train, steps=4)
     result, report = pretrain(name, replace(run, train=longer, out=tmp_path / "whole"), lines.append)
@@ -76,11 +79,11 @@ def test_a_run_measures_and_goes_on_where_it_stopped(name: str, rooms: Path, tmp
     assert report[recipe.measured_key] == "training"  # three rooms are too few to hold one out
     assert report["before"].keys() == report["after"].keys()
     assert report["before"][recipe.best] != report["after"][recipe.best]
-    measured = [r for r in records(tmp_path / "whole") if f"measured/{recipe.best}" in r]
+    measured = [r for r in records(tmp_path / "whole") if f"measured/{figure}" in r]
     assert [record["step"] for record in measured] == [2, 4]
     assert {f"measured/{key}": value for key, value in report["after"].items()}.items() <= measured[-1].items()
-    best = (max if recipe.higher_is_better else min)(measured, key=lambda r: r[f"measured/{recipe.best}"])
-    assert result.best_measured == best[f"measured/{recipe.best}"]
+    best = (max if rises else min)(measured, key=lambda r: r[f"measured/{figure}"])
+    assert result.best_measured == best[f"measured/{figure}"]
     assert result.best_checkpoint.name == f"step_{best['step']:08d}"
     for picture in ("loss.png", "pictures/step_00000000.png", "pictures/step_00000004.png"):
         Image.open(tmp_path / "whole" / picture).verify()
