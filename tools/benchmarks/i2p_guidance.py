@@ -57,7 +57,7 @@ class GuidanceBenchmark:
     """Labelled objects to judge by, ten a class to learn from and ten to measure on."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which of them to run."""
-    minutes: float = 3.0
+    minutes: float = 2.0
     """Time of each run's steps, on one thread."""
     seeds: int = 3
     """Runs of each variant."""
@@ -173,7 +173,11 @@ def run(config: GuidanceBenchmark) -> list[dict[str, Any]]:
     jobs = [(variant, seed, count) for seed in range(config.seeds) for variant, count in steps.items()]
     context = get_context("forkserver")
     with ProcessPoolExecutor(config.processes, context, initializer=_one_thread) as pool:
-        figures = list(pool.map(partial(trained, config), jobs))
+        figures = []
+        for job, found in zip(jobs, pool.map(partial(trained, config), jobs)):
+            figures.append(found)
+            told = ", ".join(f"{pose} {100 * found[pose]:.1f} %" for pose in POSES)
+            print(f"{job[0]}, seed {job[1]}, {job[2]} steps: {told}", flush=True)
     rows = []
     for variant, count in steps.items():
         own = [found for job, found in zip(jobs, figures) if job[0] == variant]
