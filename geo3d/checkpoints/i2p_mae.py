@@ -54,10 +54,6 @@ def read_i2p_mae(content: Any, path: Path, options: Mapping[str, Any]) -> Stored
     return Stored(state, "i2p_mae", config | chosen, stated=False)
 
 
-#: Both families have the same layouts.
-read_classifier = read_i2p_mae
-
-
 def classifier_around(whole: Stored) -> Stored:
     """The encoder of a pre-training network as part of a classifier, whose head is left to be drawn."""
     state = {k: v for k, v in whole.state.items() if k.startswith(_ENCODER) and "encoder_norms" not in k}
@@ -125,4 +121,4 @@ def _classifier_config(
     return config
 
 
-__all__ = ["TEACHER_PREFIX", "classifier_around", "read_classifier", "read_i2p_mae"]
+__all__ = ["TEACHER_PREFIX", "classifier_around", "read_i2p_mae"]

@@ -142,7 +142,7 @@ class Guidance:
     def saliency_of(self, groups: PointGroups) -> Tensor:
         """(B, G) saliency at the centres of groups, the mean over the views (section 3.2)."""
         clouds, count = groups.xyz.shape[:2]
-        found = self.grid.look_up(groups.rows, _even_offsets(groups), self.saliency.unsqueeze(1))
+        found = self.grid.look_up(groups.rows, groups.offsets, self.saliency.unsqueeze(1))
         return found.mean(0).view(clouds, count)
 
     def features_of(self, groups: PointGroups, below: PointGroups, seen: Tensor) -> Tensor:
@@ -165,11 +165,6 @@ class Guidance:
         found = self.grid.look_up(below.rows[rows], offsets, self.features)  # (views, used, C)
         place = used.cumsum(0) - 1
         return found.transpose(0, 1).flatten(1)[place[members]]
-
-
-def _even_offsets(groups: PointGroups) -> Tensor:
-    count = groups.xyz.shape[1]
-    return torch.arange(0, len(groups.rows) + 1, count, device=groups.xyz.device)
 
 
 def visible_groups(saliency: Tensor | None, draws: Tensor, count: int, temperature: float = 1.0) -> Tensor:

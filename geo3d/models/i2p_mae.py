@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.i2p_mae import classifier_around, read_classifier, read_i2p_mae
+from geo3d.checkpoints.i2p_mae import classifier_around, read_i2p_mae
 from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -277,9 +277,7 @@ class _PointNetwork(PointEncoder):
         encoded = self.h_encoder(batch, visible)
         found = []
         for n in self.stage_numbers(layers):
-            clouds, count = batch.groups[n].xyz.shape[:2]
-            offsets = torch.arange(0, (clouds + 1) * count, count, device=encoded[n].device)
-            xyz = batch.groups[n].rows
+            xyz, offsets = batch.groups[n].rows, batch.groups[n].offsets
             if visible is not None:
                 xyz = xyz[visible[n].flatten()]
                 offsets = torch.cat([offsets[:1], visible[n].sum(1).cumsum(0)])
@@ -414,12 +412,7 @@ class I2PMAE(_PointNetwork):
     @staticmethod
     def _way_down(fine: PointGroups, coarse: PointGroups) -> tuple[Tensor, Tensor]:
         """The three coarse centres nearest to each fine one, and their weights."""
-        clouds = fine.xyz.shape[0]
-        offsets = [
-            torch.arange(0, len(level.rows) + 1, len(level.rows) // clouds, device=level.rows.device)
-            for level in (fine, coarse)
-        ]
-        return nearest_weights(fine.rows, coarse.rows, *offsets)
+        return nearest_weights(fine.rows, coarse.rows, fine.offsets, coarse.offsets)
 
 
 class PointClassifier(_PointNetwork):
@@ -516,7 +509,7 @@ CLASSIFIER_FAMILY = Family(
     network=PointClassifier,
     config=PointClassifierConfig,
     presets=CLASSIFIERS,
-    read=read_classifier,
+    read=read_i2p_mae,
     named=("dims", "depths", "embed_dim", "heads", "groups", "num_classes", "pooling"),
     free=_FREE,
     unstated=_UNSTATED,

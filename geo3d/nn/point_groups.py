@@ -30,6 +30,12 @@ class PointGroups:
         """(B * G, 3) centres, those of one cloud one after the other."""
         return self.xyz.flatten(0, 1)
 
+    @property
+    def offsets(self) -> Tensor:
+        """(B + 1,) int64: cloud b owns rows ``offsets[b]`` to ``offsets[b + 1]``."""
+        clouds, count = self.xyz.shape[:2]
+        return torch.arange(clouds + 1, device=self.xyz.device) * count
+
 
 def group_points(
     points: Tensor, offsets: Tensor, counts: Sequence[int], neighbors: Sequence[int], published: bool = True
