@@ -19,7 +19,7 @@ from geo3d.datasets.image_files import decode
 from geo3d.datasets.plain_text import split_lines
 from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.errors import InputError, did_you_mean
-from geo3d.geometry import Camera, PointCloud, View
+from geo3d.geometry import Camera, PointCloud, View, VolumeGrid
 from geo3d.geometry.origin import origin_rows
 
 #: Everything a scene can hold. A scene lists the parts it has in ``Scene.parts``.
@@ -33,6 +33,7 @@ PARTS = {
     "labels": "semantic and instance labels of the mesh or points",
     "tracks": "sparse points with the views and pixels that observe them",
     "pairs": "view pairs listed by the dataset itself",
+    "grid": "a radiance grid",
 }
 
 #: Parts that come with the list of views.
@@ -200,6 +201,10 @@ class Scene:
     def pairs(self) -> np.ndarray:
         """(P, 2) int64 view indices of the pairs that the dataset lists."""
         raise MissingPart(f"scene {self.name} has no pairs")
+
+    def grid(self) -> VolumeGrid:
+        """The scene's radiance grid, with labels and boxes where known."""
+        raise MissingPart(f"scene {self.name} has no grid")
 
     def view(self, index: int) -> View:
         """View ``index`` with everything the scene has of it, as tensors.

@@ -20,6 +20,7 @@ _FACE = {
     "SparseVoxels": "geo3d.geometry",
     "View": "geo3d.geometry",
     "ViewPair": "geo3d.geometry",
+    "VolumeGrid": "geo3d.geometry",
     "Encoder": "geo3d.models",
     "InputError": "geo3d.errors",
     "NonCommercialWeights": "geo3d.errors",
@@ -44,6 +45,7 @@ _ROOMS = (
     "ops",
     "probe",
     "recipes",
+    "reconstruction",
     "samples",
     "train",
     "viz",
@@ -58,6 +60,7 @@ __all__ = [
     "SparseVoxels",
     "View",
     "ViewPair",
+    "VolumeGrid",
     "__version__",
     "create_model",
     "list_datasets",
@@ -73,7 +76,7 @@ if TYPE_CHECKING:
     from geo3d.checkpoints import save_model
     from geo3d.datasets import list_datasets, open_dataset, read_points
     from geo3d.errors import InputError, NonCommercialWeights
-    from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair
+    from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair, VolumeGrid
     from geo3d.models import Encoder, create_model, list_models, model_info, register_family
 
 

@@ -16,7 +16,7 @@ LEVELS = (
     ("recipes", "probe", "interop"),
     ("train",),
     ("methods",),
-    ("samples",),
+    ("samples", "reconstruction"),
     ("models", "datasets"),
     ("viz", "nn"),
     ("ops",),

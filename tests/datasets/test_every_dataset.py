@@ -30,6 +30,7 @@ READ = {
     "labels": lambda scene: (scene.require("labels"), scene.points()),
     "tracks": lambda scene: scene.tracks(),
     "pairs": lambda scene: scene.pairs(),
+    "grid": lambda scene: scene.grid(),
 }
 
 
