@@ -336,7 +336,7 @@ class RadianceGrids(SceneDataset):
                 arrays = _arrays(file, file.stem, _SUBSETS)
             except BrokenScene as broken:
                 raise InputError(broken.detail) from broken
-            for key in arrays.keys() & _SUBSETS.keys():
+            for key in filter(arrays.__contains__, _SUBSETS):  # a scene that several name is of the last of them
                 listed = arrays[key]
                 if listed.dtype.kind not in "US":
                     raise InputError(f"{file}: {key} holds {listed.dtype}; names of scenes as text are expected")
