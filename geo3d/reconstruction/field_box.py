@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError
@@ -24,14 +25,18 @@ _QUANTILES = (0.01, 0.99)
 _MOST_POINTS = 200_000
 #: Cosine between axes, on average, above which cameras all look the same way, so that their axes meet nowhere.
 _PARALLEL = 0.98
+#: Sine of the angle by which half of the axes may miss the point: cameras that go round something stay below 0.11,
+#: those that look about in a room at 0.19 and more (measured on a capture and three rooms).
+_ASIDE = 0.15
 
 
 @dataclass(frozen=True)
 class FieldBox:
     """An inner box, and how wide its contracted surroundings are.
 
-    The grid of a field spans ``centre - (1 + border) half`` to ``centre + (1 + border) half``. Within the inner box it is
-    the world; beyond, ``u = (x - centre) / half`` of infinity norm ``r`` is moved to ``u (1 + border - border / r) / r``.
+    The grid of a field spans ``centre - (1 + border) half`` to ``centre + (1 + border) half``. Within the inner box it
+    is the world; beyond, ``u = (x - centre) / half`` of infinity norm ``r`` moves to
+    ``u (1 + border - border / r) / r``.
 
     Args:
         low, high: corners of the inner box, metres, along the axes of the world.
@@ -91,14 +96,16 @@ def meeting_point(places: np.ndarray, axes: np.ndarray) -> np.ndarray | None:
         axes: (V, 3) unit vectors forward.
 
     Returns:
-        (3,), or None where the axes are nearly parallel or the point lies behind most of the cameras.
+        (3,), or None where the axes are nearly parallel, or most of the cameras do not look at the point.
     """
     if np.linalg.norm(axes.mean(0)) > _PARALLEL:
         return None
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # takes off what lies along the axis
     point = np.linalg.solve(across.sum(0), (across @ places[:, :, None]).sum(0))[:, 0]
-    ahead = ((point - places) * axes).sum(1) > 0
-    return point if ahead.mean() > 0.5 else None
+    towards = point - places
+    along = (towards * axes).sum(1)
+    aside = np.linalg.norm(towards - along[:, None] * axes, axis=1) / np.linalg.norm(towards, axis=1).clip(1e-12)
+    return point if (along > 0).mean() > 0.5 and float(np.median(aside)) < _ASIDE else None
 
 
 def camera_box(poses: np.ndarray, border: float | None = None) -> FieldBox:
@@ -156,14 +163,14 @@ def find_box(
         FieldBox(tuple(low), tuple(high))  # in order, or an error that names the corners as they were given
         widened = _widened(np.asarray(low, float), np.asarray(high, float), MARGIN, 0 if border is None else border)
         return widened, "given"
-    if {"mesh", "points"} & scene.parts:
+    if {"mesh", "points"} & scene.parts and "tracks" not in scene.parts:
         xyz = scene.cloud().xyz.double().numpy()
         if len(xyz) > 1 and (xyz.max(0) > xyz.min(0)).all():
             kind = "mesh" if "points" not in scene.parts else "points"
             return _widened(xyz.min(0), xyz.max(0), MARGIN, 0 if border is None else border), f"of its {kind}"
     if rays.distances is not None:
         step = max(1, rays.pixels // _MOST_POINTS)
-        some = rays.at(_every(rays.pixels, step))
+        some = rays.at(torch.arange(0, rays.pixels, step))
         known = some.distances > 0
         if int(known.sum()) > 100:
             points = some.origins[known] + some.distances[known, None] * some.directions[known]
@@ -173,12 +180,6 @@ def find_box(
         if len(tracks.xyz) > 100:
             return _of_points(tracks.xyz, border), "of its sparse points"
     return camera_box(rays.poses, border), "of its cameras"
-
-
-def _every(count: int, step: int):
-    import torch
-
-    return torch.arange(0, count, step)
 
 
 __all__ = ["BORDER", "MARGIN", "FieldBox", "camera_box", "find_box", "meeting_point"]

@@ -1,7 +1,8 @@
 """How a radiance field is fitted over time: which grid when, rates that fall, and how far along a step is.
 
-How far a fit has come is counted in ticks, whole numbers from 0 to 256. All that changes over a fit is a function of the tick,
-and the step at which each tick was reached is kept. So a fit by the clock can be repeated to the bit, given its pace.
+How far a fit has come is counted in ticks, whole numbers from 0 to 256. All that changes over a fit is a function of
+the tick, and the step at which each tick was reached is kept. So a fit by the clock can be repeated to the bit, given
+its pace.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from geo3d.errors import InputError
 
@@ -47,11 +49,9 @@ class Pace:
             InputError: it does not begin at 0, falls, or is not of 257 steps.
         """
         starts = [int(step) for step in starts]
-        rising = all(a <= b for a, b in zip(starts, starts[1:]))
+        rising = all(a <= b for a, b in pairwise(starts))
         if len(starts) != TICKS + 1 or starts[0] != 0 or not rising or starts[-1] < 1:
-            raise InputError(
-                f"pace: takes the {TICKS + 1} ascending steps of an earlier fit, the first of which is 0, got {starts[:4]}..."
-            )
+            raise InputError(f"pace: takes the {TICKS + 1} rising steps of an earlier fit, from 0, got {starts[:4]}...")
         return cls(starts)
 
     def tick(self, step: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -126,10 +125,11 @@ class SceneRays:
 
     def some(self, photos: Sequence[int]) -> SceneRays:
         """Those of some photos alone."""
-        images = [self.colours[int(self.first[i]) : int(self.first[i + 1])] for i in photos]
-        taken = SceneRays([self.names[i] for i in photos], [self.cameras[i] for i in photos], self.poses[photos], images)
+        pixels = [slice(int(self.first[i]), int(self.first[i + 1])) for i in photos]
+        names, cameras = [self.names[i] for i in photos], [self.cameras[i] for i in photos]
+        taken = SceneRays(names, cameras, self.poses[list(photos)], [self.colours[part] for part in pixels])
         if self.distances is not None:
-            taken.distances = torch.cat([self.distances[int(self.first[i]) : int(self.first[i + 1])] for i in photos])
+            taken.distances = torch.cat([self.distances[part] for part in pixels])
         return taken
 
 
@@ -141,31 +141,33 @@ def shrunk_size(width: int, height: int, longest_side: int | None) -> tuple[int,
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def area_average(image: Tensor, width: int, height: int) -> Tensor:
+def area_average(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Shrink (H, W, 3) uint8 by averaging the area of each pixel.
 
     Args:
+        image: the photo.
         width, height: no larger than the image's.
 
     Returns:
         (height, width, 3) uint8, rounded.
     """
-    if (height, width) == tuple(image.shape[:2]):
+    if (height, width) == image.shape[:2]:
         return image
-    mean = _averaged(_averaged(image.double(), height, 0), width, 1)
-    return mean.round().clamp(0, 255).to(torch.uint8)
+    mean = _averaged(_averaged(image.astype(np.float64), height, 0), width, 1)
+    return np.rint(mean).clip(0, 255).astype(np.uint8)
 
 
-def _averaged(values: Tensor, smaller: int, dim: int) -> Tensor:
+def _averaged(values: np.ndarray, smaller: int, axis: int) -> np.ndarray:
     """Means over equal shares of one dimension; what lies on an edge counts to both sides by its area."""
-    values = values.movedim(dim, 0)
+    values = np.moveaxis(values, axis, 0)
     size = len(values)
-    until = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
-    edges = torch.arange(smaller + 1, dtype=torch.float64) * (size / smaller)
-    whole = edges.long().clamp(0, size - 1)
-    part = (edges - whole).reshape(-1, *[1] * (values.ndim - 1))
-    at_edges = until[whole] + part * values[whole]
-    return ((at_edges[1:] - at_edges[:-1]) * (smaller / size)).movedim(0, dim)
+    if size % smaller == 0:
+        return np.moveaxis(values.reshape(smaller, size // smaller, *values.shape[1:]).mean(1), 0, axis)
+    until = np.concatenate([np.zeros_like(values[:1]), values.cumsum(0)])
+    edges = np.arange(smaller + 1) * (size / smaller)
+    whole = edges.astype(np.int64).clip(0, size - 1)
+    at_edges = until[whole] + (edges - whole).reshape(-1, *[1] * (values.ndim - 1)) * values[whole]
+    return np.moveaxis((at_edges[1:] - at_edges[:-1]) * (smaller / size), 0, axis)
 
 
 def spread(count: int, most: int | None) -> list[int]:
@@ -201,9 +203,9 @@ def gather_rays(
         name = scene.view_names[index]
         where = f"{scene.root}: view {name}"
         with scene.image(index) as picture:
-            pixels = torch.from_numpy(decode(picture, where, scene.name))
+            pixels = decode(picture, where, scene.name)
         camera = scene.camera(index)
-        if tuple(pixels.shape[:2]) != (camera.height, camera.width):
+        if pixels.shape[:2] != (camera.height, camera.width):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
             reason = f"is {size}, its camera says {camera.width} x {camera.height}; scale one to the other"
             raise BrokenScene(scene.name, where, reason)
@@ -214,7 +216,7 @@ def gather_rays(
         names.append(name)
         cameras.append(small)
         poses.append(pose)
-        colours.append(area_average(pixels, width, height))
+        colours.append(torch.from_numpy(np.ascontiguousarray(area_average(pixels, width, height))))
         if depth:
             depths.append(_looked_up(scene.depth(index), width, height))
     return SceneRays(names, cameras, np.stack(poses), colours, depths if depth else None)
