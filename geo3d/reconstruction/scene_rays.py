@@ -28,6 +28,7 @@ class Rays(NamedTuple):
         directions: (R, 3) float32 unit vectors in the world.
         colours: (R, 3) float32 in [0, 1].
         distances: (R,) float32 metres along the ray to what it hits, 0 where unknown; None without depth.
+        inside: (R,) bool, whether the pixel lies on the object; None without masks.
         photo: (R,) int64 which photo.
     """
 
@@ -35,6 +36,7 @@ class Rays(NamedTuple):
     directions: Tensor
     colours: Tensor
     distances: Tensor | None
+    inside: Tensor | None
     photo: Tensor
 
 
@@ -54,6 +56,7 @@ class SceneRays:
         poses: (V, 4, 4) float64 ``world_from_camera``, metres.
         colours: of each photo (H, W, 3) uint8.
         depths: of each photo (H, W) float32 metres along z, 0 where unknown; None: there is none.
+        masks: of each photo (H, W) bool, True on the object; None: all of it counts.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SceneRays:
         poses: np.ndarray,
         colours: Sequence[Tensor],
         depths: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None = None,
     ) -> None:
         self.names, self.cameras, self.poses = list(names), list(cameras), np.asarray(poses, dtype=np.float64)
         sizes = [camera.width * camera.height for camera in cameras]
@@ -81,6 +85,7 @@ class SceneRays:
         self._row = torch.tensor(rows, dtype=torch.int64)
         self._rotation = torch.from_numpy(self.poses[:, :3, :3]).float()
         self._position = torch.from_numpy(self.poses[:, :3, 3]).float()
+        self.inside = None if masks is None else torch.cat([mask.reshape(-1) for mask in masks])
         self.distances: Tensor | None = None
         if depths is not None:
             along = torch.cat([depth.reshape(-1) for depth in depths])
@@ -111,7 +116,8 @@ class SceneRays:
         world = rotation[:, :, 0] * towards[:, :1] + rotation[:, :, 1] * towards[:, 1:2]
         world = world + rotation[:, :, 2] * towards[:, 2:]
         distances = None if self.distances is None else self.distances[pixels]
-        return Rays(self._position[photo], world, self.colours[pixels].float() / 255, distances, photo)
+        inside = None if self.inside is None else self.inside[pixels]
+        return Rays(self._position[photo], world, self.colours[pixels].float() / 255, distances, inside, photo)
 
     def of_photo(self, photo: int) -> Rays:
         """The rays of a whole photo, row by row."""
@@ -130,6 +136,8 @@ class SceneRays:
         taken = SceneRays(names, cameras, self.poses[list(photos)], [self.colours[part] for part in pixels])
         if self.distances is not None:
             taken.distances = torch.cat([self.distances[part] for part in pixels])
+        if self.inside is not None:
+            taken.inside = torch.cat([self.inside[part] for part in pixels])
         return taken
 
 
@@ -178,7 +186,7 @@ def spread(count: int, most: int | None) -> list[int]:
 
 
 def gather_rays(
-    scene: Scene, longest_side: int | None = None, most: int | None = None, depth: bool = False
+    scene: Scene, longest_side: int | None = None, most: int | None = None, depth: bool = False, masks: bool = False
 ) -> SceneRays:
     """Read the photos of a scene.
 
@@ -187,18 +195,19 @@ def gather_rays(
         longest_side: pixels; larger photos are averaged down, smaller ones stay. None: as they are.
         most: photos; of more, so many evenly spread ones. None: all.
         depth: read the depth too; it is looked up at the centre of each pixel, never averaged.
+        masks: read the masks of the object too, likewise.
 
     Raises:
         InputError: the scene lacks views, poses or depth, or has fewer than 2 photos.
         BrokenScene: a file is damaged, a photo is not of its camera's size, a pose is not a rotation and a place.
     """
-    scene.require("views", "poses", *(["depth"] if depth else []))
+    scene.require("views", "poses", *(["depth"] if depth else []), *(["masks"] if masks else []))
     taken = spread(len(scene.view_names), most)
     if len(taken) < FEWEST_PHOTOS:
         raise InputError(
             f"scene {scene.name} ({scene.root}): has {len(taken)} usable photos, at least {FEWEST_PHOTOS} are needed"
         )
-    names, cameras, poses, colours, depths = [], [], [], [], []
+    names, cameras, poses, colours, depths, inside = [], [], [], [], [], []
     for index in taken:
         name = scene.view_names[index]
         where = f"{scene.root}: view {name}"
@@ -218,8 +227,11 @@ def gather_rays(
         poses.append(pose)
         colours.append(torch.from_numpy(np.ascontiguousarray(area_average(pixels, width, height))))
         if depth:
-            depths.append(_looked_up(scene.depth(index), width, height))
-    return SceneRays(names, cameras, np.stack(poses), colours, depths if depth else None)
+            depths.append(_looked_up(scene.depth(index), width, height).float())
+        if masks:
+            inside.append(_looked_up(scene.mask(index), width, height))
+    known = {"depths": depths if depth else None, "masks": inside if masks else None}
+    return SceneRays(names, cameras, np.stack(poses), colours, **known)
 
 
 def _check_pose(pose: np.ndarray, where: str, scene: str) -> None:
@@ -229,11 +241,11 @@ def _check_pose(pose: np.ndarray, where: str, scene: str) -> None:
         raise BrokenScene(scene, where, reason)
 
 
-def _looked_up(depth: np.ndarray, width: int, height: int) -> Tensor:
-    """Depth at the centres of the pixels of an image of another size."""
-    rows = ((np.arange(height) + 0.5) * depth.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * depth.shape[1] / width).astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(depth[rows[:, None], columns])).float()
+def _looked_up(values: np.ndarray, width: int, height: int) -> Tensor:
+    """Depth or mask at the centres of the pixels of an image of another size."""
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(values[rows[:, None], columns]))
 
 
 __all__ = ["Rays", "SceneRays", "area_average", "camera_directions", "gather_rays", "shrunk_size", "spread"]

@@ -29,16 +29,8 @@ def test_a_clock_is_noted_and_can_be_repeated() -> None:
 
 def test_grids_grow() -> None:
     stages = Stages(160)
-    assert [stages.at(round(TICKS * p)) for p in (0, 0.06, 0.08, 0.19, 0.21, 0.34, 0.36, 1)] == [
-        32,
-        32,
-        64,
-        64,
-        96,
-        96,
-        160,
-        160,
-    ]
+    way = [(0, 32), (0.06, 32), (0.08, 64), (0.19, 64), (0.21, 96), (0.34, 96), (0.36, 160), (1, 160)]
+    assert [stages.at(round(TICKS * part)) for part, _ in way] == [longest for _, longest in way]
     assert Stages(16).at(0) == 8
     assert falling(0.5, 0.05)(0) == 0.5
     assert falling(0.5, 0.05)(TICKS) == pytest.approx(0.05)

@@ -29,9 +29,8 @@ def test_rays_hit_what_the_camera_sees_through_a_bent_lens() -> None:
         inside = (points - pose[:3, 3]) @ pose[:3, :3]
         # float32 directions and distances of some metres: a few 1e-5 pixels.
         torch.testing.assert_close(_BENT.project(inside), _BENT.pixel_grid().reshape(-1, 2), atol=1e-3, rtol=0)
-        torch.testing.assert_close(
-            inside[:, 2], torch.from_numpy(scene.depth(photo)).double().reshape(-1), atol=1e-5, rtol=1e-6
-        )
+        depth = torch.from_numpy(scene.depth(photo)).double().reshape(-1)
+        torch.testing.assert_close(inside[:, 2], depth, atol=1e-5, rtol=1e-6)
         image = torch.from_numpy(np.array(scene.image(photo))).float() / 255
         torch.testing.assert_close(found.colours.reshape(30, 40, 3), image, atol=1e-7, rtol=0)
         torch.testing.assert_close(rays.image(photo), image, atol=1e-7, rtol=0)
