@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SLOPE = 0.01
+#: Of leaky ReLUs below zero.
+SLOPE = 0.01
 
 
 class VolumeResidual(nn.Module):
@@ -29,10 +30,10 @@ class VolumeResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, x, y, z) -> (B, out, x, y, z)."""
-        y = F.leaky_relu(F.instance_norm(self.conv1(x)), _SLOPE)
+        y = F.leaky_relu(F.instance_norm(self.conv1(x)), SLOPE)
         y = F.instance_norm(self.conv2(y))
         shortcut = F.instance_norm(self.conv3(x)) if hasattr(self, "conv3") else x
-        return F.leaky_relu(y + shortcut, _SLOPE)
+        return F.leaky_relu(y + shortcut, SLOPE)
 
 
 class VolumeUp(nn.Module):
@@ -56,4 +57,4 @@ class VolumeUp(nn.Module):
         return self.conv_block(up if skip is None else torch.cat([up, skip], 1))
 
 
-__all__ = ["VolumeResidual", "VolumeUp"]
+__all__ = ["SLOPE", "VolumeResidual", "VolumeUp"]
