@@ -202,7 +202,7 @@ def grid_occupancy(grid: Tensor, density: float, density_shift: float = 0.0, den
 
 
 def padded_grid(*sizes: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-    """Zeros that kernels reach fast: rows and planes do not lie powers of two apart, where caches would hold few of them.
+    """Zeros that kernels reach fast: rows and planes do not lie powers of two apart, where caches hold few of them.
 
     On Linux they lie on large pages where the system has some, which takes a tenth off the time of training.
 
