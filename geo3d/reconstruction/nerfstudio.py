@@ -26,8 +26,10 @@ from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, VolumeGrid
 from geo3d.reconstruction.field_box import camera_box
 from geo3d.reconstruction.scene_box import grid_sides, scene_box
+from geo3d.reconstruction.scene_rays import spread
 
 _CONFIG = "config.yml"
+_PURPOSE = "reading a nerfstudio run"
 #: Where nerfstudio's models keep the field that is rendered; NeRF's coarse field only guides the samples.
 _FIELDS = ("field", "field_fine")
 #: The turn from COLMAP's world that nerfstudio made before it wrote it down, as its reader still assumes.
@@ -155,7 +157,7 @@ class NerfstudioRun:
         )
         side = float(grid.voxel.mean()) * self.scale  # in the field's lengths, of which its density is
         places = grid.centres().reshape(-1, 3)
-        used = self._spread(most_views)
+        used = torch.tensor(spread(len(self.poses), most_views or None))
         query = _Query(self, side, samples)
         nearest = query.nearest(places, used)
         density, colours = query.samples(places, nearest)
@@ -173,11 +175,6 @@ class NerfstudioRun:
         grid.rgb.copy_(rgb.reshape(*sides, 3))
         return grid
 
-    def _spread(self, most_views: int) -> Tensor:
-        count = len(self.poses)
-        taken = min(count, most_views or count)
-        return torch.from_numpy(np.unique(np.linspace(0, count - 1, taken).round().astype(np.int64)))
-
 
 class _Query:
     """Asks the field: places of the world, seen from cameras of the run, in blocks.
@@ -188,8 +185,8 @@ class _Query:
 
     def __init__(self, run: NerfstudioRun, side: float, block: int) -> None:
         self._run, self._side, self._block = run, side, block
-        self._rays = require_extra("nerfstudio.cameras.rays", "nerfstudio", "reading a nerfstudio run")
-        heads = require_extra("nerfstudio.field_components.field_heads", "nerfstudio", "reading a nerfstudio run")
+        self._rays = require_extra("nerfstudio.cameras.rays", "nerfstudio", _PURPOSE)
+        heads = require_extra("nerfstudio.field_components.field_heads", "nerfstudio", _PURPOSE)
         self._names = heads.FieldHeadNames
         self._device = next((value.device for value in run.field.parameters()), torch.device("cpu"))
         self._transform = torch.from_numpy(np.asarray(run.transform, np.float64))
@@ -346,8 +343,9 @@ def load_run(run: str | Path, trust: bool = False, data: str | Path | None = Non
             f"{config}: reading a nerfstudio run executes what its {_CONFIG} says; if you trust whoever made it, say "
             "trust=True (--trust)"
         )
-    setup = require_extra("nerfstudio.utils.eval_utils", "nerfstudio", "reading a nerfstudio run").eval_setup
+    require_extra("nerfstudio", "nerfstudio", _PURPOSE)
     with _errors(config), _numbers_allowed():
+        setup = require_extra("nerfstudio.utils.eval_utils", "nerfstudio", _PURPOSE).eval_setup
         _, pipeline, _, _ = setup(
             config, test_mode="inference", update_config_callback=lambda found: _moved(found, config, data)
         )
