@@ -162,7 +162,7 @@ class NerfstudioRun:
         nearest = query.nearest(places, used)
         density, colours = query.samples(places, nearest)
         opacity = -torch.expm1(-density.clamp_min(0) * side)
-        solid = torch.nonzero(opacity > least_opacity).squeeze(1)
+        solid = torch.nonzero(opacity >= least_opacity).squeeze(1)
         rgb = torch.zeros_like(colours)
         rgb[solid], unseen = query.mean_colours(places[solid], used)
         if log is not None:

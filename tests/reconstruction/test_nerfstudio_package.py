@@ -63,6 +63,7 @@ def _make_run(method: str) -> Path:
         config.pipeline.model.implementation = "torch"
         config.pipeline.model.log2_hashmap_size = 12
         config.pipeline.model.max_res = 128
+        config.pipeline.model.average_init_density = 1.0
     config.save_config()
     torch.manual_seed(0)
     pipeline = deepcopy(config).pipeline.setup(device="cpu", test_mode="inference")
@@ -141,7 +142,7 @@ def test_the_world_is_that_of_the_file(capture: Path, monkeypatch: pytest.Monkey
     assert len(world) == 9  # nerfstudio keeps a tenth to evaluate
     np.testing.assert_allclose(run.poses, world, atol=5e-6)  # nerfstudio's poses are float32
     up = run.upright().poses[:, :3, 1].mean(0)
-    np.testing.assert_allclose(up / np.linalg.norm(up), [0, 0, -1], atol=0.02)  # OpenCV's y is down
+    np.testing.assert_allclose(up / np.linalg.norm(up), [0, 0, -1], atol=0.05)  # but for the tenth camera
 
 
 def test_integrated_encodings_are_met_with_whole_samples(capture: Path) -> None:
@@ -150,8 +151,7 @@ def test_integrated_encodings_are_met_with_whole_samples(capture: Path) -> None:
     assert float(grid.opacity.std()) > 0
 
 
-@pytest.mark.parametrize(("method", "message"), [("neus", "gives no density"), ("splatfacto", "Gaussians have none")])
-def test_models_without_density_are_refused(capture: Path, method: str, message: str) -> None:
-    path = _make_run(method)
-    with pytest.raises(InputError, match=message):
+def test_gaussians_are_refused(capture: Path) -> None:
+    path = _make_run("splatfacto")
+    with pytest.raises(InputError, match="SplatfactoModel has no field of density and colour"):
         nerfstudio_grid(path, _CENTRE - _HALF, _CENTRE + _HALF, 8, trust=True)
