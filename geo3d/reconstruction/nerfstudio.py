@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geo3d.config import coerce
 from geo3d.datasets.files import read_json
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, VolumeGrid
+from geo3d.progress import Log
 from geo3d.reconstruction.field_box import camera_box
 from geo3d.reconstruction.scene_box import grid_sides, scene_box
 from geo3d.reconstruction.scene_rays import spread
@@ -61,6 +63,7 @@ class NerfstudioConfig:
     """Rule for the box: `auto`, or `published` (the objects' boxes, or else the cameras)."""
 
     def __post_init__(self) -> None:
+        coerce(self)
         if self.longest_side < 8:
             raise InputError(f"nerfstudio: longest_side must be at least 8, got {self.longest_side}")
         if self.most_views < 0 or not 0 <= self.least_opacity < 1:
@@ -142,7 +145,7 @@ class NerfstudioRun:
         most_views: int = 64,
         least_opacity: float = 1e-3,
         samples: int = 1 << 16,
-        log: Callable[[str], None] | None = None,
+        log: Log | None = None,
     ) -> VolumeGrid:
         """Read the grid of a box off the field; see :func:`nerfstudio_grid`."""
         if (low is None) != (high is None):
@@ -378,7 +381,7 @@ def nerfstudio_grid(
     field: str = "",
     upright: bool = False,
     samples: int = 1 << 16,
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
 ) -> VolumeGrid:
     """A radiance grid of a trained nerfstudio run (NeRF-MAE, sec. 3: density and colour at the centres of voxels).
 
@@ -414,7 +417,7 @@ def nerfstudio_grid(
     return loaded.grid(low, high, longest_side, most_views, least_opacity, samples, log)
 
 
-def scene_grid(scene: Scene, config: NerfstudioConfig, log: Callable[[str], None] | None = None) -> VolumeGrid:
+def scene_grid(scene: Scene, config: NerfstudioConfig, log: Log | None = None) -> VolumeGrid:
     """The grid of a scene, read off the nerfstudio run of its photos, in the scene's box.
 
     Args:
