@@ -1,6 +1,6 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, i2p_mae, spark, sparse_resnet, swin3d
+from geo3d.models import croco, i2p_mae, nerf_mae, spark, sparse_resnet, swin3d
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -22,6 +22,7 @@ register_family(spark.CONVNEXT_FAMILY)
 register_family(sparse_resnet.FAMILY)
 register_family(i2p_mae.FAMILY)
 register_family(i2p_mae.CLASSIFIER_FAMILY)
+register_family(nerf_mae.FAMILY)
 
 __all__ = [
     "Encoder",
@@ -37,6 +38,7 @@ __all__ = [
     "list_models",
     "model_info",
     "model_options",
+    "nerf_mae",
     "register_family",
     "spark",
     "sparse_resnet",

@@ -9,6 +9,7 @@ import pytest
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
 from i2p_mae_golden import check_classifier, check_i2p_mae
+from nerf_mae_golden import check_nerf_mae
 from point_ops_golden import check_point_ops
 from spark_golden import check_spark, check_spark_encoder
 from swin3d_golden import check_swin3d
@@ -20,6 +21,7 @@ CHECKS = {
     "croco": check_croco,
     "i2p_mae": check_i2p_mae,
     "i2p_mae_classifier": check_classifier,
+    "nerf_mae": check_nerf_mae,
     "point_ops": check_point_ops,
     "rope2d": check_rope2d,
     "spark": check_spark,
@@ -34,7 +36,6 @@ LATER = {
     "croco_dpt": "comes with CroCo's downstream heads",
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
-    "nerf_mae": "comes with NeRF-MAE",
     "nerf_mae_fpn": "comes with NeRF-MAE",
     "nerf_mae_semantic": "comes with NeRF-MAE",
     "nerf_mae_tables": "comes with NeRF-MAE",

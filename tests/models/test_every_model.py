@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ from geo3d.geometry import PointCloud, SparseVoxels, View
 from geo3d.models import Encoder, Family, family_of, model_options, register_family
 from geo3d.models.croco import visible_from_mask
 from geo3d.models.i2p_mae import I2PMAE
+from geo3d.models.nerf_mae import NeRFMAE
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
+FAMILIES += ("nerf_mae",)
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
-SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40"}
+SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
 
 #: Sizes of a small encoder of points.
 POINTS: dict[str, Any] = {"points": 64, "groups": (24, 12, 6), "neighbors": (4, 4, 3), "dims": (8, 8, 16)}
@@ -71,6 +74,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         POINTS | {"num_classes": 3, "pooling": "both", "drop_path_rate": 0, "published_groups": False},
         POINTS | {"num_classes": 5, "pooling": "sum"},
     ],
+    "nerf_mae": [
+        {"embed_dim": 12, "depths": (1, 2, 1, 1), "heads": (1, 2, 3, 4), "mlp_ratio": 2, "drop_path_rate": 0.2}
+        | {"resolution": 64, "place_masked": True},
+        {"embed_dim": 6, "depths": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "decoder": False},
+    ],
 }
 
 #: Of whose sizes files of others do not tell these.
@@ -95,9 +103,10 @@ PUBLISHED_PARAMETERS = {
     "swin3d_l": 60_757_060,
     "i2p_mae_base": 17_622_808,
     "i2p_mae_modelnet40": 12_830_056,
+    "nerf_mae_swin_s": 70_040_938,
 }
 #: Families whose authors released files under no licence that is known.
-UNLICENSED = ("i2p_mae",)
+UNLICENSED = ("i2p_mae", "nerf_mae")
 
 
 def cloud() -> PointCloud:
@@ -114,8 +123,14 @@ def photos() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((60, 90), (50, 70))]
 
 
+def grids() -> list[np.ndarray]:
+    """Two grids whose sides no patch divides."""
+    rng = np.random.default_rng(0)
+    return [rng.random((4, *sides), np.float32) for sides in ((30, 27, 20), (18, 32, 9))]
+
+
 #: kind -> something that an encoder of that kind prepares: two images, two scenes.
-HANDED_IN: dict[str, Callable[[], Any]] = {"image": photos, "voxels": cloud, "points": cloud}
+HANDED_IN: dict[str, Callable[[], Any]] = {"image": photos, "voxels": cloud, "points": cloud, "grid": grids}
 
 
 def prepared(model: Encoder) -> Any:
@@ -141,8 +156,13 @@ def forward(model: Encoder) -> torch.Tensor:
         return torch.cat(
             [part.flatten() for part in (output.points, output.features, *output.levels) if part is not None]
         )
-    alone = getattr(model.config, "decoder", "") == "none" or isinstance(model, I2PMAE)
+    if isinstance(model, NeRFMAE) and model.config.decoder:
+        blocks = torch.arange(math.prod(side // 16 for side in inputs.sides)) % 3 > 0
+        return model(inputs, blocks.view([side // 16 for side in inputs.sides])).reconstruction
+    alone = getattr(model.config, "decoder", "") in ("none", False) or isinstance(model, I2PMAE)
     out = model.features(inputs) if alone else model(inputs)
+    if model.kind == "grid":
+        return torch.cat([stage.flatten() for stage in out])
     return out if isinstance(out, torch.Tensor) else torch.cat([stage.feats.flatten() for stage in out])
 
 
@@ -192,6 +212,8 @@ def test_face_forward_and_backward(name: str) -> None:
         if model.kind == "image":
             height, width = inputs.shape[2:]
             assert found.shape == (2, info.channels, height // info.stride, width // info.stride)
+        elif model.kind == "grid":
+            assert found.shape == (2, info.channels, *(side // info.stride for side in inputs.sides))
         elif model.kind == "points":
             start, middle, end = found.offsets.tolist()
             assert (start, end) == (0, len(found.feats))
