@@ -13,6 +13,7 @@ from geo3d.datasets.mvimgnet import MVImgNet
 from geo3d.datasets.object_arrays import ObjectArrays
 from geo3d.datasets.object_folders import ObjectFolders
 from geo3d.datasets.point_files import PointFiles
+from geo3d.datasets.radiance_grids import RadianceGrids, read_grid
 from geo3d.datasets.read_points import read_cloud, read_points
 from geo3d.datasets.scannet import ScanNet
 from geo3d.datasets.scannet_frames import ScanNetFrames
@@ -35,7 +36,7 @@ from geo3d.datasets.shapenet import ShapeNet55
 from geo3d.datasets.transforms import Transforms
 
 # In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it.
-_SCENES = (ScanNet, ScanNetFrames, MVImgNet, Transforms, ImagePairs)
+_SCENES = (ScanNet, ScanNetFrames, MVImgNet, Transforms, RadianceGrids, ImagePairs)
 _OBJECTS = (ShapeNet55, ModelNetHDF5, ModelNetResampled, ScanObjectNN, ScanObjectNNHardest, ObjectArrays)
 for _reader in (*_SCENES, *_OBJECTS, ObjectFolders, PointFiles):
     register_dataset(_reader)
@@ -53,6 +54,7 @@ __all__ = [
     "ObjectFolders",
     "PointFiles",
     "Quarantine",
+    "RadianceGrids",
     "Remark",
     "ScanNet",
     "ScanNetFrames",
@@ -66,6 +68,7 @@ __all__ = [
     "list_datasets",
     "open_dataset",
     "read_cloud",
+    "read_grid",
     "read_points",
     "register_dataset",
 ]

@@ -117,7 +117,7 @@ class PointFiles(SceneDataset):
         files, folders = _point_files(self.root), subfolders(self.root)
         inside = [name for name in folders if _point_files(self.root / name)]
         alone = len(files) == 1 and not inside
-        self.classes = _read_classes([self.root, self.root.parent] if alone else [self.root])
+        self.classes = read_classes([self.root, self.root.parent] if alone else [self.root])
         if alone:
             self._places = {self.root.name: self.root}
             return [self.root.name]
@@ -145,7 +145,7 @@ def _point_files(folder: Path) -> list[str]:
     return sorted((n for n in names if os.path.splitext(n)[1].lower() in endings), key=numeric_order)
 
 
-def _read_classes(folders: list[Path]) -> tuple[str, ...] | None:
+def read_classes(folders: list[Path]) -> tuple[str, ...] | None:
     """Names of the classes by the first list in some folders; None where there is none.
 
     Raises:

@@ -258,6 +258,8 @@ class SceneDataset(Sequence):
     categories: tuple[str, ...] = ()
     #: Whether each scene is a folder, which may itself be a root; many objects may share a folder or a file.
     folder_scenes: ClassVar[bool] = True
+    #: Names of folders of a root that hold parts of its scenes, and are never datasets of their own.
+    part_folders: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, root: str | Path, quarantine: Quarantine | None = None, split: str | Path | None = None) -> None:
         # Absolute, because the name of a scene that is the root itself is the folder's name.
@@ -426,7 +428,7 @@ def recognise(root: Path) -> str:
 
 def _read_by_others(root: Path, kind: str) -> bool:
     """Whether ``root`` is of a kind because of some of its folders, while others of them are of other kinds alone."""
-    children = [root / name for name in subfolders(root)]
+    children = [root / name for name in subfolders(root) if name not in _REGISTRY[kind].part_folders]
     strange = [child for child in children if not _REGISTRY[kind].detect(child)]
     return len(strange) < len(children) and any(recognised_by(child) for child in strange)
 

@@ -96,6 +96,53 @@ class VolumeGrid:
         ]
         return torch.stack(torch.meshgrid(*along, indexing="ij"), -1)
 
+    def turned(self, quarters: int = 1) -> VolumeGrid:
+        """The world turned about its z axis by quarter turns, x towards y; labels, boxes and corners turn along.
+
+        A quarter turn exchanges the sides w and l of the boxes and keeps their yaw, as the published augmentation does.
+        """
+        grid = self
+        for _ in range(quarters % 4):
+            grid = grid._quarter()
+        return grid
+
+    def _quarter(self) -> VolumeGrid:
+        low, high, boxes = self.low, self.high, self.boxes
+        if low is not None and high is not None:
+            low, high = (
+                torch.stack([-high[1], low[0], low[2]]),
+                torch.stack([-low[1], high[0], high[2]]),
+            )
+        if boxes is not None:
+            x, y, z, width, length, height, yaw = boxes.unbind(-1)
+            boxes = torch.stack([self.sides[1] - y, x, z, length, width, height, yaw], -1)
+        values = (self.rgb, self.opacity, self.labels)
+        rgb, opacity, labels = (None if v is None else v.transpose(0, 1).flip(0) for v in values)
+        return VolumeGrid(rgb, opacity, low, high, labels, boxes)
+
+    def flipped(self, *axes: int) -> VolumeGrid:
+        """The world mirrored along some of x (0), y (1) and z (2), each once; labels, boxes and corners along with it.
+
+        A mirror along one of x and y reverses the yaw of boxes; along both, it is a half turn and keeps it.
+
+        Raises:
+            ValueError: an axis that is none of these, or is named twice.
+        """
+        if len(set(axes)) < len(axes) or not set(axes) <= {0, 1, 2}:
+            raise ValueError(f"VolumeGrid: axes to flip are 0, 1 and 2, each once, got {axes}")
+        low, high, boxes = self.low, self.high, self.boxes
+        if low is not None and high is not None:
+            mirrored = torch.tensor([axis in axes for axis in range(3)], device=low.device)
+            low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
+        if boxes is not None:
+            boxes = boxes.clone()
+            for axis in axes:
+                boxes[:, axis] = self.sides[axis] - boxes[:, axis]
+            if (0 in axes) != (1 in axes):
+                boxes[:, 6] = -boxes[:, 6]
+        rgb, opacity, labels = (None if v is None else v.flip(axes) for v in (self.rgb, self.opacity, self.labels))
+        return VolumeGrid(rgb, opacity, low, high, labels, boxes)
+
     def to_numpy(self) -> dict[str, Any]:
         """Fields that are present as numpy arrays."""
         known = {name: getattr(self, name) for name in ("rgb", "opacity", "low", "high", "labels", "boxes")}

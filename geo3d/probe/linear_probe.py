@@ -11,7 +11,7 @@ from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.probe.probe import Probe, ProbeConfig, Representation, load_encoder
-from geo3d.probe.voxels import ProbeScore, VoxelProbe, input_features, network_features
+from geo3d.probe.voxels import CloudVoxels, ProbeScore, VoxelProbe, input_features, network_features
 from geo3d.progress import Log
 from geo3d.samples.points import LabelledScenes
 
@@ -58,7 +58,8 @@ class LinearProbe(Probe):
         train, held = _scenes(config, log)
         log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * self.voxel_size:g} cm")
         per_scene, seed = config.voxels_per_scene, config.seed
-        self._probe = VoxelProbe(train, held, self.voxel_size, per_scene, seed, log, config.strict)
+        voxels = (CloudVoxels(scenes, self.voxel_size) for scenes in (train, held))
+        self._probe = VoxelProbe(*voxels, per_scene, seed, log, config.strict)
 
     def network_features(self, network: VoxelEncoder) -> Representation:
         """Features of all stages that a finest voxel lies in."""

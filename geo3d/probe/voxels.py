@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +88,49 @@ def input_features(reads: tuple[str, ...], voxel_size: float) -> Representation:
     return features
 
 
+class LabelledVoxels(Protocol):
+    """Scenes whose voxels have a class each."""
+
+    #: Names of the classes, in the order of the labels.
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def describe(self, index: int) -> str:
+        """A name by which a person finds a scene again."""
+        ...
+
+    def voxels(self, index: int) -> tuple[Any, Tensor]:
+        """What representations take of a scene, and the label (N,) int64 of each of its voxels, -1 where there is none.
+
+        Raises:
+            InputError: the scene cannot be read.
+        """
+        ...
+
+
+class CloudVoxels:
+    """Voxels of scenes of labelled points; the first point in one stands for it, and its label is that point's.
+
+    Args:
+        scenes: where points come from.
+        voxel_size: edge of a voxel, metres.
+    """
+
+    def __init__(self, scenes: LabelledScenes, voxel_size: float) -> None:
+        self.scenes, self.voxel_size = scenes, voxel_size
+        self.classes, self.describe = scenes.classes, scenes.describe
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def voxels(self, index: int) -> tuple[VoxelPoints, Tensor]:
+        """As :meth:`LabelledVoxels.voxels`: the points that stand for them."""
+        cloud = self.scenes.cloud(index)
+        points = points_in_voxels(cloud, self.voxel_size)
+        return points, cloud.semantic[points.index]
+
+
 @dataclass(frozen=True)
 class VoxelProbe:
     """The same scenes, voxels and budget for every representation that is compared.
@@ -94,7 +138,6 @@ class VoxelProbe:
     Args:
         train: scenes to learn from, 2 or more.
         held: scenes to measure on, with the same classes.
-        voxel_size: edge of a voxel, metres; its first point stands for it, and its label is that point's.
         voxels_per_scene: labelled ones of a training scene that are learnt from; all where there are no more.
         seed: draws these, and the validation scenes.
         log: told of scenes that cannot be read and are left out.
@@ -104,9 +147,8 @@ class VoxelProbe:
         InputError: too few scenes, or classes that differ.
     """
 
-    train: LabelledScenes
-    held: LabelledScenes
-    voxel_size: float
+    train: LabelledVoxels
+    held: LabelledVoxels
     voxels_per_scene: int
     seed: int
     log: Log
@@ -129,10 +171,10 @@ class VoxelProbe:
         scenes = 0
         count = len(self.train.classes)
         confusion = {name: torch.zeros(count, count, dtype=torch.int64) for name in representations}
-        for _, points, labels in self._scenes(self.held, readable):
+        for _, voxels, labels in self._scenes(self.held, readable):
             scenes += 1
             for name, features in representations.items():
-                confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(points)), count)
+                confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(voxels)), count)
         scores = {}
         for name, (readout, penalty) in readouts.items():
             voxels = int(confusion[name].sum())
@@ -149,12 +191,12 @@ class VoxelProbe:
         """Representation -> its read-out, and the penalty that the validation scenes chose."""
         found: dict[str, list[Tensor]] = {name: [] for name in representations}
         classes, scene = [], []
-        for index, points, labels in self._scenes(self.train, readable):
+        for index, voxels, labels in self._scenes(self.train, readable):
             rows = self._drawn(labels, index)
             classes.append(labels[rows])
             scene.append(torch.full_like(rows, index))
             for name, features in representations.items():
-                found[name].append(features(points)[rows])
+                found[name].append(features(voxels)[rows])
         labels = torch.cat(classes)
         validation = self._validation(torch.cat(scene))
         chosen = {}
@@ -194,7 +236,7 @@ class VoxelProbe:
         confusion = confusion_matrix(labels, readout.predict(features), len(self.train.classes))
         return segmentation_scores(confusion)["miou"]
 
-    def _scenes(self, scenes: LabelledScenes, readable: Readable) -> Iterator[tuple[int, VoxelPoints, Tensor]]:
+    def _scenes(self, scenes: LabelledVoxels, readable: Readable) -> Iterator[tuple[int, Any, Tensor]]:
         """Number, voxels and their labels (N,) of each scene that can be read.
 
         Raises:
@@ -203,14 +245,20 @@ class VoxelProbe:
         read = 0
         for index in range(len(scenes)):
             where = scenes.describe(index)
-            cloud = readable.read(where, partial(scenes.cloud, index), lambda where=where: where)
-            if cloud is None:
-                continue
-            read += 1
-            points = points_in_voxels(cloud, self.voxel_size)
-            yield index, points, cloud.semantic[points.index]
+            found = readable.read(where, partial(scenes.voxels, index), lambda where=where: where)
+            if found is not None:
+                read += 1
+                yield index, *found
         if read == 0:
             raise InputError("none of the scenes can be read; the reasons are named above")
 
 
-__all__ = ["PENALTIES", "ProbeScore", "VoxelProbe", "input_features", "network_features"]
+__all__ = [
+    "PENALTIES",
+    "CloudVoxels",
+    "LabelledVoxels",
+    "ProbeScore",
+    "VoxelProbe",
+    "input_features",
+    "network_features",
+]

@@ -123,8 +123,9 @@ class Recipe:
     #: instance may choose another in :meth:`prepare_measuring`.
     best: str = "loss"
     higher_is_better: bool = False
-    #: Whence measured samples are drawn.
+    #: Whence measured samples are drawn, and how many at a time.
     stream: ClassVar[Stream] = Stream.MEASURE
+    measured_batch: ClassVar[int] = MEASURED_BATCH
 
     method: Method
     samples: SampleSet
@@ -299,9 +300,9 @@ class Recipe:
         order = every[: self.planned_count]
         items = np.tile(order, max(1, -(-least // len(order))))
         read = 0
-        for start in range(0, len(items), MEASURED_BATCH):
+        for start in range(0, len(items), self.measured_batch):
             drawn = []
-            for n in range(start, min(start + MEASURED_BATCH, len(items))):
+            for n in range(start, min(start + self.measured_batch, len(items))):
                 item, rng = int(items[n]), stream_generator(self.seed, self.stream, n)
                 describe = partial(self.measured.describe, item)
                 sample = self.readable.read(item, partial(self.draw_measured, item, rng), describe)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from geo3d.datasets.scene import Scene, SceneDataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
-from geo3d.samples.source import Items, SampleSource, folders
+from geo3d.samples.labels import common_classes, require_labels
+from geo3d.samples.source import Items, SampleSource
 
 
 class LoadedPoints(NamedTuple):
@@ -62,23 +63,11 @@ class LabelledScenes(PointScenes):
         self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]], items: Items | None = None
     ) -> None:
         super().__init__(datasets, scenes, items)
-        used = [self.datasets[number] for number in sorted({number for number, _ in self.scenes})]
-        for dataset in used:
-            if not dataset.classes:
-                raise InputError(
-                    f"{dataset.root}: its scenes are labelled, but {type(dataset).__name__} does not name the classes; "
-                    "set its attribute classes, as docs/datasets.md says"
-                )
-        named = {tuple(dataset.classes) for dataset in used}
-        if len(named) > 1:
-            raise InputError(f"{folders(used)}: labelled with different classes; give datasets of the same classes")
         #: Names of the classes, in the order of the labels.
-        self.classes: tuple[str, ...] = named.pop()
+        self.classes: tuple[str, ...] = common_classes(self)
 
     def load(self, scene: Scene) -> LoadedPoints:
         scene.require("labels")
         loaded = super().load(scene)
-        labels = loaded.cloud.semantic
-        if not -1 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
-            raise InputError(f"scene {scene.name} ({scene.root}) has labels outside -1 to {len(self.classes) - 1}")
+        require_labels(loaded.cloud.semantic, self.classes, scene)
         return loaded

@@ -327,6 +327,28 @@ def build_object_folders(root: Path) -> None:
     write_ply(root / "ball" / "b2.ply", {axis: TALL[:, i].astype(np.float32) for i, axis in enumerate("xyz")})
 
 
+def build_radiance_grids(root: Path) -> None:
+    """Grids as published, one of them flat and y up; with boxes, labels and a split."""
+    rng = np.random.default_rng(8)
+    for folder in ("features", "obb", "semantics"):
+        (root / folder).mkdir(parents=True)
+    corners = {"bbox_min": np.zeros(3), "bbox_max": np.array([3.0, 2.0, 2.5])}
+    for name in ("3dfront_0001_00", "3dfront_0002_00"):
+        values = rng.random((6, 4, 5, 4), np.float32) * [1, 1, 1, 12] - [0, 0, 0, 8]
+        stored = {"rgbsigma": values.astype(np.float32), "resolution": np.array(values.shape[:3])}
+        if name.startswith("3dfront_0002"):  # y up, x fastest: the file's axes z, x, y are ours
+            stored["rgbsigma"] = stored["rgbsigma"].transpose(0, 2, 1, 3).reshape(-1, 4)
+            stored["resolution"] = np.array([4, 5, 6])
+        np.savez(
+            root / "features" / f"{name}.npz", scale=1.0, offset=np.zeros(3), from_mitsuba=True, **stored, **corners
+        )
+        np.save(root / "obb" / f"{name}.npy", np.array([[3, 2, 2.5, 2, 1, 3, 0.25]]))
+        np.save(root / "semantics" / f"{name}.npy", rng.integers(0, 3, (6, 4, 5)))
+    names = {"train_scenes": ["3dfront_0001_00"], "val_scenes": ["3dfront_0002_00"], "test_scenes": ["3dfront_0002_00"]}
+    np.savez(root / "3dfront_split.npz", **{key: np.array(value) for key, value in names.items()})
+    (root / "classes.txt").write_text("bed\nchair\n")
+
+
 #: Builder of each kind that :func:`geo3d.datasets.open_dataset` knows: writes at least two scenes into a new folder.
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "scannet": build_scannet,
@@ -340,6 +362,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "scanobjectnn": build_scanobjectnn,
     "scanobjectnn_hardest": build_scanobjectnn_hardest,
     "object_arrays": build_object_arrays,
+    "radiance_grids": build_radiance_grids,
     "object_folders": build_object_folders,
     "point_files": build_point_files,
 }

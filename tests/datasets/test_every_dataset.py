@@ -16,7 +16,7 @@ from PIL import Image
 from geo3d.datasets import PARTS, MissingPart, Quarantine, Scene, SceneDataset, list_datasets, open_dataset
 from geo3d.datasets.scene import _REGISTRY, SeveralDatasets
 from geo3d.errors import InputError
-from geo3d.geometry import Camera, PointCloud, View
+from geo3d.geometry import Camera, PointCloud, View, VolumeGrid
 from geo3d.samples.images import ImageSet
 
 # How a part is asked for.
@@ -233,7 +233,7 @@ def test_origins_are_zero_near_zero(dataset):
 
 
 def test_labelled_datasets_name_their_classes(dataset):
-    labelled = any("labels" in scene.parts for scene in dataset)
+    labelled = any("labels" in scene.parts or "grid" in scene.parts for scene in dataset)
     assert (dataset.classes is not None) == labelled
     for scene in dataset.readable("labels"):
         labels = scene.points().semantic
@@ -281,7 +281,7 @@ def test_categories_and_subsets(dataset):
     assert all(-1 <= category < max(len(dataset.categories), 1) for category in known)
     assert len(set(dataset.categories)) == len(dataset.categories)
     assert {scene.subset for scene in dataset} <= {"train", "test", "val", ""}
-    if not dataset.folder_scenes:
+    if not dataset.folder_scenes and "grid" not in dataset[0].parts:
         assert all(scene.is_object and not scene.metric for scene in dataset)
         assert len(set(known)) >= 2
 
@@ -302,6 +302,17 @@ def test_tracks(dataset):
             local = tracks.xyz[tracks.point[seen]] @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
             pixel = scene.camera(index).project(torch.from_numpy(local)).numpy()
             np.testing.assert_allclose(pixel, tracks.uv[seen], atol=1e-9)  # projected exactly, float64
+
+
+def test_grids(dataset):
+    for scene in dataset.readable("grid"):
+        grid = scene.grid()
+        assert isinstance(grid, VolumeGrid)
+        assert {grid.rgb.dtype, grid.opacity.dtype} == {torch.float32}
+        assert 0 <= grid.rgb.min() < grid.rgb.max() <= 1
+        assert 0 <= grid.opacity.min() < grid.opacity.max() <= 1
+        assert -1 <= grid.labels.min() < grid.labels.max() < len(dataset.classes)
+        assert (grid.boxes[:, :3] < torch.tensor(grid.sides)).all()
 
 
 def test_pairs(dataset):

@@ -10,7 +10,7 @@ import torch
 from geo3d import InputError, create_model
 from geo3d.geometry import PointCloud
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
-from geo3d.probe.voxels import VoxelProbe, input_features, network_features
+from geo3d.probe.voxels import CloudVoxels, VoxelProbe, input_features, network_features
 
 CLASSES = ("red", "green", "blue")
 
@@ -46,8 +46,9 @@ class PaintedScenes:
 
 def _probe(labels: str = "true", held: str | None = None, **options) -> VoxelProbe:
     said: list[str] = []
-    whole = {"voxel_size": 0.05, "voxels_per_scene": 200, "seed": 0, "log": said.append} | options
-    return VoxelProbe(PaintedScenes(5, labels), PaintedScenes(2, held or labels), **whole)
+    whole = {"voxels_per_scene": 200, "seed": 0, "log": said.append} | options
+    train, measured = PaintedScenes(5, labels), PaintedScenes(2, held or labels)
+    return VoxelProbe(CloudVoxels(train, 0.05), CloudVoxels(measured, 0.05), **whole)
 
 
 def test_a_class_that_is_the_colour_is_read_off_whole_and_one_that_is_not_shown_is_not() -> None:

@@ -1,0 +1,48 @@
+"""The parts of NeRF-MAE's tables that belong to grids: density to opacity, the loader's axes, turns and flips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from golden_cases import GoldenCase
+
+from geo3d.datasets import read_grid
+from geo3d.datasets.radiance_grids import opacity_of_density
+from geo3d.geometry import VolumeGrid
+
+# As the case says; element-wise functions in float32.
+CLOSE = {"rtol": 1e-6, "atol": 1e-7}
+
+
+def check_opacity(case: GoldenCase, _folder: Path) -> None:
+    """Opacity of densities in both published variants, and of densities that are opacity already."""
+    density = case.tensors["in.density"]
+    for convention, published in (("exp", "out.alpha_exp"), ("relu", "out.alpha_relu")):
+        torch.testing.assert_close(opacity_of_density(density, convention), case.tensors[published], **CLOSE)
+
+
+def check_loading(case: GoldenCase, folder: Path) -> None:
+    """A scene file as the published loader hands it on, with its density made opacity and without."""
+    stored = case.tensors["in.npz_rgbsigma"]
+    file = folder / "scene.npz"
+    np.savez(file, rgbsigma=stored.numpy(), resolution=np.array(stored.shape[:3]))
+    normalised = read_grid(file)
+    torch.testing.assert_close(normalised.values, case.tensors["out.loaded_normalized"], **CLOSE)
+    # The published loader hands on densities where it is told not to normalise; here opacity is in [0, 1].
+    raw = read_grid(file, "opacity")
+    torch.testing.assert_close(raw.rgb, case.tensors["out.loaded_raw"][:3].permute(1, 2, 3, 0), **CLOSE)
+    torch.testing.assert_close(raw.opacity, case.tensors["out.loaded_raw"][3].clamp(0, 1), **CLOSE)
+
+
+def check_augmentation(case: GoldenCase, _folder: Path) -> None:
+    """The quarter turn about z and the flips along x and y, of grids and their boxes."""
+    values, boxes = case.tensors["in.aug_grid"], case.tensors["in.aug_boxes"]
+    grid = VolumeGrid.of_values(values)
+    grid.boxes = boxes
+    turned, flipped = grid.turned(), grid.flipped(0, 1)
+    assert torch.equal(turned.values, case.tensors["out.aug_rot_grid"])
+    assert torch.equal(turned.boxes, case.tensors["out.aug_rot_boxes"])
+    assert torch.equal(flipped.values, case.tensors["out.aug_flip_grid"])
+    assert torch.equal(flipped.boxes, case.tensors["out.aug_flip_boxes"])
