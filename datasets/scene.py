@@ -36,6 +36,9 @@ PARTS = {
     "grid": "a radiance grid",
 }
 
+#: Classes of labelled scenes whose instances are surfaces of a room and not objects in it.
+SURFACES = ("wall", "floor", "ceiling")
+
 #: Parts that come with the list of views.
 VIEW_PARTS = frozenset({"views", "poses", "depth", "masks", "tracks", "pairs"})
 

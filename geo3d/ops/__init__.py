@@ -6,7 +6,9 @@ from geo3d.ops.interpolate import interpolate, inverse_distance_weights
 from geo3d.ops.kernel_map import KernelMap, build_kernel_map, kernel_map, kernel_offsets, transpose_kernel_map
 from geo3d.ops.kernel_support import kernel_support
 from geo3d.ops.knn import knn
+from geo3d.ops.radiance_step import radiance_step
 from geo3d.ops.registry import explain, list_operators, prefer_backend
+from geo3d.ops.render_rays import grid_occupancy, padded_grid, radiance_gradient, render_rays
 from geo3d.ops.rope_2d import rope_2d
 from geo3d.ops.sparse_conv import sparse_conv
 from geo3d.ops.voxel_attention import voxel_attention
@@ -20,6 +22,7 @@ __all__ = [
     "chamfer_loss",
     "explain",
     "farthest_point_sample",
+    "grid_occupancy",
     "interpolate",
     "inverse_distance_weights",
     "kernel_map",
@@ -27,7 +30,11 @@ __all__ = [
     "kernel_support",
     "knn",
     "list_operators",
+    "padded_grid",
     "prefer_backend",
+    "radiance_gradient",
+    "radiance_step",
+    "render_rays",
     "rope_2d",
     "sparse_conv",
     "transpose_kernel_map",

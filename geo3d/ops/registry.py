@@ -26,7 +26,7 @@ _REFERENCE = "reference"
 # Operator -> kernel that comes before the others. Not per thread: autograd calls backwards from threads of its own.
 _PREFERRED: dict[str, str] = {}
 
-Result = Tensor | tuple[Tensor, ...]
+Result = Tensor | tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def define_operator(
         reference, check, kernels, check_values: see :class:`Operator`.
         fake: the result's shape, strides and dtype without its values; for ``torch.compile`` and ``torch.export``.
         setup_context, backward: as :func:`torch.library.register_autograd` takes them. ``backward`` calls an operator.
-            Without them no result is differentiable.
+            Without them no result is differentiable. An operator that writes to its arguments has none.
     """
     name = schema.partition("(")[0]
     _OPERATORS_LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -176,9 +176,10 @@ def define_operator(
     qualified = f"geo3d::{name}"
     _OPERATORS_LIBRARY.impl(name, operator.__call__, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, checked_fake, lib=_OPERATORS_LIBRARY)
-    torch.library.register_autograd(
-        qualified, backward or _no_gradient, setup_context=setup_context or _mark_constant, lib=_OPERATORS_LIBRARY
-    )
+    if not getattr(torch.ops.geo3d, name).default._schema.is_mutable:
+        torch.library.register_autograd(
+            qualified, backward or _no_gradient, setup_context=setup_context or _mark_constant, lib=_OPERATORS_LIBRARY
+        )
     _OPERATORS[name] = operator
     return operator
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from geo3d.datasets.scene import BrokenScene, Mesh, Scene, SceneDataset
+from geo3d.datasets.scene import SURFACES, BrokenScene, Mesh, Scene, SceneDataset
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, unit_sphere
 from geo3d.geometry.origin import origin_rows
@@ -22,8 +22,6 @@ from geo3d.samples.source import Items, NumberedItems, SampleSource, folders
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Classes of labelled scenes whose instances are surfaces of a room and not objects in it.
-SURFACES = ("wall", "floor", "ceiling")
 #: Points spread over the surface of a mesh, once for each object and process.
 SURFACE_POINTS = 8192
 

@@ -1,0 +1,206 @@
+"""Depth fusion: depth maps of known poses, averaged as signed distances (TSDF), and made a radiance grid.
+
+Distances are taken along the rays of the pixels, cut at a few voxels, and averaged over the views (Curless and Levoy
+1996). Behind a surface a view tells ever less, and beyond the cut nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geo3d.datasets.image_files import decode
+from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.scene import Scene
+from geo3d.errors import InputError
+from geo3d.geometry import Camera, VolumeGrid
+from geo3d.reconstruction.scene_box import grid_sides, scene_box
+
+#: Optical depth of a voxel deep in a surface: light that crosses one is dimmed to 1 / 55.
+_DEEP = 4.0
+#: Distance over which the optical depth of a voxel rises, and how far into the surface it is half of it; in voxels.
+_SOFT, _INTO = 0.35, 0.0
+#: Behind a surface voxels are opaque to this distance, in voxels, and empty beyond: what is there no view has seen.
+_SHELL = 1.5
+_SLAB = 1 << 19  # voxels at a time, so that what is computed of them stays in the cache
+_NEAREST = 1e-3  # metres; what is nearer to a camera is behind it
+
+
+@dataclass(frozen=True)
+class DepthFusionConfig:
+    """Depth maps averaged as signed distances: seconds a scene, of scenes with depth."""
+
+    longest_side: int = 160
+    """Voxels along the longest side of the box."""
+    cut: float = 3.0
+    """Distance from a surface at which signed distances are cut, in voxels."""
+    farthest: float = 8.0
+    """Depth beyond this is not used, metres (or units of a scene that is not metric)."""
+    most_views: int = 0
+    """Views used; of more, so many evenly spread ones. 0: all."""
+    box: str = "auto"
+    """Rule for the box: `auto`, or `published` (the objects' boxes, or else the cameras)."""
+
+    def __post_init__(self) -> None:
+        if self.longest_side < 8:
+            raise InputError(f"depth_fusion: longest_side must be at least 8, got {self.longest_side}")
+        if not self.cut >= 2:
+            raise InputError(f"depth_fusion: cut must be at least 2 voxels, got {self.cut}")
+        if not self.farthest > 0 or self.most_views < 0:
+            given = f"{self.farthest} and {self.most_views}"
+            raise InputError(f"depth_fusion: farthest must be above 0 and most_views not below, got {given}")
+
+
+class SignedDistances:
+    """Signed distances and colours of the voxels of a box, averaged over views as they come.
+
+    Args:
+        low, high: (3,) corners of the box, metres.
+        sides: voxels along x, y and z.
+        cut: distance at which signed distances are cut, in voxels.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, sides: tuple[int, int, int], cut: float = 3.0) -> None:
+        self.low, self.high = (torch.from_numpy(np.array(corner, np.float64)) for corner in (low, high))
+        self.sides = tuple(sides)
+        self.side = float(((self.high - self.low) / torch.tensor(self.sides)).mean())
+        self.cut = cut * self.side
+        voxels = sides[0] * sides[1] * sides[2]
+        self._distance, self._weight, self._colour_weight = (torch.zeros(voxels) for _ in range(3))
+        self._colours = torch.zeros(voxels, 3)
+
+    def add(
+        self,
+        depth: Tensor,
+        camera: Camera,
+        world_from_camera: Tensor,
+        colours: Tensor | None = None,
+        colour_camera: Camera | None = None,
+    ) -> None:
+        """Add a view.
+
+        Args:
+            depth: (H, W) float32 metres along z, 0 where unknown.
+            camera: of the depth.
+            world_from_camera: (4, 4) pose.
+            colours: (H', W', 3) uint8 of the same pose.
+            colour_camera: of the colours; None: ``camera``.
+        """
+        pose = world_from_camera.double()
+        local = [  # (side, 3) what each coordinate adds to the place in the camera's frame
+            (self.low[axis] + (torch.arange(count, dtype=torch.float64) + 0.5) * step)[:, None] * pose[axis, :3]
+            for axis, (count, step) in enumerate(zip(self.sides, (self.high - self.low) / torch.tensor(self.sides)))
+        ]
+        local[0] = local[0] - pose[:3, 3] @ pose[:3, :3]
+        x, y, z = (part.float() for part in local)
+        plane = self.sides[1] * self.sides[2]
+        slab = max(1, _SLAB // plane)
+        for first in range(0, self.sides[0], slab):
+            last = min(first + slab, self.sides[0])
+            xyz = (x[first:last, None, None] + y[None, :, None] + z[None, None]).reshape(-1, 3)
+            self._add(xyz, first * plane, depth, camera, colours, colour_camera or camera)
+
+    def _add(
+        self, xyz: Tensor, first: int, depth: Tensor, camera: Camera, colours: Tensor | None, colour_camera: Camera
+    ) -> None:
+        """Add a view to voxels from ``first`` on, which lie at ``xyz`` (N, 3) in the camera's frame."""
+        row = torch.nonzero(xyz[:, 2] > _NEAREST).squeeze(1)
+        row, pixel = _seen(xyz, row, camera)
+        seen = depth.reshape(-1)[pixel]
+        # What lies further behind a surface than the cut is not told by this view; most voxels are gone here.
+        told = torch.nonzero((seen > 0) & (seen + self.cut > xyz[row, 2])).squeeze(1)
+        row, seen = row[told], seen[told]
+        place = xyz[row]
+        slope = place.norm(dim=1) / place[:, 2]
+        distance = (seen - place[:, 2]) * slope
+        weight = ((distance + self.cut) / (self.cut - self.side)).clamp(0, 1)
+        self._distance.index_add_(0, row + first, distance.clamp_max(self.cut) * weight)
+        self._weight.index_add_(0, row + first, weight)
+        if colours is None:
+            return
+        near = torch.nonzero((distance.abs() < self.cut) & (weight > 0)).squeeze(1)
+        row, distance = row[near], distance[near]
+        if colour_camera != camera:
+            kept, pixel = _seen(xyz, row, colour_camera, numbered=True)
+            row, distance = row[kept], distance[kept]
+        else:
+            pixel = pixel[told][near]
+        # Colour is that of the surface: the nearer to it, the more it counts.
+        share = (1.001 - (distance / self.cut).abs()) ** 2
+        self._colours.index_add_(0, row + first, colours.reshape(-1, 3)[pixel].float() * share[:, None])
+        self._colour_weight.index_add_(0, row + first, share)
+
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """(X, Y, Z) signed distances in metres, positive in front of surfaces, and how many views told of each."""
+        mean = self._distance / self._weight.clamp_min(1e-6)
+        return mean.reshape(self.sides), self._weight.reshape(self.sides)
+
+    def grid(self) -> VolumeGrid:
+        """The radiance grid: opaque at surfaces and a little behind, empty in front and where nothing was seen."""
+        distance, weight = self.distances()
+        voxels = distance / self.side
+        depth = _DEEP * torch.sigmoid(-(voxels + _INTO) / _SOFT)
+        depth = torch.where((weight > 1e-3) & (voxels > -_SHELL) & (voxels < self.cut / self.side - 0.5), depth, 0.0)
+        colours = self._colours / (255 * self._colour_weight.clamp_min(1e-6))[:, None]
+        opacity = 1 - torch.exp(-depth)
+        opacity = torch.where(opacity < 1e-3, 0.0, opacity)
+        rgb = torch.where(opacity[..., None] > 0, colours.reshape(*self.sides, 3), 0.0)
+        return VolumeGrid(rgb, opacity, self.low, self.high)
+
+
+def _seen(xyz: Tensor, row: Tensor, camera: Camera, numbered: bool = False) -> tuple[Tensor, Tensor]:
+    """Which of some rows of places (N, 3) a camera sees, and in which pixel.
+
+    Args:
+        numbered: return numbers of ``row``'s entries in place of the rows.
+    """
+    uv = camera.project(xyz[row]).round_()
+    inside = (uv[:, 0] >= 0) & (uv[:, 0] < camera.width) & (uv[:, 1] >= 0) & (uv[:, 1] < camera.height)
+    kept = torch.nonzero(inside).squeeze(1)
+    uv = uv[kept].long()
+    return kept if numbered else row[kept], uv[:, 1] * camera.width + uv[:, 0]
+
+
+def fuse_depth(scene: Scene, config: DepthFusionConfig | None = None, views: list[int] | None = None) -> VolumeGrid:
+    """Fuse the depth maps of a scene into a radiance grid.
+
+    Args:
+        scene: with views, poses and depth.
+        config: see :class:`DepthFusionConfig`.
+        views: numbers of the views that are used; None: as the config says.
+
+    Raises:
+        InputError: the scene lacks views, poses or depth, or has no view.
+        BrokenScene: a file is damaged.
+    """
+    config = config or DepthFusionConfig()
+    scene.require("views", "poses", "depth")
+    taken = chosen_views(len(scene.view_names), config.most_views) if views is None else views
+    if not taken:
+        raise InputError(f"scene {scene.name} ({scene.root}): has no view whose depth could be fused")
+    low, high = scene_box(scene, config.box)
+    volume = SignedDistances(low, high, grid_sides(low, high, config.longest_side), config.cut)
+    for index in taken:
+        where = f"{scene.root}: view {scene.view_names[index]}"
+        with scene.image(index) as picture:
+            colours = torch.from_numpy(decode(picture, where, scene.name))
+        camera, depth = scene.camera(index), torch.from_numpy(scene.depth(index))
+        if tuple(colours.shape[:2]) != (camera.height, camera.width):
+            reason = f"is {colours.shape[1]} x {colours.shape[0]}, its camera says {camera.width} x {camera.height}"
+            raise BrokenScene(scene.name, where, reason)
+        depth = torch.where(depth < config.farthest, depth, 0.0)
+        volume.add(depth, scene.depth_camera(index), torch.from_numpy(scene.pose(index)), colours, camera)
+    return volume.grid()
+
+
+def chosen_views(count: int, most: int = 0) -> list[int]:
+    """Numbers of at most so many of ``count`` views, evenly spread; 0: all."""
+    if most == 0 or count <= most:
+        return list(range(count))
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
+
+
+__all__ = ["DepthFusionConfig", "SignedDistances", "chosen_views", "fuse_depth"]
