@@ -35,6 +35,7 @@ class Stream(IntEnum):
     SURFACE_SAMPLES = 120
     OBJECT_CLOUDS = 130
     SYNTHETIC_SHAPES = 131
+    RADIANCE_FIELD = 150
 
 
 @unique

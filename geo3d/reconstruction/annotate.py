@@ -96,8 +96,8 @@ def object_boxes(
 ) -> Tensor:
     """Upright boxes (M, 7) float32 around the objects in a grid: centre, sides and yaw, see :class:`VolumeGrid`.
 
-    Each is the smallest in plan around its points, cut off where it leaves the grid below or above, and at least a voxel
-    along each side.
+    Each is the smallest in plan around its points, cut off where it leaves the grid below or above, and at least a
+    voxel along each side.
 
     Args:
         xyz: (N, 3) points in voxels.
