@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,11 @@ class HeadOutput:
     locations: Tensor
     strides: Tensor
     levels: Tensor
+
+    def of(self, grid: int) -> HeadOutput:
+        """What it says of one grid alone."""
+        one = slice(grid, grid + 1)
+        return replace(self, logits=self.logits[one], codes=self.codes[one], centrality=self.centrality[one])
 
     def within(self, sizes: Tensor) -> Tensor:
         """(B, L) whether locations lie in grids of these sides (B, 3), and not in what they were padded with."""
