@@ -30,7 +30,8 @@ _SEMANTIC = re.compile(r"base\.((?:encoder1|sem_out)\.)")
 def read_nerf_mae_files(content: Any, path: Path, tables: ComputedTables) -> Stored:
     """What a file of the authors holds: a pre-training network or any of those that are made of it.
 
-    - ``{"backbone_state_dict": ..., "fcos_state_dict": ...}`` beside the epoch: a detector;
+    - ``{"backbone_state_dict": ..., "fcos_state_dict": ...}`` beside the epoch: a detector; without the second it is
+      as names tell;
     - names under ``base.`` and ``fpn_neck.``: encoder and pyramid;
     - names under ``base.`` and ``sem_out.``: the network of semantic voxels;
     - else as :func:`~geo3d.checkpoints.nerf_mae.read_nerf_mae` reads it.
@@ -39,10 +40,10 @@ def read_nerf_mae_files(content: Any, path: Path, tables: ComputedTables) -> Sto
         InputError: none of these; says what is missing.
     """
     if isinstance(content, Mapping) and isinstance(content.get(_BACKBONE), Mapping):
-        if not isinstance(content.get(_HEAD), Mapping):
-            raise InputError(f"{path}: it has a {_BACKBONE} but no {_HEAD}: not a whole detector")
-        state = {f"backbone.{name}": v for name, v in as_state_dict(content[_BACKBONE], path).items()}
-        state |= _head_names(as_state_dict(content[_HEAD], path), path)
+        state = as_state_dict(content[_BACKBONE], path)
+        if isinstance(content.get(_HEAD), Mapping):
+            head = _head_names(as_state_dict(content[_HEAD], path), path)
+            state = {f"backbone.{name}": v for name, v in state.items()} | head
     else:
         state = as_state_dict(content, path)
     state = {_WRAPPED.sub(r"\1.\2", name): value for name, value in state.items()}
@@ -115,6 +116,14 @@ def _encoder_config(state: dict[str, Tensor], path: Path, tables: ComputedTables
     return encoder_sizes(state, path, _BASE) | {"resolution": take_tables(state, path, tables, _BASE)}
 
 
+def pyramid_of(detector: Stored) -> Stored:
+    """Encoder and pyramid of a detector."""
+    inside = "backbone."
+    state = {name.removeprefix(inside): v for name, v in detector.state.items() if name.startswith(inside)}
+    config = {name: value for name, value in (detector.config or {}).items() if name != "tower_depth"}
+    return Stored(state, "nerf_mae_fpn", config, detector.stated)
+
+
 def encoder_of(whole: Stored) -> Stored:
     """The bare encoder in a network that is made of it."""
     inside = "backbone.base." if whole.family == "nerf_mae_detector" else _BASE
@@ -136,4 +145,4 @@ def _encoder_fields(stored: Stored) -> dict[str, Any]:
     return {name: value for name, value in (stored.config or {}).items() if name in kept}
 
 
-__all__ = ["around_encoder", "encoder_of", "read_nerf_mae_files"]
+__all__ = ["around_encoder", "encoder_of", "pyramid_of", "read_nerf_mae_files"]

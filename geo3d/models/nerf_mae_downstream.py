@@ -5,7 +5,7 @@ Names of parameters are the published ones: the encoder lies under ``base.``, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo3d.checkpoints.nerf_mae_downstream import around_encoder, encoder_of
+from geo3d.checkpoints.loading import Stored
+from geo3d.checkpoints.nerf_mae_downstream import around_encoder, encoder_of, pyramid_of
 from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -311,7 +312,14 @@ _FREE = ("drop_path_rate", "resolution")
 _FINE_TUNED = ("front3d_obb_finetuned.pt", "scannet_obb_finetuned.pt")
 
 
-def _declared(network: type[_OnEncoder], title: str, config: type, tiny: dict[str, Any], **more: Any) -> Family:
+def _declared(
+    network: type[_OnEncoder],
+    title: str,
+    config: type,
+    tiny: dict[str, Any],
+    files: tuple[str, ...] = (),
+    parts: Mapping[str, Callable[[Stored], Stored]] | None = None,
+) -> Family:
     name = network.family
     own = tuple(f.name for f in fields(config) if f.name not in {g.name for g in fields(NeRFMAEEncoderConfig)})
     return Family(
@@ -325,9 +333,9 @@ def _declared(network: type[_OnEncoder], title: str, config: type, tiny: dict[st
         named=(*_SIZES, *own),
         free=_FREE,
         of_decoder=own,
-        parts={"nerf_mae": encoder_of},
+        parts={"nerf_mae": encoder_of} | dict(parts or {}),
         wholes={"nerf_mae": partial(around_encoder, family=name)},
-        **more,
+        files=tuple(ReleasedFile(file, (name,), "detection") for file in files),
     )
 
 
@@ -337,7 +345,8 @@ DETECTOR_FAMILY = _declared(
     "NeRF-MAE's detector",
     NeRFMAEDetectorConfig,
     {"pyramid_channels": 64, "tower_depth": 2},
-    files=tuple(ReleasedFile(file, ("nerf_mae_detector",), "detection") for file in _FINE_TUNED),
+    files=_FINE_TUNED,
+    parts={"nerf_mae_fpn": pyramid_of},
 )
 SEMANTIC_FAMILY = _declared(NeRFMAESemantic, "NeRF-MAE's semantic network", NeRFMAESemanticConfig, {})
 

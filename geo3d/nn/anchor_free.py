@@ -110,9 +110,10 @@ class AnchorFreeHead(nn.Module):
     @staticmethod
     def _tower(channels: int, depth: int) -> nn.Sequential:
         layers: list[nn.Module] = []
+        groups = math.gcd(_GROUPS, max(1, channels // 2))  # of two channels or more, as maps may be a single cell
         for _ in range(depth):
             convolution = nn.Conv3d(channels, channels, 3, padding=1)
-            layers += [convolution, nn.GroupNorm(math.gcd(_GROUPS, channels), channels), nn.ReLU(inplace=True)]
+            layers += [convolution, nn.GroupNorm(groups, channels), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
