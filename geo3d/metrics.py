@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,16 @@ def segmentation_scores(confusion: Tensor) -> dict[str, float]:
         "accuracy": hits.sum().item() / total,
         "majority": truth.max().item() / total,
     }
+
+
+def psnr(image: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio of colours in [0, 1], dB; at most 100, of equal images.
+
+    Args:
+        image, truth: of the same shape.
+    """
+    error = (image.double() - truth.double()).square().mean().item()
+    return -10 * math.log10(max(error, 1e-10))
 
 
 def accuracy(labels: Tensor, predicted: Tensor) -> Tensor:

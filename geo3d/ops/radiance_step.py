@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 SCHEMA = (
     "radiance_step(Tensor(a!) grid, Tensor(b!) gradient, Tensor(c!) mean, Tensor(d!) square, Tensor? occupancy, "
@@ -185,4 +185,6 @@ def _fake(*args: object) -> None:
     """Nothing is returned."""
 
 
-define_operator(SCHEMA, reference=radiance_step_reference, check=_check, fake=_fake, kernels=())
+define_operator(
+    SCHEMA, reference=radiance_step_reference, check=_check, fake=_fake, kernels=(Kernel("cpu", (torch.float32,)),)
+)

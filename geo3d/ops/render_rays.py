@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.ops.registry import define_operator
+from geo3d.ops.registry import Kernel, define_operator
 
 _RAYS = "Tensor grid, Tensor origins, Tensor directions, "
 _OPTIONAL = "Tensor? jitter, Tensor? occupancy, "
@@ -37,6 +37,8 @@ GRADIENT_SCHEMA = (
 BLOCK = 8
 #: Half side, in halves of the box, of the cube that rays end at where there is a border.
 FAR = 60.0
+#: Kernels count a grid's numbers in 32 bits.
+_MOST_NUMBERS = 2**31 - 1
 #: Shortest step, in halves of the box along the ray.
 _SHORTEST = 1e-4
 
@@ -252,7 +254,7 @@ def _march(origins: Tensor, directions: Tensor, jitter: Tensor, step: float, bor
         begins = start.unsqueeze(1) + number * segment.unsqueeze(1)
         lengths = torch.minimum(end.unsqueeze(1) - begins, segment.unsqueeze(1)).clamp(min=0)
         lengths = torch.where((start < end).unsqueeze(1), lengths, 0)
-        t.append(begins + jitter.unsqueeze(1) * lengths)
+        t.append(torch.where(lengths > 0, begins + jitter.unsqueeze(1) * lengths, 0))
         length.append(lengths)
         start = start + BLOCK * segment
     return torch.cat(t, 1), torch.cat(length, 1)
@@ -633,6 +635,27 @@ def _gradient_fake(gradient: Tensor, grid: Tensor, origins: Tensor, *args: Any) 
     return *floats, grid.new_empty(rays, dtype=torch.int32)
 
 
+def _reach(grid: Tensor) -> int:
+    """Numbers from the first to the last of a grid, as it lies in memory."""
+    return sum((side - 1) * stride for side, stride in zip(grid.shape, grid.stride())) + 1
+
+
+def _refuse(grid: Tensor, *args: Any) -> str | None:
+    if _reach(grid) > _MOST_NUMBERS:
+        return f"a grid over {_reach(grid)} numbers in memory is over {_MOST_NUMBERS}"
+    return None
+
+
+def _refuse_backward(*args: Any) -> str | None:
+    return _refuse(args[5]) if len(args) > 5 else None
+
+
+def _refuse_gradient(gradient: Tensor, *args: Any) -> str | None:
+    return _refuse(gradient[0]) or (_refuse(args[0]) if args else None)
+
+
+_DTYPES = (torch.float32,)
+
 define_operator(
     SCHEMA,
     reference=render_rays_reference,
@@ -641,7 +664,7 @@ define_operator(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES, _refuse),),
 )
 define_operator(
     BACKWARD_SCHEMA,
@@ -651,7 +674,7 @@ define_operator(
     fake=_backward_fake,
     setup_context=_backward_setup_context,
     backward=_backward_backward,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES, _refuse_backward),),
 )
 define_operator(
     GRADIENT_SCHEMA,
@@ -659,5 +682,5 @@ define_operator(
     check=_gradient_check,
     check_values=_gradient_check_values,
     fake=_gradient_fake,
-    kernels=(),
+    kernels=(Kernel("cpu", _DTYPES, _refuse_gradient),),
 )

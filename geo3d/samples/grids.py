@@ -45,7 +45,6 @@ class LabelledGrids(GridScenes):
 
     kind = "labelled grids"
     holds = "a radiance grid with labels"
-    needs = ("grid", "labels")
 
     def __init__(
         self, datasets: Sequence[SceneDataset], scenes: Sequence[tuple[int, str]], items: Items | None = None
@@ -57,7 +56,7 @@ class LabelledGrids(GridScenes):
     def load(self, scene: Scene) -> VolumeGrid:
         grid = super().load(scene)
         if grid.labels is None:
-            raise InputError(f"scene {scene.name} ({scene.root}) lists labels, but its grid holds none")
+            raise InputError(f"scene {scene.name} ({scene.root}) has a grid without labels of its voxels")
         require_labels(grid.labels, self.classes, scene)
         return grid
 

@@ -12,8 +12,8 @@ from geo3d.datasets import read_grid
 from geo3d.datasets.radiance_grids import opacity_of_density
 from geo3d.geometry import VolumeGrid
 
-# As the case says; element-wise functions in float32.
-CLOSE = {"rtol": 1e-6, "atol": 1e-7}
+# Opacity is 1 less a number near 1: its last place is 1.2e-7, in which machines that round exp otherwise differ.
+CLOSE = {"rtol": 1e-6, "atol": 5e-7}
 
 
 def check_opacity(case: GoldenCase, _folder: Path) -> None:

@@ -112,7 +112,7 @@ def _check_network(case: GoldenCase, model: NeRFMAE, dtype: torch.dtype) -> None
             assert float(model.get_parameter(name).grad.double().norm()) == pytest.approx(expected, rel=1e-3), name
 
 
-def check_nerf_mae_network_tables(case: GoldenCase) -> None:
+def check_nerf_mae_network_tables(case: GoldenCase, _folder: Path) -> None:
     """The network's part of a case of tables: positions, relative positions, padding."""
     stored = case.tensors
     for name in (n for n in stored if n.startswith("in.pos_index_n")):

@@ -1,0 +1,369 @@
+"""Radiance fields fitted to the photos of a scene: a dense voxel grid, by volume rendering, coarse to fine.
+
+>>> field = fit_radiance_field(scene, RadianceFieldConfig(seconds=60), print)
+>>> field.figures["psnr"], field.render(camera, pose).image, field.grid(160)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geo3d.datasets.scene import Scene
+from geo3d.geometry import Camera, View, VolumeGrid
+from geo3d.metrics import psnr
+from geo3d.ops import padded_grid, radiance_gradient, radiance_step
+from geo3d.progress import Log
+from geo3d.random import Stream, stream_generator
+from geo3d.reconstruction import radiance_file
+from geo3d.reconstruction.exposure import Exposure, best_gain
+from geo3d.reconstruction.field_box import find_box
+from geo3d.reconstruction.fit_schedule import TICKS, Pace, Stages, falling
+from geo3d.reconstruction.radiance_config import RadianceFieldConfig
+from geo3d.reconstruction.radiance_grid import RadianceGrid
+from geo3d.reconstruction.scene_rays import SceneRays, camera_directions, gather_rays
+from geo3d.reconstruction.turn_table import write_turn_table
+
+#: Looks at held-out photos over a fit, and rays looked at each time.
+_LOOKS, _LOOKED_AT = 16, 8192
+#: PSNR that counts as a gain.
+_GAINED = 0.02
+#: Steps between two looks for empty cells.
+_EMPTIED_EVERY = 32
+#: Total variation is added every so many steps, so many times as strong.
+_SMOOTHED_EVERY = 4
+#: Reach of the depth error: metres, or a share of the longest half side where a scene has no metres.
+_REACH, _REACH_SHARE = 0.2, 0.05
+_LOWER_RATE = 0.1
+
+
+@dataclass
+class RenderedView(View):
+    """A view as a field shows it: ``image``, ``depth`` where at least half of the light is stopped, and opacity.
+
+    Args:
+        opacity: (H, W) float32 in [0, 1], the share of light that is stopped.
+    """
+
+    opacity: Tensor | None = None
+
+
+@dataclass
+class RadianceField:
+    """A fitted field.
+
+    Args:
+        radiance: its grid.
+        config: of the fit.
+        cameras, poses: of the photos it was fitted to; (V, 4, 4) ``world_from_camera``.
+        pace: step of each tick of the fit, see :class:`geo3d.reconstruction.fit_schedule.Pace`.
+        figures: what was measured: ``steps``, ``seconds``, ``rays_per_second``, ``psnr_seen`` of photos fitted, and of
+            those held out ``psnr`` and, with exposure, ``psnr_own_gain``, where the gain of each is fitted too.
+    """
+
+    radiance: RadianceGrid
+    config: RadianceFieldConfig
+    cameras: list[Camera]
+    poses: np.ndarray
+    pace: tuple[int, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def render(self, camera: Camera, world_from_camera: Tensor | np.ndarray, name: str = "rendered") -> RenderedView:
+        """What a camera sees, its lens' distortion included.
+
+        Args:
+            camera: of any size and place.
+            world_from_camera: (4, 4) pose, metres.
+            name: of the view.
+
+        Returns:
+            ``image`` (H, W, 3), ``depth`` (H, W) metres along z, 0 where less than half of the light is stopped, and
+            ``opacity`` (H, W), on the CPU.
+
+        Raises:
+            ValueError: a pose that is not (4, 4).
+        """
+        pose = torch.as_tensor(world_from_camera, dtype=torch.float64)
+        view = RenderedView(name, camera, pose)
+        device = self.radiance.values.device
+        towards = camera_directions(camera)
+        directions = (towards @ pose[:3, :3].T).float().to(device)
+        origins = pose[:3, 3].float().to(device).expand_as(directions)
+        seen = self.radiance.see(origins, directions)
+        size = (camera.height, camera.width)
+        view.image = seen.colours.clamp(0, 1).reshape(*size, 3).cpu()
+        view.depth = (seen.distances.cpu() * towards[:, 2].float()).reshape(size)
+        view.opacity = seen.opacity.reshape(size).cpu()
+        return view
+
+    def grid(
+        self,
+        longest_side: int | None = None,
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+    ) -> VolumeGrid:
+        """Colours and opacity of a box in it; see :meth:`geo3d.reconstruction.radiance_grid.RadianceGrid.to_volume`."""
+        return self.radiance.to_volume(longest_side, low, high)
+
+    def turn_table(self, folder: Path, frames: int = 48, longest_side: int = 320, seconds: float = 0.1) -> Path:
+        """Write a loop through it as PNG frames and a GIF; see :mod:`geo3d.reconstruction.turn_table`."""
+        return write_turn_table(self, self.cameras, self.poses, folder, frames, longest_side, seconds)
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        described = {"cameras": self.cameras, "pace": list(self.pace), "figures": self.figures}
+        tensors = {"poses": torch.from_numpy(self.poses)}
+        radiance_file.write_field(path, self.radiance, self.config, described, tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> RadianceField:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, a damaged one, or one of something else.
+        """
+        radiance, config, described, tensors = radiance_file.read_field(path)
+        cameras = [radiance_file.camera_of(fields, path) for fields in described["cameras"]]
+        return cls(radiance, config, cameras, tensors["poses"].numpy(), tuple(described["pace"]), described["figures"])
+
+
+class _Fit:
+    """A fit that is under way: all that a step changes, and the step."""
+
+    def __init__(self, scene: Scene, config: RadianceFieldConfig, log: Log) -> None:
+        self.config, self.log = config, log
+        with_depth = config.depth and "depth" in scene.parts
+        rays = gather_rays(scene, config.photo_side, config.photos, with_depth, config.masks)
+        self.box, whence = find_box(scene, rays, config.low, config.high, config.border)
+        held = list(range(0, rays.photos, config.held_out)) if config.held_out else []
+        kept = [photo for photo in range(rays.photos) if photo not in held]
+        self.rays, self.held = rays.some(kept), rays.some(held) if held else None
+        side = 2 * self.box.half
+        log(
+            f"{scene.name}: {len(kept)} photos to fit, {len(held)} held out; box {whence}: "
+            f"{side[0]:.2f} x {side[1]:.2f} x {side[2]:.2f} m, surroundings {self.box.border:g}"
+        )
+        self.reach = _REACH if scene.metric else _REACH_SHARE * float(self.box.half.max())
+        self.stages = Stages(config.longest_side)
+        self.pace = Pace()
+        if config.steps is not None:
+            self.pace = Pace.of_steps(config.steps)
+        elif config.pace is not None:
+            self.pace = Pace.given(config.pace)
+        self.by_clock = config.steps is None and config.pace is None
+        self.exposure = Exposure(self.rays.photos)
+        self.step = self.stage_step = 0
+        self.history: list[tuple[int, float]] = []  # (step, PSNR) of each look
+        self.seconds = 0.0  # spent before a resume
+        self.samples = 0
+        self._use(RadianceGrid.empty(self.box, self.stages.at(0), config.device))
+
+    def _use(self, grid: RadianceGrid) -> None:
+        """Go on with a grid, the moments anew."""
+        self.grid, self.stage_step = grid, 0
+        sides, device = grid.values.shape, grid.values.device
+        self.gradient = padded_grid(self.config.parts, *sides, device=device)
+        self.mean, self.square = padded_grid(*sides, device=device), padded_grid(*sides, device=device)
+
+    def resume(self, grid: RadianceGrid, tensors: dict[str, Tensor]) -> None:
+        """Go on with a grid and what else a file of state holds."""
+        here = RadianceGrid(self.box, padded_grid(*grid.values.shape, device=self.config.device))
+        here.values.copy_(grid.values)
+        here.occupancy = None if grid.occupancy is None else grid.occupancy.to(self.config.device)
+        self._use(here)
+        self.mean.copy_(tensors["mean"])
+        self.square.copy_(tensors["square"])
+        self.exposure.products, self.exposure.squares = tensors["exposure_products"], tensors["exposure_squares"]
+
+    def advance(self, tick: int) -> None:
+        """One step."""
+        config = self.config
+        longest = self.stages.at(tick)
+        if self.grid.values.shape[:3] != self.box.sides(longest):
+            self._use(self.grid.refined(longest))
+            self.grid.look_for_empty_cells()
+        elif self.stage_step % _EMPTIED_EVERY == 0 and self.grid.occupancy is not None:
+            self.grid.look_for_empty_cells()
+        rng = stream_generator(config.seed, Stream.RADIANCE_FIELD, self.step)
+        # In order of their places, so that neighbours in a photo share what a processor has at hand.
+        pixels = np.sort(rng.integers(0, self.rays.pixels, config.rays))
+        jitter = torch.from_numpy(rng.random(config.rays, dtype=np.float32))
+        rays = self.rays.at(torch.from_numpy(pixels))
+        target, background = rays.colours, (0.0, 0.0, 0.0)
+        if rays.inside is not None:
+            background = tuple(map(float, rng.random(3)))
+            target = torch.where(rays.inside[:, None], target, torch.tensor(background))
+        wanted = target / self.exposure.gains()[rays.photo] if config.exposure else target
+        device = self.grid.values.device
+        origins, directions = self.grid.within(rays.origins.to(device), rays.directions.to(device))
+        colour, *_, samples = radiance_gradient(
+            self.gradient,
+            self.grid.values,
+            origins,
+            directions,
+            wanted.to(device),
+            target_depth=None if rays.distances is None else self._reachable(rays, device),
+            jitter=jitter.to(device),
+            occupancy=self.grid.occupancy,
+            depth_reach=self.reach,
+            background=background,
+            colour_error_weight=config.sample_colour,
+            depth_error_weight=0.0 if rays.distances is None else config.depth_weight,
+            **self.grid.numbers(),
+        )
+        self.samples += int(samples.sum())
+        if config.exposure:
+            self.exposure.update(rays.photo, colour, target)
+        rate = falling(1.0, _LOWER_RATE)(tick)
+        smooth = 0.0
+        if self.stage_step % _SMOOTHED_EVERY == 0:
+            smooth = _SMOOTHED_EVERY * falling(1.0, config.smoothness_left)(tick)
+        self.stage_step += 1
+        radiance_step(
+            self.grid.values,
+            self.gradient,
+            self.mean,
+            self.square,
+            number=self.stage_step,
+            density_rate=rate * config.density_rate,
+            colour_rate=rate * config.colour_rate,
+            density_smoothness=smooth * config.density_smoothness,
+            colour_smoothness=smooth * config.colour_smoothness,
+            occupancy=self.grid.occupancy,
+        )
+        self.step += 1
+
+    def _reachable(self, rays, device) -> Tensor:
+        """Distances to surfaces; 0, not known, where they lie outside of a grid without surroundings."""
+        distances = rays.distances
+        if self.box.border == 0:
+            low, high = (torch.tensor(corner, dtype=torch.float32) for corner in (self.box.low, self.box.high))
+            points = rays.origins + distances[:, None] * rays.directions
+            distances = torch.where(((points > low) & (points < high)).all(1), distances, 0.0)
+        return distances.to(device)
+
+    def look(self) -> float:
+        """PSNR of some pixels of the held-out photos, the mean over photos."""
+        assert self.held is not None
+        each = max(1, _LOOKED_AT // self.held.photos)
+        found = []
+        for photo in range(self.held.photos):
+            first, end = int(self.held.first[photo]), int(self.held.first[photo + 1])
+            pixels = torch.from_numpy(np.linspace(first, end - 1, min(each, end - first)).astype(np.int64))
+            found.append(_psnr_of(self.grid, self.held.at(pixels), self.config.exposure))
+        return float(np.mean(found))
+
+
+def _psnr_of(grid: RadianceGrid, rays, own_gain: bool) -> float:
+    device = grid.values.device
+    seen = grid.see(rays.origins.to(device), rays.directions.to(device)).colours.cpu()
+    target = rays.colours if rays.inside is None else rays.colours * rays.inside[:, None]
+    if own_gain:
+        seen = seen * best_gain(seen, target)
+    return psnr(seen.clamp(0, 1), target)
+
+
+def photos_psnr(grid: RadianceGrid, rays: SceneRays, own_gain: bool = False) -> float:
+    """PSNR of each whole photo, averaged, dB; with the gain of each channel fitted to the photo if asked for."""
+    return float(np.mean([_psnr_of(grid, rays.of_photo(photo), own_gain) for photo in range(rays.photos)]))
+
+
+def fit_radiance_field(
+    scene: Scene,
+    config: RadianceFieldConfig | None = None,
+    log: Log = print,
+    state: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> RadianceField:
+    """Fit a radiance field to the photos of a scene.
+
+    Coarse to fine: a fifth, two fifths, three fifths, then the whole of ``longest_side``, at 7, 20 and 35 % of the way.
+    The same seed and steps (or pace) give the same bits on one machine, whatever the number of threads, on the CPU.
+
+    Args:
+        scene: with views and poses; depth and masks are used as the config says.
+        config: options; None: the defaults.
+        log: told how far it is, with rays a second and PSNR.
+        state: file that the fit is kept in on its way, 8 times; where it is there already, the fit goes on from it, to
+            the same bits as if it had never stopped. It is left there when done, and then read back at once.
+        clock: tells seconds; another one than the machine's for tests and shared machines.
+
+    Raises:
+        InputError: the scene lacks a part, its photos or poses cannot be used, no box can be found, or ``state`` is
+            that of another fit.
+    """
+    config = RadianceFieldConfig() if config is None else config
+    start = clock()
+    fit = _Fit(scene, config, log)
+    if state is not None and Path(state).exists():
+        radiance_file.read_state(Path(state), fit)
+        log(f"going on from {state}: step {fit.step}")
+    start -= fit.seconds
+    last_step, last_clock = fit.step, clock()
+    tick = fit.pace.tick(fit.step)
+    looked, saved = _LOOKS * tick // TICKS, 8 * tick // TICKS
+    while True:
+        now = clock() - start
+        tick = fit.pace.advance(fit.step, now, config.seconds) if fit.by_clock else fit.pace.tick(fit.step)
+        if _LOOKS * tick // TICKS > looked and fit.step > last_step:
+            looked = _LOOKS * tick // TICKS
+            rate = (fit.step - last_step) * config.rays / max(clock() - last_clock, 1e-9)
+            shown = ""
+            if fit.held is not None:
+                fit.history.append((fit.step, fit.look()))
+                shown = f", PSNR {fit.history[-1][1]:.2f} dB of held-out photos"
+            longest = max(fit.grid.values.shape[:3])
+            log(f"{100 * tick // TICKS} %, step {fit.step}, grid {longest}, {rate / 1e3:.0f} k rays/s{shown}")
+            last_step, last_clock = fit.step, clock()
+            if _flat(fit):
+                log(f"ends early at step {fit.step}: held-out photos have gained nothing at {config.patience} looks")
+                break
+        if tick >= TICKS:
+            break
+        if state is not None and 8 * tick // TICKS > saved:
+            saved, fit.seconds = 8 * tick // TICKS, clock() - start
+            radiance_file.write_state(Path(state), fit)
+        fit.advance(tick)
+    fit.seconds = clock() - start
+    return _finished(fit, log)
+
+
+def _flat(fit: _Fit) -> bool:
+    """Whether held-out photos have gained nothing for as many looks as the config is patient, on the last grid."""
+    patience, found = fit.config.patience, [value for _, value in fit.history]
+    fine = fit.grid.values.shape[:3] == fit.box.sides(fit.config.longest_side)
+    if not (patience and fine and len(found) > patience):
+        return False
+    return max(found[-patience:]) < max(found[:-patience]) + _GAINED
+
+
+def _finished(fit: _Fit, log: Log) -> RadianceField:
+    config, grid = fit.config, fit.grid
+    grid.look_for_empty_cells()
+    figures = {
+        "steps": fit.step,
+        "seconds": round(fit.seconds, 3),
+        "rays_per_second": round(fit.step * config.rays / max(fit.seconds, 1e-9)),
+        "samples_per_ray": round(fit.samples / max(fit.step * config.rays, 1), 2),
+        "psnr_seen": round(photos_psnr(grid, fit.rays.some(range(0, fit.rays.photos, 8)), config.exposure), 3),
+    }
+    if fit.held is not None:
+        figures["psnr"] = round(photos_psnr(grid, fit.held), 3)
+        if config.exposure:
+            figures["psnr_own_gain"] = round(photos_psnr(grid, fit.held, own_gain=True), 3)
+    told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+    log(f"fitted: {told}")
+    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures)
+
+
+__all__ = ["RadianceField", "RadianceFieldConfig", "RenderedView", "fit_radiance_field", "photos_psnr"]
