@@ -35,13 +35,19 @@ class GridDetectionConfig(GridSampleConfig):
     """Locations tell an object that lie this near to its centre along each axis, in strides of their level."""
     each: bool = True
     """Whether an object that no location lies in is told by the nearest one. As published it is told by none."""
+    least_volume: float = 64.0
+    """Objects that are smaller, voxels, are left out, of figures too; that is a patch of the network. 0: none are."""
     box_weight: float = 1.0
     """Weight of the boxes in the loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "radius")
-        check_at_least(self, 0, "box_weight")
+        check_at_least(self, 0, "box_weight", "least_volume")
+
+    def counted(self, boxes: Tensor) -> Tensor:
+        """The boxes (N, 7) of objects that are not too small."""
+        return boxes[boxes[:, 3:6].prod(1) >= self.least_volume]
 
 
 class GridDetectionSamples(SourceSamples[BoxedGrids]):
@@ -59,7 +65,7 @@ class GridDetectionSamples(SourceSamples[BoxedGrids]):
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A grid: ``values`` (4, X, Y, Z), ``boxes`` (N, 7) in voxels."""
         grid = draw_grid(self.source.grid(index), self.config, rng)
-        return {"values": grid.values, "boxes": grid.boxes}
+        return {"values": grid.values, "boxes": self.config.counted(grid.boxes)}
 
 
 class GridDetection(Method):
