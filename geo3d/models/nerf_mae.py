@@ -21,6 +21,7 @@ from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.grid_encoder import CHANNELS, GridEncoder, GridInput
+from geo3d.nn.subpixel_decoder import last_decoder
 from geo3d.nn.swin_volume import (
     BLOCK,
     PATCH,
@@ -251,11 +252,16 @@ class NeRFMAE(SwinVolume, GridEncoder):
         Returns:
             Of ``decoder4``, ``decoder3``, ``decoder2`` and ``decoder1``: strides 16, 8, 4 and 1.
         """
-        x, decoded = maps[-1], []
-        for number, skip in ((4, maps[2]), (3, maps[1]), (2, maps[0]), (1, None)):
-            x = getattr(self, f"decoder{number}")(x, skip)
-            decoded.append(x)
-        return decoded
+        joined = self.join(maps)
+        return [*joined, self.decoder1(joined[-1])]
+
+    def join(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """As :meth:`decode`, without ``decoder1``."""
+        x, joined = maps[-1], []
+        for number in (4, 3, 2):
+            x = getattr(self, f"decoder{number}")(x, maps[number - 2])
+            joined.append(x)
+        return joined
 
     def predict(self, decoded: Tensor) -> Tensor:
         """(B, C, X, Y, Z) map of the last decoder -> (B, 4, X, Y, Z) colours and the logit of opacity."""
@@ -280,7 +286,7 @@ class NeRFMAE(SwinVolume, GridEncoder):
                 f"NeRF-MAE: the decoder takes sides that are multiples of {self.side_multiple}, got {inputs.sides}; "
                 "prepare fills them up"
             )
-        prediction = self.predict(self.decode(self.encode(inputs, mask))[-1])
+        prediction = last_decoder(self.join(self.encode(inputs, mask))[-1], self.decoder1, self.out["conv"])
         return NeRFMAEOutput(prediction, reconstruction_losses(prediction, inputs, self._checked(mask, inputs)))
 
     def _typed(self, values: Tensor) -> Tensor:

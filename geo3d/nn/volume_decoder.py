@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SLOPE = 0.01
+#: Of leaky ReLUs below zero.
+SLOPE = 0.01
 
 
 class VolumeResidual(nn.Module):
@@ -31,10 +32,10 @@ class VolumeResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, x, y, z) -> (B, out, x, y, z)."""
-        y = F.leaky_relu(F.instance_norm(self.conv1(x)), _SLOPE)
+        y = F.leaky_relu(F.instance_norm(self.conv1(x)), SLOPE)
         y = F.instance_norm(self.conv2(y))
         shortcut = F.instance_norm(self.conv3(x)) if hasattr(self, "conv3") else x
-        return F.leaky_relu(y + shortcut, _SLOPE)
+        return F.leaky_relu(y + shortcut, SLOPE)
 
 
 class VolumeUp(nn.Module):
@@ -76,4 +77,4 @@ def draw_convolutions(module: nn.Module, generator: torch.Generator | None = Non
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
-__all__ = ["VolumeResidual", "VolumeUp", "draw_convolutions"]
+__all__ = ["SLOPE", "VolumeResidual", "VolumeUp", "draw_convolutions"]

@@ -1,7 +1,8 @@
 """Depth fusion: depth maps of known poses, averaged as signed distances (TSDF), and made a radiance grid.
 
-Distances are taken along the rays of the pixels, cut at a few voxels, and averaged over the views (Curless and Levoy
-1996). Behind a surface a view tells ever less, and beyond the cut nothing.
+Distances are those from the plane that the depth map shows around a pixel, cut at a few voxels, and averaged over the
+views (Curless and Levoy 1996); views that look at a surface from ahead count more. Behind a surface a view tells ever
+less, and beyond the cut nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ from geo3d.reconstruction.scene_box import grid_sides, scene_box
 #: Optical depth of a voxel deep in a surface: light that crosses one is dimmed to 1 / 55.
 _DEEP = 4.0
 #: Distance over which the optical depth of a voxel rises, and how far into the surface it is half of it; in voxels.
-_SOFT, _INTO = 0.35, 0.0
+#: Chosen so that rendered depth has no bias (-0.03 voxels on two synthetic rooms, 64 voxels along the longest side).
+_SOFT, _INTO = 0.35, 0.25
 #: Behind a surface voxels are opaque to this distance, in voxels, and empty beyond: what is there no view has seen.
 _SHELL = 1.5
+_HAZE = 0.05  # opacity below this is none: what is left in front of surfaces by their soft edge
 _SLAB = 1 << 19  # voxels at a time, so that what is computed of them stays in the cache
+#: Along its ray a pixel tells of what is behind its surface to this many cuts, however slanted the surface is.
+_FARTHEST_BEHIND = 2.0
+_LEAST_COSINE = 0.1
 _NEAREST = 1e-3  # metres; what is nearer to a camera is behind it
 
 
@@ -96,27 +102,35 @@ class SignedDistances:
         ]
         local[0] = local[0] - pose[:3, 3] @ pose[:3, :3]
         x, y, z = (part.float() for part in local)
+        facing = surface_cosines(depth, camera)
         plane = self.sides[1] * self.sides[2]
         slab = max(1, _SLAB // plane)
         for first in range(0, self.sides[0], slab):
             last = min(first + slab, self.sides[0])
             xyz = (x[first:last, None, None] + y[None, :, None] + z[None, None]).reshape(-1, 3)
-            self._add(xyz, first * plane, depth, camera, colours, colour_camera or camera)
+            self._add(xyz, first * plane, depth, facing, camera, colours, colour_camera or camera)
 
     def _add(
-        self, xyz: Tensor, first: int, depth: Tensor, camera: Camera, colours: Tensor | None, colour_camera: Camera
+        self,
+        xyz: Tensor,
+        first: int,
+        depth: Tensor,
+        facing: Tensor,
+        camera: Camera,
+        colours: Tensor | None,
+        colour_camera: Camera,
     ) -> None:
         """Add a view to voxels from ``first`` on, which lie at ``xyz`` (N, 3) in the camera's frame."""
         row = torch.nonzero(xyz[:, 2] > _NEAREST).squeeze(1)
         row, pixel = _seen(xyz, row, camera)
         seen = depth.reshape(-1)[pixel]
         # What lies further behind a surface than the cut is not told by this view; most voxels are gone here.
-        told = torch.nonzero((seen > 0) & (seen + self.cut > xyz[row, 2])).squeeze(1)
-        row, seen = row[told], seen[told]
+        told = torch.nonzero((seen > 0) & (seen + _FARTHEST_BEHIND * self.cut > xyz[row, 2])).squeeze(1)
+        row, seen, cosine = row[told], seen[told], facing.reshape(-1)[pixel[told]]
         place = xyz[row]
         slope = place.norm(dim=1) / place[:, 2]
-        distance = (seen - place[:, 2]) * slope
-        weight = ((distance + self.cut) / (self.cut - self.side)).clamp(0, 1)
+        distance = (seen - place[:, 2]) * slope * cosine
+        weight = ((distance + self.cut) / (self.cut - self.side)).clamp(0, 1) * cosine
         self._distance.index_add_(0, row + first, distance.clamp_max(self.cut) * weight)
         self._weight.index_add_(0, row + first, weight)
         if colours is None:
@@ -146,9 +160,38 @@ class SignedDistances:
         depth = torch.where((weight > 1e-3) & (voxels > -_SHELL) & (voxels < self.cut / self.side - 0.5), depth, 0.0)
         colours = self._colours / (255 * self._colour_weight.clamp_min(1e-6))[:, None]
         opacity = 1 - torch.exp(-depth)
-        opacity = torch.where(opacity < 1e-3, 0.0, opacity)
+        opacity = torch.where(opacity < _HAZE, 0.0, opacity)
         rgb = torch.where(opacity[..., None] > 0, colours.reshape(*self.sides, 3), 0.0)
         return VolumeGrid(rgb, opacity, self.low, self.high)
+
+
+def surface_cosines(depth: Tensor, camera: Camera) -> Tensor:
+    """Cosine (H, W) float32 between the ray of each pixel and the normal of the surface there, at least 0.1.
+
+    Along each axis of the image the neighbour that is nearer in depth tells how the surface lies, so that edges of
+    objects do not count; 1 where there is none.
+
+    Args:
+        depth: (H, W) metres along z, 0 where unknown.
+        camera: its camera.
+    """
+    rays = camera.unproject(camera.pixel_grid(), torch.ones(depth.shape, dtype=torch.float64)).float()
+    points = rays * depth[..., None]
+    known = depth > 0
+    slopes, usable = [], torch.ones_like(known)
+    for axis in (0, 1):
+        steps = points.diff(dim=axis)
+        missing = ~(known.narrow(axis, 1, depth.shape[axis] - 1) & known.narrow(axis, 0, depth.shape[axis] - 1))
+        size = torch.where(missing, torch.inf, steps[..., 2].abs())
+        edge = torch.full_like(size.narrow(axis, 0, 1), torch.inf)
+        ahead, behind = torch.cat([size, edge], axis), torch.cat([edge, size], axis)
+        none = torch.zeros_like(steps.narrow(axis, 0, 1))
+        forward, backward = torch.cat([steps, none], axis), torch.cat([none, steps], axis)
+        slopes.append(torch.where((ahead <= behind)[..., None], forward, backward))
+        usable &= torch.minimum(ahead, behind).isfinite()
+    normal = torch.linalg.cross(*slopes)
+    cosine = (normal * rays).sum(-1).abs() / (normal.norm(dim=-1) * rays.norm(dim=-1)).clamp_min(1e-12)
+    return torch.where(usable & known, cosine, 1.0).clamp(_LEAST_COSINE, 1)
 
 
 def _seen(xyz: Tensor, row: Tensor, camera: Camera, numbered: bool = False) -> tuple[Tensor, Tensor]:
@@ -203,4 +246,4 @@ def chosen_views(count: int, most: int = 0) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
-__all__ = ["DepthFusionConfig", "SignedDistances", "chosen_views", "fuse_depth"]
+__all__ = ["DepthFusionConfig", "SignedDistances", "chosen_views", "fuse_depth", "surface_cosines"]

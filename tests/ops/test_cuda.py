@@ -16,10 +16,10 @@ from operator_examples import (
     VOXEL_ATTENTION_TOLERANCES,
     Arguments,
     cast_arguments,
-    outputs_of,
     overload,
     random_tensor,
     require_library,
+    run,
     voxel_attention_arguments,
 )
 
@@ -127,7 +127,7 @@ def test_runs_on_the_current_stream(name: str) -> None:
     """What is computed behind a long sleep of another stream reads what that stream writes after the sleep."""
     require_library("cuda")
     arguments = _example_on("cuda", name)
-    expected = outputs_of(overload(name)(*arguments))
+    expected = run(name, overload(name), arguments)
     stream = torch.cuda.Stream()
     late = [torch.zeros_like(a) if isinstance(a, torch.Tensor) else a for a in arguments]
     torch.cuda.synchronize()
@@ -136,7 +136,7 @@ def test_runs_on_the_current_stream(name: str) -> None:
         for to, source in zip(late, arguments):
             if to is not source:
                 to.copy_(source)
-        results = outputs_of(overload(name)(*late))
+        results = run(name, overload(name), late)
     torch.cuda.synchronize()
     for result, exact in zip(results, expected):
         torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-5)  # atomics of interpolate's gradient
@@ -148,8 +148,8 @@ def test_runs_on_the_second_device(name: str) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one CUDA device")
     require_library("cuda")
-    expected = outputs_of(overload(name)(*_example_on("cuda:0", name)))
-    results = outputs_of(overload(name)(*_example_on("cuda:1", name)))
+    expected = run(name, overload(name), _example_on("cuda:0", name))
+    results = run(name, overload(name), _example_on("cuda:1", name))
     assert torch.cuda.current_device() == 0
     for result, exact in zip(results, expected):
         assert result.device == torch.device("cuda:1")

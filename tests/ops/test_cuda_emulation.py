@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from cuda_emulation.build import build
-from operator_examples import EXAMPLES, Arguments, cast_arguments, outputs_of
+from operator_examples import EXAMPLES, Arguments, cast_arguments, run
 from test_cuda import LARGE_CASES, of_backward
 
 from geo3d.ops.registry import get_operator
@@ -65,8 +65,8 @@ def _of_kernels() -> Iterator[Any]:
 def _agrees(emulated: Any, name: str, arguments: Arguments, dtype: torch.dtype, case: str) -> None:
     relative, absolute = EXAMPLES[name].tolerances[dtype]
     cast = cast_arguments(name, arguments, dtype)
-    results = outputs_of(getattr(emulated, name)(*cast))
-    expected = outputs_of(get_operator(name).reference(*cast_arguments(name, cast, torch.float64)))
+    results = run(name, getattr(emulated, name), cast)
+    expected = run(name, get_operator(name).reference, cast_arguments(name, cast, torch.float64))
     assert len(results) == len(expected)
     for result, exact in zip(results, expected):
         torch.testing.assert_close(
@@ -100,7 +100,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated: Any, name: str, mo
     results = []
     for order in ORDERS:
         monkeypatch.setenv("GEO3D_EMULATION_ORDER", order)
-        results.append(outputs_of(getattr(emulated, name)(*arguments)))
+        results.append(run(name, getattr(emulated, name), arguments))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
