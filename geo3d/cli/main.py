@@ -12,7 +12,7 @@ from geo3d.cli import command_line
 #: name -> one line of help; each is a module of this package with a function ``main(args, program)``
 COMMANDS = {
     "pretrain": "pre-train an encoder",
-    "prepare": "make synthetic scenes, find view pairs",
+    "prepare": "make synthetic scenes, find view pairs, make radiance grids",
     "probe": "measure what a checkpoint's frozen features tell",
     "segment": "name the class of every point of a scene",
     "models": "list the models, or describe one",

@@ -1,6 +1,8 @@
-"""`geo3d prepare`: make synthetic scenes, find view pairs."""
+"""`geo3d prepare`: make synthetic scenes, find view pairs, make radiance grids."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from geo3d.cli import command_line
 from geo3d.progress import progress_line
@@ -8,7 +10,13 @@ from geo3d.progress import progress_line
 COMMANDS = {
     "synthetic": "make furnished rooms and objects, written as ScanNet and MVImgNet write theirs",
     "pairs": "find view pairs in folders of scenes and write their index",
+    "grids": "make radiance grids of scenes with posed photos",
 }
+
+
+@dataclass
+class _Route:
+    route: str = "radiance_field"
 
 
 def main(args: list[str], program: str) -> None:
@@ -20,8 +28,20 @@ def main(args: list[str], program: str) -> None:
 
         config = command_line.parse(SyntheticConfig, rest, program)
         print(write_synthetic(config, progress_line("scene")).report())
+    elif command == "grids":
+        _make_grids(rest, program)
     else:
         from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 
         config = command_line.parse(PairsConfig, rest, program)
         print(mine_pairs(config, progress_line("scene")))
+
+
+def _make_grids(args: list[str], program: str) -> None:
+    """`geo3d prepare grids`, whose options are those of the route beside its own."""
+    from geo3d.reconstruction.make_grids import GridsConfig, prepare_grids
+    from geo3d.reconstruction.routes import get_route
+
+    route = get_route(command_line.parse_part(_Route, args, program).route)
+    options, config = command_line.parse_two(route.config_type(), GridsConfig, args, program)
+    print(prepare_grids(config, options, print, progress_line("scene")).report())

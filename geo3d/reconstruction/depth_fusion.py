@@ -47,6 +47,8 @@ class DepthFusionConfig:
     """Depth beyond this is not used, metres (or units of a scene that is not metric)."""
     most_views: int = 0
     """Views used; of more, so many evenly spread ones. 0: all."""
+    held_out: int = 8
+    """Every how many-th view is held out to measure by, of scenes with 16 views or more; 0: none."""
     box: str = "auto"
     """Rule for the box: `auto`, or `published` (the objects' boxes, or else the cameras)."""
 
@@ -55,6 +57,8 @@ class DepthFusionConfig:
             raise InputError(f"depth_fusion: longest_side must be at least 8, got {self.longest_side}")
         if not self.cut >= 2:
             raise InputError(f"depth_fusion: cut must be at least 2 voxels, got {self.cut}")
+        if self.held_out < 0 or self.held_out == 1:
+            raise InputError(f"depth_fusion: held_out must be 2 or more, or 0 for none, got {self.held_out}")
         if not self.farthest > 0 or self.most_views < 0:
             given = f"{self.farthest} and {self.most_views}"
             raise InputError(f"depth_fusion: farthest must be above 0 and most_views not below, got {given}")

@@ -27,8 +27,8 @@ def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "geo3d prepare: name a command: synthetic, pairs"),
-        (["cook"], "unknown command 'cook'; known: synthetic, pairs\n"),
+        ([], "geo3d prepare: name a command: synthetic, pairs, grids"),
+        (["cook"], "unknown command 'cook'; known: synthetic, pairs, grids\n"),
         (["sinthetic"], "did you mean 'synthetic'?"),
         (["synthetic", "--scenes", "-1"], "scenes must be at least 0"),
         (["synthetic", "--scene", "1"], "did you mean --scenes?; see geo3d prepare synthetic --help"),

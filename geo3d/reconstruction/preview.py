@@ -1,0 +1,163 @@
+"""Previews: what a grid looks like, beside the photos it was made of or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from geo3d.datasets.image_files import decode
+from geo3d.datasets.scene import Scene
+from geo3d.geometry import Camera, VolumeGrid
+from geo3d.metrics import psnr
+from geo3d.reconstruction.grid_rendering import render_grid
+from geo3d.reconstruction.routes import Made, Render
+from geo3d.viz.points import label_colors
+from geo3d.viz.sheet import MARGIN, Sheet
+
+_TILE = 240  # pixels, the height of photos and the longest side of slices
+_CAPTION = 18
+_MEASURED = 4  # held-out views that PSNR is averaged over, and those that a preview shows
+_SHOWN = 2
+_LONGEST = 480  # pixels; larger photos are compared at this size
+_PAPER = np.array([255, 255, 255])
+
+
+def grid_slices(grid: VolumeGrid, places: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Slices across x, y and z as (H, W, 3) uint8, colours over white by opacity; those across x and y are upright.
+
+    Args:
+        grid: to be cut.
+        places: number of the voxel along x, y and z; None: where the most is in the middle half of each axis.
+    """
+    found = []
+    for axis in range(3):
+        place = _fullest(grid, axis) if places is None else places[axis]
+        rgb, opacity = grid.rgb.select(axis, place), grid.opacity.select(axis, place)[..., None]
+        # Rows are the second of the two axes that are left, which is up for the first two, and y, north, for the last.
+        found.append(_pixels((rgb * opacity + (1 - opacity)).transpose(0, 1).flip(0)))
+    return found
+
+
+def label_slices(grid: VolumeGrid, classes: int, places: Sequence[int] | None = None) -> list[np.ndarray]:
+    """As :func:`grid_slices`, of the classes of voxels; white where there is none."""
+    palette = label_colors(classes)
+    found = []
+    for axis in range(3):
+        place = _fullest(grid, axis) if places is None else places[axis]
+        labels = grid.labels.select(axis, place).T.flip(0).numpy()
+        found.append(np.where((labels >= 0)[..., None], palette[labels], _PAPER).astype(np.uint8))
+    return found
+
+
+def measured_views(scene: Scene, made: Made) -> list[int]:
+    """Views that a grid is compared with: those held out, or else evenly spread ones; at most so many."""
+    views = list(made.held_out) or list(range(len(scene.view_names)))
+    return [views[row] for row in np.unique(np.linspace(0, len(views) - 1, min(_MEASURED, len(views))).astype(int))]
+
+
+def preview(scene: Scene, made: Made, classes: Sequence[str] = ()) -> tuple[np.ndarray, dict[str, float]]:
+    """A picture of what was made of a scene, and how well it renders.
+
+    Slices across x, y and z; below them two photos, renderings of the grid from there, and those of what the grid was
+    read off where that is more than the grid.
+
+    Args:
+        scene: with views and poses.
+        made: of the scene.
+        classes: names of what labels count in.
+
+    Returns:
+        (H, W, 3) uint8, and ``psnr`` in dB, the mean over at most 4 views, of the grid; ``psnr_route`` of what it
+        was read off; ``views_held_out`` says whether the views were held out.
+
+    Raises:
+        BrokenScene: a photo is damaged.
+    """
+    ways: dict[str, Render] = {"grid": lambda camera, pose: render_grid(made.grid, camera, pose)}
+    if made.render is not None:
+        ways["route"] = made.render
+    rows, figures = [], {name: [] for name in ways}
+    views = measured_views(scene, made)
+    for number, index in enumerate(views):
+        photo, camera, pose = _photo(scene, index)
+        shown = [("photo held out" if made.held_out else "photo", photo)]
+        for name, render in ways.items():
+            colour, depth = render(camera, pose)
+            value = psnr(colour, photo)
+            figures[name].append(value)
+            shown.append((f"{'fitted field' if name == 'route' else 'grid'}, {value:.1f} dB", colour))
+            if name == list(ways)[-1]:
+                shown.append(("its depth", _grey(depth)))
+        if number < _SHOWN:
+            rows.append([(caption, _fitted(_pixels(image), _TILE)) for caption, image in shown])
+    slices = [(f"across {axis}", _fitted(image, _TILE)) for axis, image in zip("xyz", grid_slices(made.grid))]
+    rows.insert(0, slices)
+    if made.grid.labels is not None and len(classes):
+        labels = label_slices(made.grid, len(classes))
+        rows.insert(1, [("classes", _fitted(image, _TILE)) for image in labels])
+    told = {"psnr" if name == "grid" else f"psnr_{name}": round(float(np.mean(v)), 3) for name, v in figures.items()}
+    return _laid_out(rows), told | {"views_held_out": bool(made.held_out)}
+
+
+def _photo(scene: Scene, index: int) -> tuple[Tensor, Camera, Tensor]:
+    """Colours (H, W, 3) in [0, 1] of a photo, its camera and pose; a large photo is averaged down."""
+    where = f"{scene.root}: view {scene.view_names[index]}"
+    camera = scene.camera(index)
+    with scene.image(index) as picture:
+        pixels = decode(picture, where, scene.name)
+    scale = min(1.0, _LONGEST / max(camera.width, camera.height))
+    width, height = max(1, round(camera.width * scale)), max(1, round(camera.height * scale))
+    small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+    colours = torch.from_numpy(np.array(small)).float() / 255
+    return colours, camera.resized(width, height), torch.from_numpy(scene.pose(index))
+
+
+def _fullest(grid: VolumeGrid, axis: int) -> int:
+    """The voxel in the middle half of an axis at which a slice holds the most."""
+    others = tuple(other for other in range(3) if other != axis)
+    sums, first = grid.opacity.sum(others), grid.sides[axis] // 4
+    return first + int(sums[first : max(first + 1, 3 * grid.sides[axis] // 4)].argmax())
+
+
+def _grey(depth: Tensor) -> Tensor:
+    """Depth (H, W) as (H, W, 3): near is bright, unknown is black."""
+    known = depth[depth > 0]
+    if not len(known):
+        return torch.zeros(*depth.shape, 3)
+    near, far = float(known.quantile(0.02)), float(known.quantile(0.98))
+    shade = 1 - 0.85 * ((depth - near) / max(far - near, 1e-9)).clamp(0, 1)
+    return torch.where(depth > 0, shade, 0.0)[..., None].expand(*depth.shape, 3)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _fitted(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """Enlarged or reduced so that the longer side has so many pixels; single voxels stay to be seen."""
+    scale = longest / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    return np.array(Image.fromarray(pixels).resize(size, way))
+
+
+def _laid_out(rows: list[list[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Captioned images in rows."""
+    widths = [sum(image.shape[1] + MARGIN for _, image in row) for row in rows]
+    heights = [max(image.shape[0] for _, image in row) + _CAPTION + MARGIN for row in rows]
+    sheet, top = Sheet(max(widths) + MARGIN, sum(heights) + MARGIN), MARGIN
+    for row, height in zip(rows, heights):
+        left = MARGIN
+        for caption, image in row:
+            sheet.write(caption, left, top, image.shape[1])
+            sheet.put(image, left, top + _CAPTION)
+            left += image.shape[1] + MARGIN
+        top += height
+    return sheet.pixels()
+
+
+__all__ = ["grid_slices", "label_slices", "measured_views", "preview"]
