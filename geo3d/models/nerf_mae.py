@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo3d.checkpoints.loading import Stored
-from geo3d.checkpoints.nerf_mae import ComputedTables, read_nerf_mae
+from geo3d.checkpoints.nerf_mae import ComputedTables
+from geo3d.checkpoints.nerf_mae_downstream import read_nerf_mae_files
 from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -33,7 +34,7 @@ from geo3d.nn.swin_volume import (
     volume_positions,
     volume_positions_of,
 )
-from geo3d.nn.volume_decoder import VolumeUp
+from geo3d.nn.volume_decoder import VolumeUp, draw_convolutions
 
 _STAGES = 4
 #: Voxels along a side of a block that is masked as a whole.
@@ -44,8 +45,8 @@ _STD = 0.02
 
 
 @dataclass(frozen=True)
-class NeRFMAEConfig:
-    """Sizes of a NeRF-MAE network; the defaults are those of the released one."""
+class NeRFMAEEncoderConfig:
+    """Sizes of NeRF-MAE's encoder; the defaults are those of the released one."""
 
     embed_dim: int = 96
     """Channels of the first stage, a multiple of 6; each further stage doubles them."""
@@ -57,18 +58,9 @@ class NeRFMAEConfig:
     """Hidden channels of MLPs over their channels."""
     drop_path_rate: float = 0.1
     """Probability that a sample's residual of the last block is dropped; it rises evenly from 0 at the first."""
-    decoder: bool = True
-    """Whether there is a decoder, which fills in."""
     resolution: int = 0
     """Voxels along the sides of the cube that grids are filled up to, as published; 0: each side to its own multiple
     of 32, which computes less."""
-    place_masked: bool = False
-    """Whether masked tokens carry their positions. As published they do not; skipped ones always do."""
-    masking: Literal["fill", "skip"] = "fill"
-    """fill, as published: the encoder reads a token in place of each masked one; skip: it reads visible blocks alone,
-    and the decoder sees learnt tokens with positions where blocks were masked."""
-    skip_empty: bool = False
-    """With skip: whether visible blocks without opacity are left out of the encoder too, for a token of their own."""
 
     def __post_init__(self) -> None:
         counts = (self.embed_dim, *self.depths, *self.heads)
@@ -85,10 +77,6 @@ class NeRFMAEConfig:
             )
         if not math.isfinite(self.mlp_ratio):
             raise InputError(f"NeRF-MAE: mlp_ratio must be finite, got {self}")
-        if self.masking not in ("fill", "skip") or (self.skip_empty and self.masking != "skip"):
-            raise InputError(
-                f"NeRF-MAE: masking must be fill or skip, and skip_empty goes with skip, got {self.masking!r}"
-            )
         if self.resolution < 0 or self.resolution % PATCH:
             raise InputError(f"NeRF-MAE: resolution must be a multiple of {PATCH}, or 0, got {self.resolution!r}")
 
@@ -96,6 +84,28 @@ class NeRFMAEConfig:
     def channels(self) -> tuple[int, ...]:
         """Of each stage."""
         return tuple(self.embed_dim * 2**stage for stage in range(_STAGES))
+
+
+@dataclass(frozen=True)
+class NeRFMAEConfig(NeRFMAEEncoderConfig):
+    """Sizes of a NeRF-MAE network; the defaults are those of the released one."""
+
+    decoder: bool = True
+    """Whether there is a decoder, which fills in."""
+    place_masked: bool = False
+    """Whether masked tokens carry their positions. As published they do not; skipped ones always do."""
+    masking: Literal["fill", "skip"] = "fill"
+    """fill, as published: the encoder reads a token in place of each masked one; skip: it reads visible blocks alone,
+    and the decoder sees learnt tokens with positions where blocks were masked."""
+    skip_empty: bool = False
+    """With skip: whether visible blocks without opacity are left out of the encoder too, for a token of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masking not in ("fill", "skip") or (self.skip_empty and self.masking != "skip"):
+            raise InputError(
+                f"NeRF-MAE: masking must be fill or skip, and skip_empty goes with skip, got {self.masking!r}"
+            )
 
 
 @dataclass
@@ -228,12 +238,7 @@ class NeRFMAE(SwinVolume, GridEncoder):
                 nn.init.trunc_normal_(parameter, std=_STD, generator=generator)
         for name, module in self.named_modules():
             if name.startswith(self.decoder_prefixes) and isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                fan = module.in_channels * math.prod(module.kernel_size)
-                if isinstance(module, nn.ConvTranspose3d):  # kernels do not overlap: each output reads one cell
-                    fan = module.in_channels
-                bound = fan**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+                draw_convolutions(module, generator)
 
     @property
     def side_multiple(self) -> int:
@@ -397,8 +402,9 @@ class NeRFMAE(SwinVolume, GridEncoder):
 # Registration
 
 
-def _read(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
-    return read_nerf_mae(content, path, ComputedTables(volume_positions, relative_position_index()))
+def read_files(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
+    """What a file of the authors holds: this network, or one that is made of its encoder."""
+    return read_nerf_mae_files(content, path, ComputedTables(volume_positions, relative_position_index()))
 
 
 #: The first is what the family's own name stands for. The published swin_b cannot be built: 128 channels are no
@@ -415,7 +421,7 @@ FAMILY = Family(
     network=NeRFMAE,
     config=NeRFMAEConfig,
     presets=PRESETS,
-    read=_read,
+    read=read_files,
     named=("embed_dim", "depths", "heads", "mlp_ratio"),
     free=("drop_path_rate", "resolution", "place_masked"),
     bare={"decoder": False},
@@ -430,6 +436,8 @@ __all__ = [
     "PRESETS",
     "NeRFMAE",
     "NeRFMAEConfig",
+    "NeRFMAEEncoderConfig",
     "NeRFMAEOutput",
+    "read_files",
     "reconstruction_losses",
 ]

@@ -108,7 +108,10 @@ class NeRFMAERecipe(GridsRecipe):
             drawn.append({name: value.cpu() for name, value in batch.items()})
             if len(drawn) == _PICTURE_SCENES:
                 break
-        samples = [{"values": _own(batch), "mask": batch["mask"].view(batch["mask"].shape[-3:])} for batch in drawn]
+        samples = [
+            {"values": _own(batch)} | {name: batch[name].view(batch[name].shape[-3:]) for name in ("mask", "decoded")}
+            for batch in drawn
+        ]
         batch = self.on_device(self.method.collate(samples))
         with self.method.measuring():
             picture = self.method.picture(batch, self.method(batch))
