@@ -38,12 +38,14 @@ class GridDetectionConfig(GridSampleConfig):
     least_volume: float = 64.0
     """Objects that are smaller, voxels, are left out, of figures too; that is a patch of the network. 0: none are."""
     box_weight: float = 1.0
-    """Weight of the boxes in the loss."""
+    """Weight of the boxes' overlap in the loss."""
+    corner_weight: float = 1.0
+    """Weight of the corners that tell the yaw in the loss. The published loss is the overlap alone: 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "radius")
-        check_at_least(self, 0, "box_weight", "least_volume")
+        check_at_least(self, 0, "box_weight", "corner_weight", "least_volume")
 
     def counted(self, boxes: Tensor) -> Tensor:
         """The boxes (N, 7) of objects that are not too small."""
@@ -104,6 +106,7 @@ class GridDetection(Method):
         output = self.network(GridInput(batch["values"], batch["sizes"]))
         losses = detection_losses(output, batch["sizes"], own_boxes(batch), self.config.radius, self.config.each)
         losses["box"] = self.config.box_weight * losses["box"]
+        losses["corners"] = self.config.corner_weight * losses["corners"]
         return MethodOutput(losses, {}, {"output": output})
 
     def model_names(self) -> tuple[str, ...]:

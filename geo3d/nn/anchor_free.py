@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from geo3d.nn.oriented_boxes import (
     aligned_iou,
     bounding_boxes,
+    canonical_boxes,
     decode_boxes,
     encode_boxes,
     non_maximum_suppression,
@@ -27,12 +28,16 @@ CODES = 8
 _GROUPS = 32
 _WEIGHT_STD = 0.01
 _PRIOR = 0.01  # how sure of an object a new head is anywhere
-#: A new head's distances, in strides: a relu that begins around 0 would be shut half of the time, and stay so.
-_FIRST_DISTANCE = 2.0
+#: What a new head says of every box, in strides: distances, since a relu that begins around 0 would be shut half of the
+#: time and stay so; and corners as of a box along the axes.
+_FIRST_CODES = (2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, -2.0)
 _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0
 #: Largest distance to a side that the finest level is for, in its strides; each level after it is for twice as much.
 _REACH = 4.0
 _LEAST_SIDE = 1e-3  # voxels
+#: Yaw, radians, up to which boxes count as along the axes; a little more than what rounding does to it; and the error
+#: of corners, in halves of a box's bounds, from which on its loss is linear.
+_ALONG, _ROUNDING, _NEAR = 0.05, 1e-5, 0.2
 
 
 @dataclass
@@ -117,7 +122,7 @@ class AnchorFreeHead(nn.Module):
         return nn.Sequential(*layers)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw initial weights: small ones, an object hardly expected anywhere, distances of two strides."""
+        """Draw initial weights: small ones, an object hardly expected anywhere, boxes of four strides a side."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=_WEIGHT_STD, generator=generator)
@@ -127,7 +132,8 @@ class AnchorFreeHead(nn.Module):
             elif isinstance(module, Scale):
                 nn.init.ones_(module.scale)
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
-        nn.init.constant_(self.bbox_pred.bias[:6], _FIRST_DISTANCE)
+        with torch.no_grad():
+            self.bbox_pred.bias.copy_(self.bbox_pred.bias.new_tensor(_FIRST_CODES))
 
     def forward(self, maps: Sequence[Tensor], strides: Sequence[int]) -> HeadOutput:
         """Read maps (B, C, x, y, z), whose locations lie ``strides`` voxels apart, the finest first."""
@@ -235,13 +241,34 @@ def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
     return 1 - aligned_iou(found, wanted) + apart
 
 
+def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
+    """(N,) how far the two corners that tell the yaw lie from where they should, in halves of the box's bounds.
+
+    Boxes within a few degrees of the axes count as along them: a little less yaw would mean other corners.
+
+    Args:
+        found: (N, 8) codes.
+        wanted: (N, 7) boxes.
+        locations: (N, 3).
+    """
+    quarter = math.pi / 2
+    turn = wanted[:, 6] - (wanted[:, 6] / quarter).round() * quarter
+    yaw = torch.where(turn.abs() < _ALONG, wanted[:, 6] - turn, wanted[:, 6])
+    straight = canonical_boxes(torch.cat([wanted[:, :6], yaw[:, None] + _ROUNDING], 1))
+    corners = encode_boxes(straight, locations)[:, 6:]
+    bounds = bounding_boxes(wanted)
+    half = ((bounds[:, 3:5] - bounds[:, :2]) / 2).clamp_min(1e-6)
+    return F.smooth_l1_loss(found[:, 6:] / half, corners / half, beta=_NEAR, reduction="none").mean(1)
+
+
 def detection_losses(
     output: HeadOutput, sizes: Tensor, boxes: Sequence[Tensor], radius: float = 1.5, each: bool = True
 ) -> dict[str, Tensor]:
-    """What a head is trained by: ``objectness`` (focal), ``box`` (overlap) and ``centrality`` (cross-entropy).
+    """What a head is trained by: ``objectness`` (focal), ``box`` (overlap), ``corners`` and ``centrality``.
 
     Objectness counts all locations inside the grids, over the number of those that tell an object; the others count
-    these alone, boxes weighted by how central they are told from.
+    these alone, boxes and corners weighted by how central they are told from. ``corners`` is our own: overlap alone
+    hardly teaches the yaw.
 
     Args:
         output: of the head.
@@ -265,10 +292,13 @@ def detection_losses(
     every = torch.cat([own.to(output.locations) for own in boxes])
     wanted, places = every[first[grid] + matched[grid, place]].float(), output.locations[place].float()
     centrality = central(encode_boxes(wanted, places))
-    found = decode_boxes(output.codes[grid, place].float(), places)
+    codes = output.codes[grid, place].float()
+    found = decode_boxes(codes, places)
     # those told from beside themselves have no centrality, but still their part
     weight = centrality.clamp_min(0.1)
-    losses["box"] = (box_loss(found, wanted) * weight).sum() / weight.sum().clamp_min(1e-6)
+    total = weight.sum().clamp_min(1e-6)
+    losses["box"] = (box_loss(found, wanted) * weight).sum() / total
+    losses["corners"] = (corner_loss(codes, wanted, places) * weight).sum() / total
     entropy = F.binary_cross_entropy_with_logits(output.centrality[grid, place].float(), centrality, reduction="sum")
     return losses | {"centrality": entropy / count}
 
@@ -313,6 +343,7 @@ __all__ = [
     "assign_boxes",
     "box_loss",
     "central",
+    "corner_loss",
     "detection_losses",
     "focal_loss",
     "found_boxes",

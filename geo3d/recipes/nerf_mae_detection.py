@@ -35,7 +35,7 @@ def _tiny() -> GridDetectionRun:
 
 def _paper() -> GridDetectionRun:
     """The published fine-tuning on Front3D: 1,000 epochs, batches of 8, one cycle; grids of 160 voxels a side."""
-    method = GridDetectionConfig("nerf_mae_detector", side=160, each=False)
+    method = GridDetectionConfig("nerf_mae_detector", side=160, each=False, corner_weight=0.0)
     train = TrainConfig(
         epochs=1000,
         batch_size=8,

@@ -16,6 +16,7 @@ from geo3d.nn.anchor_free import (
     assign_boxes,
     box_loss,
     central,
+    corner_loss,
     detection_losses,
     focal_loss,
     found_boxes,
@@ -177,6 +178,23 @@ def test_box_loss_by_hand_and_its_gradient() -> None:
     generator = torch.Generator().manual_seed(3)
     found = (_BOXES.double() + torch.rand(_BOXES.shape, generator=generator)).requires_grad_()
     torch.autograd.gradcheck(box_loss, (found, _BOXES.double()))
+
+
+def test_corners_tell_the_yaw_and_do_not_jump_along_the_axes() -> None:
+    places = _BOXES[:, :3] + 0.3
+    turned = torch.cat([_BOXES[:, :6], torch.tensor([[0.4], [0.9], [-0.5], [2.0]])], 1)
+    codes = encode_boxes(turned, places)
+    assert corner_loss(codes, turned, places).abs().max() < 1e-6
+    for wrong in (codes + 1.0, codes - 1.0):
+        assert (corner_loss(wrong, turned, places) > 1e-3).all()
+    upright = torch.cat([_BOXES[:, :6], torch.zeros(4, 1)], 1)
+    codes = encode_boxes(upright, places)
+    # the corners of largest y and of largest x: the right one and the lower one
+    half = upright[:, 3:5] / 2
+    torch.testing.assert_close(codes[:, 6:], torch.stack([half[:, 0], -half[:, 1]], 1) - 0.3)
+    for yaw in (0.0, 1e-7, -1e-7, 0.04, -0.04, math.pi, math.pi - 1e-6):
+        nearly = torch.cat([upright[:, :6], torch.full((4, 1), yaw)], 1)
+        assert corner_loss(codes, nearly, places).max() < 0.02, yaw  # bounds widen a little with the yaw
 
 
 def test_a_head_learns_one_scene() -> None:
