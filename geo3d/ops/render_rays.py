@@ -681,7 +681,7 @@ define_operator(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    kernels=(Kernel("cpu", _DTYPES, _refuse),),
+    kernels=(Kernel("cpu", _DTYPES, _refuse), Kernel("cuda", _DTYPES)),
 )
 define_operator(
     BACKWARD_SCHEMA,
@@ -691,7 +691,7 @@ define_operator(
     fake=_backward_fake,
     setup_context=_backward_setup_context,
     backward=_backward_backward,
-    kernels=(Kernel("cpu", _DTYPES, _refuse_backward),),
+    kernels=(Kernel("cpu", _DTYPES, _refuse_backward), Kernel("cuda", _DTYPES, deterministic=False)),
 )
 define_operator(
     GRADIENT_SCHEMA,
@@ -699,5 +699,5 @@ define_operator(
     check=_gradient_check,
     check_values=_gradient_check_values,
     fake=_gradient_fake,
-    kernels=(Kernel("cpu", _DTYPES, _refuse_gradient),),
+    kernels=(Kernel("cpu", _DTYPES, _refuse_gradient), Kernel("cuda", _DTYPES, deterministic=False)),
 )
