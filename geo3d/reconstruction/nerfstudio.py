@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,7 @@ class NerfstudioRun:
         return NerfstudioRun(self.field, self.cameras, self.names, np.eye(4)[:3], self.scale, self.config, self.model)
 
     def check_scene(self, scene: Scene) -> int:
-        """See that the run's cameras are those of a scene; photos are told by their file's name.
+        """See that the run's cameras are those of a scene.
 
         Returns:
             How many photos they share.
@@ -120,8 +121,7 @@ class NerfstudioRun:
         Raises:
             InputError: none, or their cameras lie elsewhere.
         """
-        at = {Path(name).name: number for number, name in enumerate(scene.view_names)}
-        shared = [(row, at[Path(name).name]) for row, name in enumerate(self.names) if Path(name).name in at]
+        shared = self._shared(scene)
         if not shared:
             raise InputError(
                 f"{self.config}: the run shares no photo with scene {scene.name} ({scene.root}); give the run of it"
@@ -136,6 +136,27 @@ class NerfstudioRun:
                 f"extent is {extent:.3g}; it is of another capture, or its dataparser does not tell where this lies"
             )
         return len(shared)
+
+    def held_out(self, scene: Scene) -> tuple[int, ...]:
+        """Numbers of the views of a scene that the run was not trained on."""
+        trained = {number for _, number in self._shared(scene)}
+        return tuple(number for number in range(len(scene.view_names)) if number not in trained)
+
+    def _shared(self, scene: Scene) -> list[tuple[int, int]]:
+        """Row of each photo that a scene has too, and its number there; told by the end of its path.
+
+        Where no path ends as a view is named, the file's name decides, unless two views share it.
+        """
+        ends = {Path(name).parts: number for number, name in enumerate(scene.view_names)}
+        names = Counter(parts[-1] for parts in ends)
+        files = {parts[-1]: number for parts, number in ends.items() if names[parts[-1]] == 1}
+        found = []
+        for row, name in enumerate(self.names):
+            parts = Path(name).parts
+            number = next((ends[parts[at:]] for at in range(len(parts)) if parts[at:] in ends), files.get(parts[-1]))
+            if number is not None:
+                found.append((row, number))
+        return found
 
     def grid(
         self,
@@ -417,22 +438,41 @@ def nerfstudio_grid(
     return loaded.grid(low, high, longest_side, most_views, least_opacity, samples, log)
 
 
-def scene_grid(scene: Scene, config: NerfstudioConfig, log: Log | None = None) -> VolumeGrid:
-    """The grid of a scene, read off the nerfstudio run of its photos, in the scene's box.
+def scene_run(scene: Scene, config: NerfstudioConfig) -> NerfstudioRun:
+    """The nerfstudio run of a scene's photos.
 
     Args:
         scene: with poses; the run was trained on its photos.
-        config: which run, and how it is read.
-        log: called with a line of progress.
+        config: which run it is.
 
     Raises:
-        InputError: as :func:`nerfstudio_grid`, or the run is of another capture.
+        InputError: as :func:`load_run`, no run is named, or it is of another capture.
+        MissingExtra: nerfstudio is not installed.
     """
     if not config.run:
         raise InputError(f"scene {scene.name}: say which nerfstudio run is its (run)")
     scene.require("views", "poses")
     run = load_run(find_run(config.run, scene.name), config.trust, config.data or None)
     run.check_scene(scene)
+    return run
+
+
+def scene_grid(
+    scene: Scene, config: NerfstudioConfig, log: Log | None = None, run: NerfstudioRun | None = None
+) -> VolumeGrid:
+    """The grid of a scene, read off the nerfstudio run of its photos, in the scene's box.
+
+    Args:
+        scene: with poses; the run was trained on its photos.
+        config: which run, and how it is read.
+        log: called with a line of progress.
+        run: that of :func:`scene_run`, where it is loaded already.
+
+    Raises:
+        InputError: as :func:`scene_run` and :func:`nerfstudio_grid`.
+        MissingExtra: nerfstudio is not installed.
+    """
+    run = scene_run(scene, config) if run is None else run
     low, high = (corner + scene.origin for corner in scene_box(scene, config.box))
     grid = run.grid(low, high, config.longest_side, config.most_views, config.least_opacity, log=log)
     origin = torch.from_numpy(scene.origin)
@@ -517,4 +557,4 @@ def _capture_frame(parsed: Any, dataparser: Any, config: Path) -> tuple[np.ndarr
     return transform[:3], scale
 
 
-__all__ = ["NerfstudioConfig", "NerfstudioRun", "find_run", "load_run", "nerfstudio_grid", "scene_grid"]
+__all__ = ["NerfstudioConfig", "NerfstudioRun", "find_run", "load_run", "nerfstudio_grid", "scene_grid", "scene_run"]

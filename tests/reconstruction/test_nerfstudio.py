@@ -15,7 +15,7 @@ from PIL import Image
 
 from geo3d.datasets import open_dataset
 from geo3d.errors import InputError, MissingExtra
-from geo3d.reconstruction.nerfstudio import NerfstudioConfig, find_run, load_run, nerfstudio_grid, scene_grid
+from geo3d.reconstruction.nerfstudio import NerfstudioConfig, find_run, load_run, nerfstudio_grid, scene_grid, scene_run
 
 _CENTRE = np.array([3.0, -2.0, 1.2])
 _HALF = np.array([0.8, 0.6, 0.5])
@@ -231,7 +231,14 @@ def test_a_missing_nerfstudio_is_one_line(run: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_grid_of_a_scene_lies_in_its_box(run: Path, capture: Path) -> None:
     scene = open_dataset(capture)[0]
-    grid = scene_grid(scene, NerfstudioConfig(run=str(run), trust=True, longest_side=16))
+    config = NerfstudioConfig(run=str(run), trust=True, longest_side=16)
+    loaded = scene_run(scene, config)
+    assert loaded.held_out(scene) == ()
+    loaded.names = [name for name in loaded.names if Path(name).name not in ("1.png", "4.png")]
+    assert loaded.held_out(scene) == (1, 4)
+    loaded.names = [name.replace("images/", "copies/") for name in loaded.names]
+    assert loaded.held_out(scene) == (1, 4)
+    grid = scene_grid(scene, config)
     assert max(grid.sides) == 16
     centres = grid.centres().reshape(-1, 3).numpy() + scene.origin
     opacity, colour = _expected(capture, centres, float(grid.voxel.mean()), list(range(6)))
