@@ -52,7 +52,7 @@ class NerfstudioConfig:
     """Folder of the run, with its `config.yml`; or nerfstudio's folder of outputs, with a run for each scene's name."""
     trust: bool = False
     """Reading a run's config.yml executes what it says: say that you trust whoever made it."""
-    data: str = ""
+    capture: str = ""
     """Folder of the run's photos, where it no longer is the one that the run names."""
     longest_side: int = 160
     """Voxels along the longest side of the box."""
@@ -192,7 +192,7 @@ class NerfstudioRun:
         if log is not None:
             share = 100 * unseen / max(1, len(solid))
             log(
-                f"{len(solid)} of {len(places)} voxels stop light; colours averaged over {len(used)} cameras, "
+                f"{len(solid)} of {len(places)} voxels stop {least_opacity:.1%} of light or more; colours averaged over {len(used)} cameras, "
                 f"{share:.1f} % of the voxels lie in no photo"
             )
         grid.opacity.copy_(opacity.reshape(sides))
@@ -345,7 +345,7 @@ def find_run(run: str | Path, scene: str = "") -> Path:
     raise InputError(f"{path}: no {_CONFIG}{of_scene}; give the folder of one nerfstudio run{hint}")
 
 
-def load_run(run: str | Path, trust: bool = False, data: str | Path | None = None, field: str = "") -> NerfstudioRun:
+def load_run(run: str | Path, trust: bool = False, capture: str | Path | None = None, field: str = "") -> NerfstudioRun:
     """Load a trained run by nerfstudio's own ``eval_setup``; no photo is read.
 
     The checkpoint is read without executing anything (PyTorch's ``weights_only``); ``config.yml`` cannot be.
@@ -353,7 +353,7 @@ def load_run(run: str | Path, trust: bool = False, data: str | Path | None = Non
     Args:
         run: folder of the run, or its ``config.yml``. It may have been moved: the checkpoint is looked for beside it.
         trust: whoever made the run is trusted: reading its ``config.yml`` executes what it says.
-        data: the capture's folder, where it is no longer the one that the run names.
+        capture: the photos' folder, where it is no longer the one that the run names.
         field: attribute of the model that is its field; by default ``field``, or ``field_fine`` of NeRF.
 
     Raises:
@@ -371,7 +371,7 @@ def load_run(run: str | Path, trust: bool = False, data: str | Path | None = Non
     with _errors(config), _numbers_allowed():
         setup = require_extra("nerfstudio.utils.eval_utils", "nerfstudio", _PURPOSE).eval_setup
         _, pipeline, _, _ = setup(
-            config, test_mode="inference", update_config_callback=lambda found: _moved(found, config, data)
+            config, test_mode="inference", update_config_callback=lambda found: _moved(found, config, capture)
         )
     model, manager = pipeline.model, pipeline.datamanager
     if getattr(model, "temporal_distortion", None) is not None:
@@ -396,7 +396,7 @@ def nerfstudio_grid(
     longest_side: int = 160,
     *,
     trust: bool = False,
-    data: str | Path | None = None,
+    capture: str | Path | None = None,
     most_views: int = 64,
     least_opacity: float = 1e-3,
     field: str = "",
@@ -418,7 +418,7 @@ def nerfstudio_grid(
             where the training cameras look, or around them.
         longest_side: voxels along the longest side.
         trust: whoever made the run is trusted: reading its ``config.yml`` executes what it says.
-        data: the capture's folder, where it is no longer the one that the run names.
+        capture: the photos' folder, where it is no longer the one that the run names.
         most_views: cameras whose directions are averaged; of more, so many evenly spread ones. 0: all.
         least_opacity: voxels that stop less light than this are black, which saves most of the work.
         field: attribute of the model that is its field; by default ``field``, or ``field_fine`` of NeRF.
@@ -433,7 +433,7 @@ def nerfstudio_grid(
         InputError: as :func:`load_run`, a box that is none, or a field without density or without colour.
         MissingExtra: nerfstudio is not installed.
     """
-    loaded = load_run(run, trust, data, field)
+    loaded = load_run(run, trust, capture, field)
     loaded = loaded.upright() if upright else loaded
     return loaded.grid(low, high, longest_side, most_views, least_opacity, samples, log)
 
@@ -452,7 +452,7 @@ def scene_run(scene: Scene, config: NerfstudioConfig) -> NerfstudioRun:
     if not config.run:
         raise InputError(f"scene {scene.name}: say which nerfstudio run is its (run)")
     scene.require("views", "poses")
-    run = load_run(find_run(config.run, scene.name), config.trust, config.data or None)
+    run = load_run(find_run(config.run, scene.name), config.trust, config.capture or None)
     run.check_scene(scene)
     return run
 
@@ -479,7 +479,7 @@ def scene_grid(
     return VolumeGrid(grid.rgb, grid.opacity, grid.low - origin, grid.high - origin)
 
 
-def _moved(found: Any, config: Path, data: str | Path | None) -> Any:
+def _moved(found: Any, config: Path, capture: str | Path | None) -> Any:
     """nerfstudio's configuration of the run, of files where they are now."""
     checkpoints = config.parent / found.relative_model_dir
     if not list(checkpoints.glob("step-*.ckpt")):
@@ -487,9 +487,9 @@ def _moved(found: Any, config: Path, data: str | Path | None) -> Any:
     found.relative_model_dir = checkpoints.absolute()
     manager = found.pipeline.datamanager
     named = manager.data if manager.data is not None else manager.dataparser.data
-    path = Path(named if data is None else data)
+    path = Path(named if capture is None else capture)
     if not path.exists():
-        raise InputError(f"{config}: its capture {path} is not there; say where it is: data=FOLDER (--data)")
+        raise InputError(f"{config}: its capture {path} is not there; say where it is: capture=FOLDER (--capture)")
     manager.data = manager.dataparser.data = path
     return found
 

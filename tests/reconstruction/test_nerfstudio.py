@@ -100,7 +100,7 @@ def test_the_grid_of_a_box_is_what_it_must_be(run: Path, capture: Path, most_vie
     np.testing.assert_allclose(grid.opacity.reshape(-1).numpy(), opacity, atol=1e-6)
     np.testing.assert_allclose(grid.rgb.reshape(-1, 3).numpy(), colour, atol=2e-6)
     assert len(lines) == 1
-    assert lines[0].startswith(f"{(opacity > 0).sum()} of {24 * 18 * 16} voxels stop light")
+    assert lines[0].startswith(f"{(opacity > 0).sum()} of {24 * 18 * 16} voxels stop 0.1% of light")
     assert f"{len(chosen)} cameras" in lines[0]
 
 
@@ -145,9 +145,9 @@ def test_the_box_is_where_the_cameras_look(run: Path) -> None:
 
 def test_a_run_may_be_moved_and_its_capture_too(run: Path, capture: Path) -> None:
     moved, elsewhere = run.rename(run.parent / "kept"), capture.rename(capture.parent / "photos")
-    with pytest.raises(InputError, match=r"its capture .*capture is not there; say where it is: data="):
+    with pytest.raises(InputError, match=r"its capture .*capture is not there; say where it is: capture="):
         nerfstudio_grid(moved, _LOW, _HIGH, 8, trust=True)
-    grid = nerfstudio_grid(moved / "config.yml", _LOW, _HIGH, 8, trust=True, data=elsewhere)
+    grid = nerfstudio_grid(moved / "config.yml", _LOW, _HIGH, 8, trust=True, capture=elsewhere)
     assert (grid.opacity > 0).any()
 
 
@@ -253,7 +253,7 @@ def test_a_run_of_another_capture_is_refused(run: Path, capture: Path, tmp_path:
         frame["transform_matrix"][0][3] += 0.1
     _write_capture(tmp_path / "shifted")
     (tmp_path / "shifted/transforms.json").write_text(json.dumps(content))
-    config = NerfstudioConfig(run=str(run), trust=True, data=str(tmp_path / "shifted"), longest_side=8)
+    config = NerfstudioConfig(run=str(run), trust=True, capture=str(tmp_path / "shifted"), longest_side=8)
     with pytest.raises(InputError, match=r"the run's cameras lie up to 0\.1 from those of scene capture"):
         scene_grid(scene, config)
     for frame in content["frames"]:
