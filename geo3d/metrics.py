@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -60,3 +61,75 @@ def intersection_over_union(predicted: Tensor, truth: Tensor) -> Tensor:
     """Overlap of two bool tensors, a scalar of 0 to 1; 0 where both are empty."""
     both, either = intersection_and_union(predicted, truth)
     return both / either.clamp_min(1)
+
+
+def average_precision(overlaps: Sequence[Tensor], scores: Sequence[Tensor], threshold: float) -> float:
+    """Area under the curve of precision over recall, all points of it, of objects found in some scenes.
+
+    Found objects are gone through from the highest score. One is right if the true object that it overlaps most is
+    overlapped by at least ``threshold`` and was not found before; precision at a recall is the highest at that recall
+    or beyond.
+
+    Args:
+        overlaps: of each scene (P, T): overlap of each of the P found objects with each of the T true ones, 0 to 1.
+        scores: of each scene (P,).
+        threshold: least overlap.
+
+    Returns:
+        0 to 1; 0 where there is no true object.
+    """
+    truths = sum(overlap.shape[1] for overlap in overlaps)
+    found = sum(len(score) for score in scores)
+    if not truths or not found:
+        return 0.0
+    right = torch.zeros(found, dtype=torch.bool)
+    order = torch.cat([score.detach().cpu() for score in scores]).argsort(descending=True, stable=True)
+    scene = torch.cat([torch.full((len(score),), number) for number, score in enumerate(scores)]).tolist()
+    best = [overlap.cpu().max(1) if overlap.shape[1] else None for overlap in overlaps]
+    first = torch.tensor([0, *(len(score) for score in scores)]).cumsum(0).tolist()
+    taken: set[tuple[int, int]] = set()
+    for place, number in enumerate(order.tolist()):
+        of = best[scene[number]]
+        if of is None:
+            continue
+        row = number - first[scene[number]]
+        match = scene[number], int(of.indices[row])
+        if of.values[row] >= threshold and match not in taken:
+            taken.add(match)
+            right[place] = True
+    hits = right.cumsum(0).double()
+    precision = (hits / torch.arange(1, found + 1)).flip(0).cummax(0).values.flip(0)
+    return (precision[right].sum() / truths).item()
+
+
+def box_recall(overlaps: Sequence[Tensor], threshold: float) -> float:
+    """Share of the true objects of some scenes that a found one overlaps by at least ``threshold``.
+
+    Args:
+        overlaps: of each scene (P, T), as :func:`average_precision` takes them.
+        threshold: least overlap.
+
+    Returns:
+        0 to 1; 0 where there is no true object.
+    """
+    truths = sum(overlap.shape[1] for overlap in overlaps)
+    found = sum(int((overlap >= threshold).any(0).sum()) for overlap in overlaps)
+    return found / max(truths, 1)
+
+
+def detection_scores(overlaps: Sequence[Tensor], scores: Sequence[Tensor]) -> dict[str, float]:
+    """Figures by which detection of objects is told, of 0 to 1.
+
+    ``ap25``, ``ap50``, ``ap75``: :func:`average_precision` at overlaps of 0.25, 0.5, 0.75; ``recall25``, ``recall50``:
+    :func:`box_recall`; ``ar``: the mean recall at overlaps of 0.5, 0.55, ... 0.95. All found objects count.
+
+    Args:
+        overlaps, scores: of each scene, as :func:`average_precision` takes them.
+    """
+    recalls = [box_recall(overlaps, percent / 100) for percent in range(50, 100, 5)]
+    return {
+        **{f"ap{percent}": average_precision(overlaps, scores, percent / 100) for percent in (25, 50, 75)},
+        "recall25": box_recall(overlaps, 0.25),
+        "recall50": recalls[0],
+        "ar": sum(recalls) / len(recalls),
+    }

@@ -8,7 +8,10 @@ import torch
 from geo3d.metrics import (
     IGNORED,
     accuracy,
+    average_precision,
+    box_recall,
     confusion_matrix,
+    detection_scores,
     intersection_and_union,
     intersection_over_union,
     segmentation_scores,
@@ -65,3 +68,38 @@ def test_overlap_by_hand() -> None:
     assert intersection_over_union(truth, truth).item() == 1
     assert intersection_over_union(truth, ~truth).item() == 0
     assert intersection_over_union(truth & ~truth, truth & ~truth).item() == 0
+
+
+def test_average_precision_by_hand() -> None:
+    # two scenes, three true objects; from the highest score: right, wrong (its object was found), right, wrong
+    overlaps = [torch.tensor([[0.6, 0.0], [0.3, 0.2], [0.0, 0.55]]), torch.tensor([[0.1]])]
+    scores = [torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0.1])]
+    # recall 1/3 at precision 1, recall 2/3 at precision 2/3, never 1
+    assert average_precision(overlaps, scores, 0.5) == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(overlaps, scores, 0.25) == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(overlaps, scores, 0.58) == pytest.approx(1 / 3)
+    assert average_precision(overlaps, scores, 0.7) == 0
+    assert box_recall(overlaps, 0.5) == pytest.approx(2 / 3)
+    assert box_recall(overlaps, 0.1) == 1
+
+
+def test_precision_is_the_highest_at_a_recall_or_beyond() -> None:
+    # wrong, right, right: precisions 0, 1/2, 2/3, so that both recalls count with 2/3
+    overlaps, scores = [torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])], [torch.tensor([0.3, 0.2, 0.1])]
+    assert average_precision(overlaps, scores, 0.5) == pytest.approx(2 / 3)
+
+
+def test_all_found_and_nothing_else_scores_one() -> None:
+    overlaps, scores = [torch.eye(3), torch.eye(2), torch.zeros(0, 0)], [torch.rand(3), torch.rand(2), torch.rand(0)]
+    assert detection_scores(overlaps, scores) == dict.fromkeys(
+        ("ap25", "ap50", "ap75", "recall25", "recall50", "ar"), pytest.approx(1)
+    )
+    assert detection_scores([torch.eye(2) * 0.62], [torch.rand(2)])["ar"] == pytest.approx(3 / 10)
+
+
+def test_without_objects_or_finds_detection_scores_nothing() -> None:
+    for overlap in (torch.zeros(3, 0), torch.zeros(0, 3), torch.zeros(0, 0)):
+        assert set(detection_scores([overlap], [torch.rand(len(overlap))]).values()) == {0.0}
+    # finds in a scene without objects are wrong
+    overlaps, scores = [torch.zeros(1, 0), torch.ones(1, 1)], [torch.tensor([0.9]), torch.tensor([0.8])]
+    assert average_precision(overlaps, scores, 0.5) == pytest.approx(1 / 2)

@@ -68,4 +68,19 @@ def fill_up(volume: Tensor, sides: Sequence[int], value: float = 0) -> Tensor:
     return F.pad(volume, padding, value=value)
 
 
-__all__ = ["GridSampleConfig", "crop_grid", "draw_grid", "fill_up"]
+def batch_of_grids(values: Sequence[Tensor], multiple: int) -> dict[str, Tensor]:
+    """Grids (4, X, Y, Z) of any sides as one batch.
+
+    Args:
+        values: the grids.
+        multiple: to whose multiples sides are filled up.
+
+    Returns:
+        ``values`` (B, 4, X, Y, Z) and ``sizes`` (B, 3) int64, the sides of each grid.
+    """
+    sizes = torch.tensor([grid.shape[1:] for grid in values])
+    sides = [-(-side // multiple) * multiple for side in sizes.amax(0).tolist()]
+    return {"values": torch.stack([fill_up(grid, sides) for grid in values]), "sizes": sizes}
+
+
+__all__ = ["GridSampleConfig", "batch_of_grids", "crop_grid", "draw_grid", "fill_up"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.methods.checks import check_at_least, check_between
+from geo3d.methods.checks import check_at_least, check_between, check_positive, check_share
 from geo3d.methods.grids import GridSampleConfig, draw_grid, fill_up
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model, family_of
@@ -42,6 +42,9 @@ class MaskedGridsConfig(GridSampleConfig):
     masking: Literal["skip", "exact", "published"] = "skip"
     """skip: exactly that share of each grid's blocks, which the encoder leaves out; exact: the same blocks, which it
     reads as tokens; published: each block by chance, the same for the whole batch, read as tokens."""
+    decoded: float = 1.0
+    """Share of each grid's blocks that are filled in and count in a training step, drawn anew for each: the last
+    decoder is most of the arithmetic. 1: all, as published."""
     rgb_weight: float = 1.0
     """Weight of the colours in the loss."""
     opacity_weight: float = 1.0
@@ -50,6 +53,8 @@ class MaskedGridsConfig(GridSampleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_between(self, 0, 1, "mask_ratio")
+        check_share(self, "decoded")
+        check_positive(self, "decoded")
         check_at_least(self, 0, "rgb_weight", "opacity_weight")
         if self.side % 32:
             raise InputError(
@@ -91,15 +96,21 @@ class MaskedGridSamples(SourceSamples[GridScenes]):
         self.config = config
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A grid: ``values`` (4, X, Y, Z); ``mask`` (n, n, n) bool of the blocks of a cube of ``side`` voxels."""
+        """A grid: ``values`` (4, X, Y, Z); ``mask`` (n, n, n) bool of the blocks of a cube of ``side`` voxels.
+
+        ``decoded`` likewise says which blocks are to be filled in.
+        """
         config = self.config
         grid = draw_grid(self.source.grid(index), config, rng)
         cube = (-(-config.side // BLOCK_VOXELS),) * 3
-        if config.masking == "published":
-            return {"values": grid.values, "mask": draw_mask(cube, config.mask_ratio, False, rng)}
         blocks = tuple(-(-side // BLOCK_VOXELS) for side in grid.sides)
-        mask = draw_mask(blocks, config.mask_ratio, True, rng)
-        return {"values": grid.values, "mask": fill_up(mask, cube, False)}
+        if config.masking == "published":
+            mask = draw_mask(cube, config.mask_ratio, False, rng)
+        else:
+            mask = fill_up(draw_mask(blocks, config.mask_ratio, True, rng), cube, False)
+        decoded = torch.from_numpy(rng.permutation(int(np.prod(blocks))).reshape(blocks))
+        decoded = decoded < max(1, round(config.decoded * decoded.numel()))
+        return {"values": grid.values, "mask": mask, "decoded": fill_up(decoded, cube, False)}
 
 
 class MaskedGrids(Method):
@@ -121,7 +132,8 @@ class MaskedGrids(Method):
         self.config = config
         if (family := family_of(config.model).name) != "nerf_mae":
             raise InputError(f"model must be a NeRF-MAE, such as nerf_mae_tiny; {config.model} is of {family}")
-        self.network: NeRFMAE = create_model(config.model, generator=generator)
+        masking = "skip" if config.masking == "skip" else "fill"
+        self.network: NeRFMAE = create_model(config.model, masking=masking, generator=generator)
 
     def samples(self, source: GridScenes) -> MaskedGridSamples:
         """The training items of a set of scenes."""
@@ -136,7 +148,8 @@ class MaskedGrids(Method):
         x, y, z = (side // BLOCK_VOXELS for side in sides)
         masks = [sample["mask"][:x, :y, :z] for sample in samples]
         mask = masks[0] if self.config.masking == "published" else torch.stack(masks)
-        return {"values": values, "sizes": sizes, "mask": mask}
+        decoded = torch.stack([sample["decoded"][:x, :y, :z] for sample in samples])
+        return {"values": values, "sizes": sizes, "mask": mask, "decoded": decoded}
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """The two losses of :func:`geo3d.models.nerf_mae.reconstruction_losses`, weighted.
@@ -144,16 +157,17 @@ class MaskedGrids(Method):
         Metrics are the PSNR of the colours of all voxels that are not empty, as published, and of the masked alone.
         """
         inputs, mask = GridInput(batch["values"], batch["sizes"]), batch["mask"]
-        output = self.network(inputs, mask)
+        chosen = batch["decoded"] if self.training and self.config.decoded < 1 else None
+        output = self.network(inputs, mask, chosen)
         losses = {
             "rgb": self.config.rgb_weight * output.losses["rgb"],
             "opacity": self.config.opacity_weight * output.losses["opacity"],
         }
         reconstruction = output.reconstruction.detach().float()
-        hidden = self.hidden(batch)
+        made = inputs.valid if chosen is None else inputs.valid & spread(chosen, inputs.sides, BLOCK_VOXELS)
         metrics = {
-            "psnr": psnr(reconstruction, inputs.values),
-            "masked_psnr": psnr(reconstruction, inputs.values, hidden),
+            "psnr": psnr(reconstruction, inputs.values, made),
+            "masked_psnr": psnr(reconstruction, inputs.values, made & self.hidden(batch)),
         }
         return MethodOutput(losses, metrics, {"reconstruction": reconstruction})
 
@@ -170,21 +184,23 @@ class MaskedGrids(Method):
 
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """Some grids masked, filled in and in the original: from above without the ceiling, and a slice across y."""
-        grey = batch["values"].new_tensor([_MASKED_GREY, _MASKED_GREY, _MASKED_GREY, 1]).view(1, 4, 1, 1, 1)
-        masked = torch.where(self.hidden(batch).unsqueeze(1), grey, batch["values"])
-        panels = {"masked": masked, "filled in": self.filled(batch, output), "original": batch["values"]}
+        hidden, values = self.hidden(batch).unsqueeze(1), batch["values"]
+        grey = values.new_tensor([_MASKED_GREY, _MASKED_GREY, _MASKED_GREY, 1]).view(1, 4, 1, 1, 1)
+        masked = torch.where(hidden, 0, values), torch.where(hidden, grey, values)
+        filled = self.filled(batch, output)
+        panels = {"masked": masked, "filled in": (filled, filled), "original": (values, values)}
         side = max(batch["values"].shape[2:])
         rows = [
-            [picture for part in panels.values() for picture in _two_sides(part[row], side)]
+            [picture for part in panels.values() for picture in _two_sides(part[0][row], part[1][row], side)]
             for row in range(min(_PICTURE_ROWS, len(batch["values"])))
         ]
         captions = [f"{name}, {how}" for name in panels for how in ("from above", "slice")]
         return captioned_sheet(np.array(rows), captions)
 
 
-def _two_sides(values: Tensor, side: int) -> list[np.ndarray]:
-    """A grid from above and cut open, each (side, side, 3) uint8."""
-    pictures = seen_along(values, 2, 0, _BELOW_CEILING), slice_of(values, 1)
+def _two_sides(above: Tensor, cut: Tensor, side: int) -> list[np.ndarray]:
+    """A grid from above and one cut open, each (side, side, 3) uint8."""
+    pictures = seen_along(above, 2, 0, _BELOW_CEILING), slice_of(cut, 1)
     framed = []
     for picture in pictures:
         frame = np.full((side, side, 3), 255, dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, i2p_mae, nerf_mae, spark, sparse_resnet, swin3d
+from geo3d.models import croco, i2p_mae, nerf_mae, nerf_mae_downstream, spark, sparse_resnet, swin3d
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -23,6 +23,9 @@ register_family(sparse_resnet.FAMILY)
 register_family(i2p_mae.FAMILY)
 register_family(i2p_mae.CLASSIFIER_FAMILY)
 register_family(nerf_mae.FAMILY)
+register_family(nerf_mae_downstream.FPN_FAMILY)
+register_family(nerf_mae_downstream.DETECTOR_FAMILY)
+register_family(nerf_mae_downstream.SEMANTIC_FAMILY)
 
 __all__ = [
     "Encoder",
@@ -39,6 +42,7 @@ __all__ = [
     "model_info",
     "model_options",
     "nerf_mae",
+    "nerf_mae_downstream",
     "register_family",
     "spark",
     "sparse_resnet",

@@ -9,13 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo3d.checkpoints.loading import Stored
-from geo3d.checkpoints.nerf_mae import ComputedTables, read_nerf_mae
+from geo3d.checkpoints.nerf_mae import ComputedTables
+from geo3d.checkpoints.nerf_mae_downstream import read_nerf_mae_files
 from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -24,13 +26,15 @@ from geo3d.nn.subpixel_decoder import last_decoder
 from geo3d.nn.swin_volume import (
     BLOCK,
     PATCH,
+    Sides,
     SwinVolume,
     block_sides,
     relative_position_index,
     spread,
     volume_positions,
+    volume_positions_of,
 )
-from geo3d.nn.volume_decoder import VolumeUp
+from geo3d.nn.volume_decoder import VolumeUp, draw_convolutions
 
 _STAGES = 4
 #: Voxels along a side of a block that is masked as a whole.
@@ -41,8 +45,8 @@ _STD = 0.02
 
 
 @dataclass(frozen=True)
-class NeRFMAEConfig:
-    """Sizes of a NeRF-MAE network; the defaults are those of the released one."""
+class NeRFMAEEncoderConfig:
+    """Sizes of NeRF-MAE's encoder; the defaults are those of the released one."""
 
     embed_dim: int = 96
     """Channels of the first stage, a multiple of 6; each further stage doubles them."""
@@ -54,13 +58,9 @@ class NeRFMAEConfig:
     """Hidden channels of MLPs over their channels."""
     drop_path_rate: float = 0.1
     """Probability that a sample's residual of the last block is dropped; it rises evenly from 0 at the first."""
-    decoder: bool = True
-    """Whether there is a decoder, which fills in."""
     resolution: int = 0
     """Voxels along the sides of the cube that grids are filled up to, as published; 0: each side to its own multiple
     of 32, which computes less."""
-    place_masked: bool = False
-    """Whether masked tokens carry their positions. As published they do not; without decoder there are none."""
 
     def __post_init__(self) -> None:
         counts = (self.embed_dim, *self.depths, *self.heads)
@@ -86,6 +86,28 @@ class NeRFMAEConfig:
         return tuple(self.embed_dim * 2**stage for stage in range(_STAGES))
 
 
+@dataclass(frozen=True)
+class NeRFMAEConfig(NeRFMAEEncoderConfig):
+    """Sizes of a NeRF-MAE network; the defaults are those of the released one."""
+
+    decoder: bool = True
+    """Whether there is a decoder, which fills in."""
+    place_masked: bool = False
+    """Whether masked tokens carry their positions. As published they do not; skipped ones always do."""
+    masking: Literal["fill", "skip"] = "fill"
+    """fill, as published: the encoder reads a token in place of each masked one; skip: it reads visible blocks alone,
+    and the decoder sees learnt tokens with positions where blocks were masked."""
+    skip_empty: bool = False
+    """With skip: whether visible blocks without opacity are left out of the encoder too, for a token of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masking not in ("fill", "skip") or (self.skip_empty and self.masking != "skip"):
+            raise InputError(
+                f"NeRF-MAE: masking must be fill or skip, and skip_empty goes with skip, got {self.masking!r}"
+            )
+
+
 @dataclass
 class NeRFMAEOutput:
     """What a forward pass yields.
@@ -93,10 +115,12 @@ class NeRFMAEOutput:
     Args:
         prediction: (B, 4, X, Y, Z) as the network gives it: colours, and the logit of opacity.
         losses: ``rgb`` and ``opacity``, scalars; see :func:`reconstruction_losses`.
+        decoded: (B, bx, by, bz) bool, blocks that the prediction is of; it is 0 elsewhere. None: all.
     """
 
     prediction: Tensor
     losses: dict[str, Tensor]
+    decoded: Tensor | None = None
 
     @property
     def rgb(self) -> Tensor:
@@ -119,6 +143,10 @@ class NeRFMAEOutput:
         return torch.cat([self.rgb, self.opacity.unsqueeze(1)], 1)
 
 
+def _tokens(channels: Sequence[int]) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(torch.zeros(count)) for count in channels)
+
+
 def reconstruction_losses(prediction: Tensor, inputs: GridInput, mask: Tensor | None) -> dict[str, Tensor]:
     """The two losses (section 3.3): squared errors of colours and of opacity.
 
@@ -134,17 +162,37 @@ def reconstruction_losses(prediction: Tensor, inputs: GridInput, mask: Tensor | 
     Returns:
         ``rgb`` and ``opacity``, float32 scalars (float64 where the prediction is).
     """
-    values = inputs.values
+    counted = None if mask is None else spread(mask, inputs.sides, BLOCK_VOXELS) & inputs.valid
+    return _losses(prediction, inputs.values, counted)
+
+
+def _losses(prediction: Tensor, values: Tensor, counted: Tensor | None) -> dict[str, Tensor]:
+    """Of predictions and values (N, 4, ...), and where opacity counts (N, ...)."""
     seen = values[:, 3] > OPACITY_THRESHOLD
-    weight = seen.unsqueeze(1).to(values.dtype)
     prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-    squared = ((prediction[:, :3] - values[:, :3]).square() * weight).sum()
-    rgb = squared / seen.sum().clamp_min(1)
-    if mask is None:
+    squared = (prediction[:, :3] - values[:, :3]).square() * seen.unsqueeze(1)
+    rgb = squared.sum() / seen.sum().clamp_min(1)
+    if counted is None:
         return {"rgb": rgb, "opacity": 0 * prediction[:, 3].sum()}
-    counted = spread(mask, inputs.sides, BLOCK_VOXELS) & inputs.valid
     errors = (prediction[:, 3].sigmoid() - values[:, 3]).square() * counted
     return {"rgb": rgb, "opacity": errors.sum() / counted.sum().clamp_min(1)}
+
+
+def _take_blocks(grid: Tensor, blocks: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) -> (N, C, 16, 16, 16) of the blocks whose flags (B, bx, by, bz) are set, in row-major order."""
+    side = BLOCK_VOXELS
+    b, c = grid.shape[:2]
+    x, y, z = blocks.shape[1:]
+    return grid.reshape(b, c, x, side, y, side, z, side).permute(0, 2, 4, 6, 1, 3, 5, 7)[blocks]
+
+
+def _put_blocks(taken: Tensor, blocks: Tensor) -> Tensor:
+    """Inverse of :func:`_take_blocks`, 0 elsewhere."""
+    b, x, y, z = blocks.shape
+    side, c = BLOCK_VOXELS, taken.shape[1]
+    grid = taken.new_zeros(b, x, y, z, c, side, side, side)
+    grid[blocks] = taken
+    return grid.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, c, x * side, y * side, z * side)
 
 
 class NeRFMAE(SwinVolume, GridEncoder):
@@ -157,7 +205,7 @@ class NeRFMAE(SwinVolume, GridEncoder):
 
     family = "nerf_mae"
     patch = PATCH
-    decoder_prefixes = ("mask_token", "decoder", "out.")
+    decoder_prefixes = ("mask_token", "stage_tokens.", "empty_tokens.", "decoder", "out.")
 
     def __init__(self, config: NeRFMAEConfig | None = None, generator: torch.Generator | None = None) -> None:
         config = config or NeRFMAEConfig()
@@ -166,7 +214,12 @@ class NeRFMAE(SwinVolume, GridEncoder):
         if config.decoder:
             first, second, third, last = config.channels
             half = first // 2
-            self.mask_token = nn.Parameter(torch.zeros(first))
+            if config.masking == "fill":
+                self.mask_token = nn.Parameter(torch.zeros(first))
+            else:
+                self.stage_tokens = _tokens(config.channels[:-1])
+            if config.skip_empty:
+                self.empty_tokens = _tokens(config.channels[:-1])
             self.decoder4 = VolumeUp(last, third)
             self.decoder3 = VolumeUp(third, second)
             self.decoder2 = VolumeUp(second, first)
@@ -180,15 +233,12 @@ class NeRFMAE(SwinVolume, GridEncoder):
         self.reset_encoder(generator)
         if not self.config.decoder:
             return
-        nn.init.trunc_normal_(self.mask_token, std=_STD, generator=generator)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("mask_token", "stage_tokens.", "empty_tokens.")):
+                nn.init.trunc_normal_(parameter, std=_STD, generator=generator)
         for name, module in self.named_modules():
             if name.startswith(self.decoder_prefixes) and isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                fan = module.in_channels * math.prod(module.kernel_size)
-                if isinstance(module, nn.ConvTranspose3d):  # kernels do not overlap: each output reads one cell
-                    fan = module.in_channels
-                bound = fan**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+                draw_convolutions(module, generator)
 
     @property
     def side_multiple(self) -> int:
@@ -227,8 +277,35 @@ class NeRFMAE(SwinVolume, GridEncoder):
             mask: (bx, by, bz) bool for the whole batch, or (B, bx, by, bz): blocks whose tokens are the mask token.
         """
         self.require_grids(inputs)
-        tokens = self.masked_tokens(self.embed(self._typed(inputs.values)), self._checked(mask, inputs))
-        return [stage.permute(0, 4, 1, 2, 3) for stage in self.run_stages(tokens)]
+        mask = self._checked(mask, inputs)
+        tokens = self.embed(self._typed(inputs.values))
+        if mask is None or self.config.masking == "fill":
+            stages = self.run_stages(self.masked_tokens(tokens, mask))
+        else:
+            stages = self._run_visible(tokens, inputs, mask.expand(len(tokens), -1, -1, -1))
+        return [stage.permute(0, 4, 1, 2, 3) for stage in stages]
+
+    def _run_visible(self, tokens: Tensor, inputs: GridInput, mask: Tensor) -> list[Tensor]:
+        if any(side % BLOCK_VOXELS for side in inputs.sides):
+            raise InputError(
+                f"NeRF-MAE: where masked blocks are skipped, sides are multiples of {BLOCK_VOXELS}, got {inputs.sides}"
+            )
+        empty = None
+        if self.config.skip_empty:
+            opacity = F.max_pool3d(inputs.values[:, 3:], BLOCK_VOXELS)[:, 0]
+            empty = (opacity == 0) & ~mask
+        visible = ~mask if empty is None else ~(mask | empty)
+        if not visible.any():
+            raise InputError("NeRF-MAE: all blocks of the batch are masked or empty: there is nothing to encode")
+
+        def fill(number: int, sides: Sides) -> Tensor:
+            token = self.stage_tokens[number].expand(len(mask), *sides, -1)
+            if empty is not None:
+                flags = spread(empty, sides, BLOCK >> number).unsqueeze(-1)
+                token = torch.where(flags, self.empty_tokens[number], token)
+            return token + volume_positions_of(token.shape[-1], sides).to(token)
+
+        return self.run_visible(self.place(tokens), visible, fill)
 
     def masked_tokens(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B, x, y, z, C) tokens of :meth:`embed` with their positions, masked ones overwritten by the mask token."""
@@ -265,16 +342,19 @@ class NeRFMAE(SwinVolume, GridEncoder):
         """(B, C, X, Y, Z) map of the last decoder -> (B, 4, X, Y, Z) colours and the logit of opacity."""
         return self.out["conv"](decoded)
 
-    def forward(self, inputs: GridInput, mask: Tensor | None = None) -> NeRFMAEOutput:
+    def forward(self, inputs: GridInput, mask: Tensor | None = None, decoded: Tensor | None = None) -> NeRFMAEOutput:
         """Fill in masked blocks.
 
         Args:
             inputs: of :meth:`prepare`; sides are multiples of 32.
             mask: (bx, by, bz) bool, one for the whole batch as published, or (B, bx, by, bz): true where a block of 16
                 voxels a side is masked. None: nowhere.
+            decoded: (B, bx, by, bz) bool, blocks that alone are filled in by the last decoder, at least one a sample.
+                Losses are those of these blocks, and its norms see these and one voxel around each. None: all.
 
         Raises:
-            InputError: an encoder alone; sides that the decoder does not take; a mask of another shape.
+            InputError: an encoder alone; sides that the decoder does not take; a mask of another shape; a sample of
+                which no block is to be decoded.
         """
         if not self.config.decoder:
             raise InputError("NeRF-MAE: an encoder alone fills in nothing; make it with fresh_decoder=True")
@@ -284,8 +364,21 @@ class NeRFMAE(SwinVolume, GridEncoder):
                 f"NeRF-MAE: the decoder takes sides that are multiples of {self.side_multiple}, got {inputs.sides}; "
                 "prepare fills them up"
             )
-        prediction = last_decoder(self.join(self.encode(inputs, mask))[-1], self.decoder1, self.out["conv"])
-        return NeRFMAEOutput(prediction, reconstruction_losses(prediction, inputs, self._checked(mask, inputs)))
+        chosen = self._checked(decoded, inputs)
+        if chosen is not None:
+            chosen = chosen.expand(len(inputs.values), -1, -1, -1)
+            if not chosen.flatten(1).any(1).all():
+                raise InputError("NeRF-MAE: decoded must hold at least one block of each sample")
+        joined = self.join(self.encode(inputs, mask))[-1]
+        made = last_decoder(joined, self.decoder1, self.out["conv"], chosen)
+        if chosen is None:
+            return NeRFMAEOutput(made, reconstruction_losses(made, inputs, self._checked(mask, inputs)))
+        counted = None
+        if mask is not None:
+            counted = _take_blocks(inputs.valid.unsqueeze(1), chosen)[:, 0]
+            counted = counted & self._checked(mask, inputs).expand_as(chosen)[chosen].view(-1, 1, 1, 1)
+        losses = _losses(made, _take_blocks(inputs.values, chosen), counted)
+        return NeRFMAEOutput(_put_blocks(made, chosen), losses, chosen)
 
     def _typed(self, values: Tensor) -> Tensor:
         return values.to(self.patch_partition["0"].weight.dtype)
@@ -309,8 +402,9 @@ class NeRFMAE(SwinVolume, GridEncoder):
 # Registration
 
 
-def _read(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
-    return read_nerf_mae(content, path, ComputedTables(volume_positions, relative_position_index()))
+def read_files(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
+    """What a file of the authors holds: this network, or one that is made of its encoder."""
+    return read_nerf_mae_files(content, path, ComputedTables(volume_positions, relative_position_index()))
 
 
 #: The first is what the family's own name stands for. The published swin_b cannot be built: 128 channels are no
@@ -327,7 +421,7 @@ FAMILY = Family(
     network=NeRFMAE,
     config=NeRFMAEConfig,
     presets=PRESETS,
-    read=_read,
+    read=read_files,
     named=("embed_dim", "depths", "heads", "mlp_ratio"),
     free=("drop_path_rate", "resolution", "place_masked"),
     bare={"decoder": False},
@@ -342,6 +436,8 @@ __all__ = [
     "PRESETS",
     "NeRFMAE",
     "NeRFMAEConfig",
+    "NeRFMAEEncoderConfig",
     "NeRFMAEOutput",
+    "read_files",
     "reconstruction_losses",
 ]

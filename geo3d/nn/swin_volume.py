@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,35 +85,149 @@ def to_windows(x: Tensor) -> Tensor:
     return split.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, -1, WINDOW**3, c)
 
 
-def from_windows(windows: Tensor, sides: Sides) -> Tensor:
-    """Inverse of :func:`to_windows`."""
-    b, _, _, c = windows.shape
-    counts = [side // WINDOW for side in sides]
-    split = windows.view(b, *counts, WINDOW, WINDOW, WINDOW, c)
-    return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, *sides, c)
+@dataclass(frozen=True)
+class WindowTable:
+    """Which tokens share a window, of tokens that lie as rows in any order.
+
+    A window has ``K`` slots: 64, or as many as the fullest window holds where tokens are missing.
+
+    Args:
+        rows: (W * K,) int64 row of each slot; the number of rows itself where a token of zeros fills the window up; any
+            where a slot is empty.
+        slots: (T,) int64 slot of each row.
+        filled: (P,) int64 slots that hold tokens of zeros.
+        shape: W and K.
+        added: (W, K, K) float32 added to logits: 0, -100 where tokens are from both ends of the grid, -inf where a slot
+            is empty. None where there are neither.
+        relative: (W, K, K) int64 rows of the bias table. None: all windows are whole, with their tokens in order.
+        whole: whether every slot holds a row.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    filled: Tensor
+    shape: tuple[int, int]
+    added: Tensor | None
+    relative: Tensor | None
+    whole: bool
+
+
+def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> WindowTable:
+    """Put tokens into windows of 4 x 4 x 4.
+
+    Sides are filled up to whole windows with tokens of zeros, which take part, as published.
+
+    Args:
+        places: (T, 4) int64 sample and x, y, z of each token, in a grid of which any may be missing.
+        batch: samples.
+        sides: of the grid.
+        shift: whether windows are shifted by half their sides, where there is more than one along an axis.
+    """
+    whole, device = padded(sides), places.device
+    move = shifted(whole) if shift else (0, 0, 0)
+    counts = [side // WINDOW for side in whole]
+
+    def slot_of(x: Tensor) -> Tensor:
+        """(n, 4) places -> numbers of slots of all windows."""
+        number, inside = x[:, 0], 0
+        for axis in range(3):
+            along = (x[:, axis + 1] - move[axis]) % whole[axis]
+            number = number * counts[axis] + along.div(WINDOW, rounding_mode="floor")
+            inside = inside * WINDOW + along % WINDOW
+        return number * WINDOW**3 + inside
+
+    empty, count = -1, len(places)
+    table = torch.full((batch * math.prod(counts) * WINDOW**3,), empty, device=device)
+    slots = slot_of(places)
+    if whole != sides:
+        beyond = torch.ones(batch, *whole, dtype=torch.bool, device=device)
+        beyond[:, : sides[0], : sides[1], : sides[2]] = False
+        table[slot_of(beyond.nonzero())] = count
+    table[slots] = torch.arange(count, device=device)
+    table = table.view(-1, WINDOW**3)
+    kept = ((table >= 0) & (table < count)).any(1)
+    present = table >= 0
+    most = int(present[kept].sum(1).max())
+    region = _regions(whole, move).to(device).repeat(batch, 1) if any(move) else None
+    relative, every = None, bool(present[kept].all())
+    if every:
+        chosen = torch.arange(WINDOW**3, device=device).expand(len(table), -1)
+    else:
+        chosen = present.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    number = torch.full((len(table),), empty, device=device)
+    number[kept] = torch.arange(int(kept.sum()), device=device)
+    back = torch.empty_like(table).scatter_(1, chosen, torch.arange(chosen.shape[1], device=device).expand_as(chosen))
+    slots = number[slots // WINDOW**3] * chosen.shape[1] + back[slots // WINDOW**3, slots % WINDOW**3]
+    rows, chosen, present = table.gather(1, chosen)[kept], chosen[kept], present.gather(1, chosen)[kept]
+    added = None
+    if region is not None:
+        region = region[kept].gather(1, chosen)
+        added = _HIDDEN * (region.unsqueeze(1) != region.unsqueeze(2)).float()
+    if not every:
+        relative = relative_position_index().to(device)[chosen.unsqueeze(2), chosen.unsqueeze(1)]
+        added = torch.zeros(relative.shape, device=device) if added is None else added
+        added = added.masked_fill(~present.unsqueeze(1), -torch.inf)
+    filled = (rows.flatten() == count).nonzero().squeeze(1)
+    return WindowTable(
+        rows.clamp_min(0).flatten(), slots, filled, tuple(rows.shape), added, relative, every and not len(filled)
+    )
+
+
+@lru_cache(maxsize=16)
+def dense_window_table(batch: int, sides: Sides, shift: bool, device: torch.device) -> WindowTable:
+    """:func:`window_table` of a grid of which no token is missing, in row-major order."""
+    return window_table(dense_places(batch, sides, device), batch, sides, shift)
+
+
+def dense_places(batch: int, sides: Sides, device: torch.device) -> Tensor:
+    """(T, 4) int64 of all tokens of a grid, row-major."""
+    return torch.ones(batch, *sides, dtype=torch.bool, device=device).nonzero()
 
 
 @lru_cache(maxsize=32)
-def window_mask(sides: Sides, shift: Sides) -> Tensor | None:
-    """What is added to the logits of shifted windows, where tokens from both ends of the grid lie side by side.
-
-    Args:
-        sides: of the grid, whole windows.
-        shift: of the windows.
-
-    Returns:
-        (W, 64, 64) float32, 0 or -100; None where no window is shifted.
-    """
-    if not any(shift):
-        return None
+def _regions(sides: Sides, shift: Sides) -> Tensor:
+    """(W, 64) which of the 27 regions of a shifted grid the tokens of its windows are of."""
     region = torch.zeros(1, *sides, 1)
     for axis, (side, move) in enumerate(zip(sides, shift), 1):
         along = torch.zeros(side)
         if move:
             along[-WINDOW:-move], along[-move:] = 1, 2
         region += 3 ** (3 - axis) * along.view(*(side if other == axis else 1 for other in range(5)))
-    numbers = to_windows(region)[0, :, :, 0]
-    return _HIDDEN * (numbers.unsqueeze(1) != numbers.unsqueeze(2)).float()
+    return to_windows(region)[0, :, :, 0]
+
+
+class _ToSlots(torch.autograd.Function):
+    """Rows (T or T + 1, C) -> (W * K, C); each row stands in one slot, which its gradient is read from."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, table: WindowTable) -> Tensor:
+        ctx.table = table
+        return rows.index_select(0, table.rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        of_rows = gradient.index_select(0, ctx.table.slots)
+        if len(ctx.table.filled):
+            of_filled = gradient.index_select(0, ctx.table.filled).sum(0, keepdim=True)
+            of_rows = torch.cat([of_rows, of_filled])
+        return of_rows, None
+
+
+class _FromSlots(torch.autograd.Function):
+    """Slots (W * K, C) -> rows (T, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, slots: Tensor, table: WindowTable) -> Tensor:
+        ctx.table = table
+        return slots.index_select(0, table.slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        table = ctx.table
+        if table.whole:
+            return gradient.index_select(0, table.rows), None
+        of_slots = gradient.new_zeros(table.shape[0] * table.shape[1], gradient.shape[1])
+        return of_slots.index_copy_(0, table.slots, gradient), None
 
 
 class VolumeAttention(nn.Module):
@@ -128,35 +245,24 @@ class VolumeAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def bias(self) -> Tensor:
-        """(heads, 64, 64) of each pair of a window's tokens."""
-        index = relative_position_index().to(self.relative_position_bias_table.device)
-        return self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
+    def bias(self, table: WindowTable) -> Tensor:
+        """(heads, 64, 64), or (W, heads, K, K): what is added to the logits of each pair of a window's tokens."""
+        index = table.relative
+        if index is None:
+            index = relative_position_index().to(self.relative_position_bias_table.device)
+        bias = self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).movedim(-1, -3)
+        return bias if table.added is None else bias + table.added.to(bias.dtype).unsqueeze(1)
 
-    def forward(self, x: Tensor, shift: bool) -> Tensor:
-        """(B, x, y, z, C) -> (B, x, y, z, C).
-
-        Sides are filled up to whole windows with tokens of zeros, which take part, as published.
-        """
-        sides = tuple(x.shape[1:4])
-        whole = padded(sides)
-        move = shifted(whole) if shift else (0, 0, 0)
-        if whole != sides:
-            x = F.pad(x, [0, 0, *(n for w, s in zip(whole[::-1], sides[::-1]) for n in (0, w - s))])
-        if any(move):
-            x = x.roll([-m for m in move], (1, 2, 3))
-        windows = to_windows(x)
-        b, count, tokens, c = windows.shape
-        q, k, v = self.qkv(windows.flatten(0, 1)).view(b, count, tokens, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
-        bias = self.bias().to(q.dtype)
-        mask = window_mask(whole, move)
-        if mask is not None:
-            bias = bias + mask.to(q).unsqueeze(1)
-        out = F.scaled_dot_product_attention(q, k, v, bias.expand(b, count, -1, -1, -1))
-        x = from_windows(self.proj(out.transpose(2, 3).reshape(b, count, tokens, c)), whole)
-        if any(move):
-            x = x.roll(move, (1, 2, 3))
-        return x[:, : sides[0], : sides[1], : sides[2]]
+    def forward(self, x: Tensor, table: WindowTable) -> Tensor:
+        """(T, C) -> (T, C)."""
+        qkv = self.qkv(x)
+        if len(table.filled):  # of zeros, queries, keys and values are the biases
+            qkv = torch.cat([qkv, self.qkv.bias.to(qkv.dtype).unsqueeze(0)])
+        windows = _ToSlots.apply(qkv, table)
+        q, k, v = windows.view(*table.shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self.bias(table).to(q.dtype).expand(len(q), -1, -1, -1)
+        out = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(windows.shape[0], -1)
+        return self.proj(_FromSlots.apply(out, table))
 
 
 class VolumeBlock(nn.Module):
@@ -182,10 +288,15 @@ class VolumeBlock(nn.Module):
         )
         self.drop_path = SampleDropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, x, y, z, C) -> (B, x, y, z, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x), self.shift))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, table: WindowTable, samples: Tensor, batch: int) -> Tensor:
+        """Tokens as rows (T, C), of samples (T,) -> (T, C)."""
+        x = x + self._dropped(self.attn(self.norm1(x), table), samples, batch)
+        return x + self._dropped(self.mlp(self.norm2(x)), samples, batch)
+
+    def _dropped(self, residual: Tensor, samples: Tensor, batch: int) -> Tensor:
+        if not self.training or self.drop_path.rate == 0:
+            return residual
+        return residual * self.drop_path.draw(batch, residual)[samples].unsqueeze(1)
 
 
 class PatchMerging(nn.Module):
@@ -236,7 +347,7 @@ class SwinVolume(nn.Module):
                 rate = drop_path_rate * number / max(1, total - 1)
                 modules.append(VolumeBlock(dim, count, mlp_ratio, rate, block % 2 == 1))
                 number += 1
-            self.stages.append(nn.Sequential(*modules))
+            self.stages.append(nn.ModuleList(modules))
 
     @torch.no_grad()
     def reset_encoder(self, generator: torch.Generator | None = None) -> None:
@@ -262,19 +373,69 @@ class SwinVolume(nn.Module):
 
     def positions(self, sides: Sides) -> Tensor:
         """(x, y, z, C) float32 of :func:`volume_positions`."""
-        return _kept_positions(self.patch_partition["0"].out_channels, sides)
+        return volume_positions_of(self.patch_partition["0"].out_channels, sides)
 
     def run_stages(self, tokens: Tensor) -> list[Tensor]:
         """(B, x, y, z, C) placed tokens -> the four stages' (B, x, y, z, C), channels last."""
-        maps = []
+        maps: list[Tensor] = []
         for stage in self.stages:
-            tokens = stage(tokens)
+            if maps:
+                tokens = stage[0](tokens)
+            tokens = self._dense_blocks(stage[1:] if maps else stage, tokens)
             maps.append(tokens)
         return maps
 
+    def run_visible(self, tokens: Tensor, visible: Tensor, fill: Callable[[int, Sides], Tensor]) -> list[Tensor]:
+        """As :meth:`run_stages`, of the tokens of visible blocks alone, until blocks are merged into one another.
+
+        Blocks are of 4 x 4 x 4 tokens: 2 x 2 x 2 at the second stage, one token at the third. Windows are those of the
+        whole grid, without the tokens that are hidden. What the last stage merges are the third's tokens and, in place
+        of hidden ones, those of ``fill``.
+
+        Args:
+            tokens: (B, x, y, z, C), sides multiples of 4.
+            visible: (B, x / 4, y / 4, z / 4) bool, somewhere true.
+            fill: number of a stage and its sides -> (B, x, y, z, C), what its map holds where blocks are hidden.
+        """
+        blocks, batch = visible.nonzero(), len(tokens)
+        rows, maps, side = to_windows(tokens)[visible.flatten(1)], [], BLOCK
+        for number, stage in enumerate(self.stages):
+            sides = tuple(count * side for count in visible.shape[1:]) if side else ()
+            if number:
+                if not side:
+                    maps.append(self._dense_blocks(stage[1:], stage[0](maps[-1])))
+                    break
+                rows = stage[0](rows.view(len(blocks), 2 * side, 2 * side, 2 * side, -1))
+            local = torch.ones(side, side, side, device=rows.device).nonzero()
+            places = (blocks[:, 1:].unsqueeze(1) * side + local).flatten(0, 1)
+            samples = blocks[:, 0].repeat_interleave(side**3)
+            placed = torch.cat([samples.unsqueeze(1), places], 1)
+            tables = [window_table(placed, batch, sides, shift) for shift in (False, True)]
+            rows = rows.reshape(len(placed), -1)
+            for block in stage[1:] if number else stage:
+                rows = block(rows, tables[block.shift], samples, batch)
+            flat = samples
+            for axis in range(3):
+                flat = flat * sides[axis] + places[:, axis]
+            whole = fill(number, sides).to(rows.dtype)
+            maps.append(whole.flatten(0, 3).index_copy(0, flat, rows).view(whole.shape))
+            side //= 2
+        return maps
+
+    @staticmethod
+    def _dense_blocks(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+        """(B, x, y, z, C) -> (B, x, y, z, C)."""
+        batch, *sides, _ = tokens.shape
+        rows = tokens.flatten(0, 3)
+        samples = torch.arange(batch, device=rows.device).repeat_interleave(math.prod(sides))
+        for block in blocks:
+            rows = block(rows, dense_window_table(batch, tuple(sides), block.shift, rows.device), samples, batch)
+        return rows.view(tokens.shape)
+
 
 @lru_cache(maxsize=8)
-def _kept_positions(dim: int, sides: Sides) -> Tensor:
+def volume_positions_of(dim: int, sides: Sides) -> Tensor:
+    """:func:`volume_positions`, made once; not to be written to."""
     return volume_positions(dim, sides)
 
 
@@ -301,16 +462,18 @@ __all__ = [
     "PATCH",
     "WINDOW",
     "PatchMerging",
+    "Sides",
     "SwinVolume",
     "VolumeAttention",
     "VolumeBlock",
+    "WindowTable",
     "block_sides",
-    "from_windows",
     "padded",
     "relative_position_index",
     "shifted",
     "spread",
     "to_windows",
     "volume_positions",
-    "window_mask",
+    "volume_positions_of",
+    "window_table",
 ]

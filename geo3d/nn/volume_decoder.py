@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,4 +59,22 @@ class VolumeUp(nn.Module):
         return self.conv_block(up if skip is None else torch.cat([up, skip], 1))
 
 
-__all__ = ["SLOPE", "VolumeResidual", "VolumeUp"]
+@torch.no_grad()
+def draw_convolutions(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw fresh weights of all convolutions in a module, evenly between bounds that keep the scale of what they read.
+
+    Args:
+        module: its own weights too, where it is a convolution.
+        generator: draws; torch's global one when not given.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+            fan = layer.in_channels * math.prod(layer.kernel_size)
+            if isinstance(layer, nn.ConvTranspose3d):  # kernels do not overlap: each output reads one cell
+                fan = layer.in_channels
+            bound = fan**-0.5
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+__all__ = ["SLOPE", "VolumeResidual", "VolumeUp", "draw_convolutions"]

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geo3d.datasets.quarantine import log_broken
-from geo3d.datasets.rooms import SCENES_TO_SPARE, make_rooms, split_scenes
+from geo3d.datasets.rooms import SCENES_TO_SPARE, split_scenes
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_between, check_positive
-from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models import Encoder
+from geo3d.probe.grids import ProbedGrids
 from geo3d.probe.probe import Probe, ProbeConfig, Representation, load_encoder
-from geo3d.probe.voxels import CloudVoxels, ProbeScore, VoxelProbe, input_features, network_features
+from geo3d.probe.voxels import ProbedClouds, ProbeScore, VoxelProbe
 from geo3d.progress import Log
-from geo3d.samples.points import LabelledScenes
+from geo3d.samples.source import SampleSource
+
+#: What networks read -> their scenes, and what is read of them.
+_KINDS = {"voxels": ProbedClouds, "grid": ProbedGrids}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class LinearProbeConfig(ProbeConfig):
     seed: int = 0
     """Seed of the rooms, of the split and of all draws; as in the run."""
     voxel_size: float | None = None
-    """Edge of a voxel, metres; None: as the network was trained with."""
+    """Edge of a voxel, metres, of networks over sparse voxels; None: as the network was trained with."""
     voxels_per_scene: int = 1000
     """Labelled voxels of each training scene that are learnt from."""
 
@@ -53,21 +57,21 @@ class LinearProbe(Probe):
 
     def __init__(self, config: LinearProbeConfig, log: Log) -> None:
         super().__init__(config, log)
-        self.network = load_encoder(config.checkpoint, config.model, "voxels", "an encoder of voxels, such as a swin3d")
-        self.voxel_size = config.voxel_size or self.network.config.voxel_size
-        train, held = _scenes(config, log)
-        log(f"{len(train)} scenes to learn from, {len(held)} held out; voxels of {100 * self.voxel_size:g} cm")
-        per_scene, seed = config.voxels_per_scene, config.seed
-        voxels = (CloudVoxels(scenes, self.voxel_size) for scenes in (train, held))
-        self._probe = VoxelProbe(*voxels, per_scene, seed, log, config.strict)
+        wanted = "an encoder of voxels or grids, such as a swin3d"
+        self.network = load_encoder(config.checkpoint, config.model, tuple(_KINDS), wanted)
+        self._probed = _KINDS[self.network.kind](self.network, config.voxel_size)
+        train, held = self._scenes()
+        log(f"{len(train)} scenes to learn from, {len(held)} held out; {self._probed.describe()}")
+        voxels = (self._probed.voxels(scenes) for scenes in (train, held))
+        self._probe = VoxelProbe(*voxels, config.voxels_per_scene, config.seed, log, config.strict)
 
-    def network_features(self, network: VoxelEncoder) -> Representation:
+    def network_features(self, network: Encoder) -> Representation:
         """Features of all stages that a finest voxel lies in."""
-        return network_features(network, self.config.device)
+        return self._probed.network_features(network, self.config.device)
 
     def input_features(self) -> Representation:
-        """Place in the voxel, height, and what the network reads beside them."""
-        return input_features(self.network.reads, self.voxel_size)
+        """What the network reads of a voxel, and its height."""
+        return self._probed.input_features()
 
     def measure(self, representations: dict[str, Representation]) -> dict[str, ProbeScore]:
         """How well the classes of held-out scenes are read off each representation."""
@@ -82,27 +86,30 @@ class LinearProbe(Probe):
             f"always the most frequent class: {100 * first.majority:.1f} %{lost}"
         )
 
-
-def _scenes(config: LinearProbeConfig, log: Log) -> tuple[LabelledScenes, LabelledScenes]:
-    """Scenes to learn from, and those to measure on."""
-    if not (config.data or config.test_data) and config.rooms < SCENES_TO_SPARE:
-        raise InputError(f"rooms must be at least {SCENES_TO_SPARE} so that some can be held out, got {config.rooms}")
-    scenes = LabelledScenes.find(config.data or (make_rooms(config.rooms, config.seed, log),), config.strict)
-    log_broken(scenes.datasets, log)
-    if config.test_data:
-        others = LabelledScenes.find(config.test_data, config.strict)
-        log_broken(others.datasets, log)
-        both = {scenes.describe(i) for i in range(len(scenes))} & {others.describe(i) for i in range(len(others))}
-        if both:
-            raise InputError(f"{min(both)} is among the scenes to learn from and among those to measure on")
-        return scenes, others
-    rows, held = split_scenes(scenes.group_count, config.held_out, config.seed)
-    if len(held) == 0:
-        raise InputError(
-            f"{len(scenes)} scenes are too few to hold any out, which takes {SCENES_TO_SPARE}; "
-            "give others to measure on as --test-data"
-        )
-    return scenes.of_groups(rows), scenes.of_groups(held)
+    def _scenes(self) -> tuple[SampleSource, SampleSource]:
+        """Scenes to learn from, and those to measure on."""
+        config, log, source = self.config, self.log, self._probed.source
+        if not (config.data or config.test_data) and config.rooms < SCENES_TO_SPARE:
+            raise InputError(
+                f"rooms must be at least {SCENES_TO_SPARE} so that some can be held out, got {config.rooms}"
+            )
+        data = config.data or (self._probed.make_rooms(config.rooms, config.seed, log),)
+        scenes = source.find(data, config.strict)
+        log_broken(scenes.datasets, log)
+        if config.test_data:
+            others = source.find(config.test_data, config.strict)
+            log_broken(others.datasets, log)
+            both = {scenes.describe(i) for i in range(len(scenes))} & {others.describe(i) for i in range(len(others))}
+            if both:
+                raise InputError(f"{min(both)} is among the scenes to learn from and among those to measure on")
+            return scenes, others
+        rows, held = split_scenes(scenes.group_count, config.held_out, config.seed)
+        if len(held) == 0:
+            raise InputError(
+                f"{len(scenes)} scenes are too few to hold any out, which takes {SCENES_TO_SPARE}; "
+                "give others to measure on as --test-data"
+            )
+        return scenes.of_groups(rows), scenes.of_groups(held)
 
 
 __all__ = ["LinearProbe", "LinearProbeConfig"]

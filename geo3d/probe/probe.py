@@ -114,8 +114,8 @@ class Probe(ABC):
         """The line under the table: what the figures are of."""
 
 
-def load_encoder(checkpoint: Path, name: str | None, kind: Kind, wanted: str) -> Encoder:
-    """The network of a checkpoint, which must be of a kind.
+def load_encoder(checkpoint: Path, name: str | None, kind: Kind | tuple[Kind, ...], wanted: str) -> Encoder:
+    """The network of a checkpoint, which must be of a kind, or one of several.
 
     Args:
         checkpoint: as ``create_model`` takes it.
@@ -127,7 +127,7 @@ def load_encoder(checkpoint: Path, name: str | None, kind: Kind, wanted: str) ->
         InputError: no such checkpoint, a damaged one, one that does not say what it holds, or of other networks.
     """
     model = create_model(name, checkpoint=checkpoint)
-    if model.kind != kind:
+    if model.kind not in ((kind,) if isinstance(kind, str) else kind):
         raise InputError(f"{checkpoint}: {model.family} reads {model.kind}; give {wanted}")
     return model
 

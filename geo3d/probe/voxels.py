@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geo3d.datasets.rooms import make_rooms
 from geo3d.errors import InputError
 from geo3d.metrics import IGNORED, confusion_matrix, segmentation_scores
 from geo3d.models.voxel_encoder import VoxelEncoder
@@ -129,6 +131,40 @@ class CloudVoxels:
         cloud = self.scenes.cloud(index)
         points = points_in_voxels(cloud, self.voxel_size)
         return points, cloud.semantic[points.index]
+
+
+class ProbedClouds:
+    """What the linear probe does for networks over sparse voxels.
+
+    Args:
+        network: of the checkpoint.
+        voxel_size: edge of a voxel, metres; as the network was trained with when not given.
+    """
+
+    source = LabelledScenes
+
+    def __init__(self, network: VoxelEncoder, voxel_size: float | None) -> None:
+        self._reads, self._voxel_size = network.reads, voxel_size or network.config.voxel_size
+
+    def describe(self) -> str:
+        """What is looked at, for the log."""
+        return f"voxels of {100 * self._voxel_size:g} cm"
+
+    def make_rooms(self, rooms: int, seed: int, log: Log) -> Path:
+        """Make synthetic rooms, or find those made before; returns their folder."""
+        return make_rooms(rooms, seed, log)
+
+    def voxels(self, scenes: LabelledScenes) -> CloudVoxels:
+        """The voxels of scenes."""
+        return CloudVoxels(scenes, self._voxel_size)
+
+    def network_features(self, network: VoxelEncoder, device: str) -> Representation:
+        """Features of all stages that a finest voxel lies in."""
+        return network_features(network, device)
+
+    def input_features(self) -> Representation:
+        """Place in the voxel, height, and what the network reads beside them."""
+        return input_features(self._reads, self._voxel_size)
 
 
 @dataclass(frozen=True)
@@ -258,6 +294,7 @@ __all__ = [
     "CloudVoxels",
     "LabelledVoxels",
     "ProbeScore",
+    "ProbedClouds",
     "VoxelProbe",
     "input_features",
     "network_features",

@@ -170,10 +170,13 @@ def _of_authors(path: Path, file: WeightFile, method: Method) -> tuple[dict[str,
 
 
 def _place(state: Mapping[str, Tensor], network: nn.Module) -> str:
-    """Which part of a network, such as its encoder, a state is of; empty for the whole."""
+    """Which part of a network, such as its encoder, a state is of; empty for the whole.
+
+    The one that most of the names fit: parts of a network may share some, such as a layer of a decoder.
+    """
     names = network.state_dict().keys()
-    places = (f"{name}." if name else "" for name, _ in network.named_modules())
-    return next((place for place in places if any(place + name in names for name in state)), "")
+    places = [f"{name}." if name else "" for name, _ in network.named_modules()]
+    return max(places, key=lambda place: sum(place + name in names for name in state))
 
 
 def _by_part(names: Iterable[str]) -> dict[str, int]:

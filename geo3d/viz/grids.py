@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geo3d.viz.points import label_colors
+
 #: What lies behind a grid that lets light through: white.
 _BEHIND = 1.0
 
@@ -24,6 +26,22 @@ def slice_of(values: Tensor, axis: int, number: int | None = None) -> np.ndarray
     """
     number = values.shape[axis + 1] // 2 if number is None else number
     return _pixels(_over(values.float().clamp(0, 1).select(axis + 1, number)))
+
+
+def label_slice(labels: Tensor, classes: int, axis: int, number: int) -> np.ndarray:
+    """A layer of voxels by their classes, white where there is none.
+
+    Args:
+        labels: (X, Y, Z) int64, -1 where there is none.
+        classes: how many there are.
+        axis, number: as :func:`slice_of` takes them.
+
+    Returns:
+        (H, W, 3) uint8, as :func:`slice_of` lays it out.
+    """
+    colors = np.array([*label_colors(classes)[:-1].tolist(), (255, 255, 255)], dtype=np.uint8)
+    layer = labels.select(axis, number).cpu().numpy()
+    return colors[layer].transpose(1, 0, 2)[::-1]
 
 
 def seen_along(values: Tensor, axis: int, near: float = 0.0, far: float = 1.0) -> np.ndarray:
@@ -54,4 +72,4 @@ def _pixels(picture: Tensor) -> np.ndarray:
     return (255 * picture).round().byte().permute(2, 1, 0).flip(0).cpu().numpy()
 
 
-__all__ = ["seen_along", "slice_of"]
+__all__ = ["label_slice", "seen_along", "slice_of"]

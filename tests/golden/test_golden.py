@@ -9,6 +9,7 @@ import pytest
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
 from i2p_mae_golden import check_classifier, check_i2p_mae
+from nerf_mae_downstream_golden import check_nerf_mae_fpn, check_nerf_mae_semantic
 from nerf_mae_golden import check_nerf_mae
 from nerf_mae_tables_golden import check_nerf_mae_tables
 from point_ops_golden import check_point_ops
@@ -23,6 +24,8 @@ CHECKS = {
     "i2p_mae": check_i2p_mae,
     "i2p_mae_classifier": check_classifier,
     "nerf_mae": check_nerf_mae,
+    "nerf_mae_fpn": check_nerf_mae_fpn,
+    "nerf_mae_semantic": check_nerf_mae_semantic,
     "nerf_mae_tables": check_nerf_mae_tables,
     "point_ops": check_point_ops,
     "rope2d": check_rope2d,
@@ -38,8 +41,6 @@ LATER = {
     "croco_dpt": "comes with CroCo's downstream heads",
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
-    "nerf_mae_fpn": "comes with NeRF-MAE",
-    "nerf_mae_semantic": "comes with NeRF-MAE",
     "dust3r": "comes with DUSt3R",
     "dust3r_geometry": "comes with DUSt3R",
     "mast3r": "comes with MASt3R",

@@ -36,6 +36,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "i2p_mae_tiny": _POINTS | {"decoder_dims": (8, 4), "teacher_dim": 2},
     "i2p_mae_modelnet40": _POINTS,
 }
+_GRIDS = {"embed_dim": 6, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "mlp_ratio": 1}
+NETWORKS |= {
+    "nerf_mae_detector_tiny": _GRIDS | {"pyramid_channels": 4, "tower_depth": 1},
+    "nerf_mae_semantic_tiny": _GRIDS | {"num_classes": 2},
+}
 JUNK = [None, True, -1, 0, 3, 0.5, 10**7, 10**400, "", "none", [], [1, 2], ["a"], {}, {"a": 1}, [[[[1]]]], float("nan")]
 FORMATS = (".safetensors", ".pth")
 

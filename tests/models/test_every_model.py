@@ -22,20 +22,25 @@ from geo3d.models.i2p_mae import I2PMAE
 from geo3d.models.nerf_mae import NeRFMAE
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
+from geo3d.nn.anchor_free import HeadOutput
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
-FAMILIES += ("nerf_mae",)
+FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
 SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
+SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
 
 #: Sizes of a small encoder of points.
 POINTS: dict[str, Any] = {"points": 64, "groups": (24, 12, 6), "neighbors": (4, 4, 3), "dims": (8, 8, 16)}
 POINTS |= {"depths": (1, 1, 2), "heads": 2, "embed_dim": 8, "mlp_ratio": 2, "radii": (0.5, 0, 2)}
+#: Sizes of a small encoder of grids.
+GRIDS: dict[str, Any] = {"embed_dim": 12, "depths": (1, 1, 2, 1), "heads": (2, 2, 3, 4), "mlp_ratio": 2}
+GRIDS |= {"drop_path_rate": 0.1, "resolution": 32}
 #: Small options of every family that together choose every field of its config.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "croco": [
@@ -81,6 +86,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+OPTIONS |= {
+    "nerf_mae_fpn": [GRIDS | {"pyramid_channels": 8}],
+    "nerf_mae_detector": [GRIDS | {"pyramid_channels": 8, "tower_depth": 1}, GRIDS | {"pyramid_channels": 48}],
+    "nerf_mae_semantic": [GRIDS | {"num_classes": 3}],
+}
+
 #: Of whose sizes files of others do not tell these.
 UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
@@ -106,7 +117,7 @@ PUBLISHED_PARAMETERS = {
     "nerf_mae_swin_s": 70_040_938,
 }
 #: Families whose authors released files under no licence that is known.
-UNLICENSED = ("i2p_mae", "nerf_mae")
+UNLICENSED = ("i2p_mae", "nerf_mae", "nerf_mae_detector")
 
 
 def cloud() -> PointCloud:
@@ -161,6 +172,8 @@ def forward(model: Encoder) -> torch.Tensor:
         return model(inputs, blocks.view([side // 16 for side in inputs.sides])).reconstruction
     alone = getattr(model.config, "decoder", "") in ("none", False) or isinstance(model, I2PMAE)
     out = model.features(inputs) if alone else model(inputs)
+    if isinstance(out, HeadOutput):
+        return torch.cat([part.flatten() for part in (out.logits, out.codes, out.centrality)])
     if model.kind == "grid":
         return torch.cat([stage.flatten() for stage in out])
     return out if isinstance(out, torch.Tensor) else torch.cat([stage.feats.flatten() for stage in out])
@@ -431,6 +444,8 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("spark", {"decoder_width": 64}),
         ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1, "shape_dim": 0}),
         ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
+        ("nerf_mae_detector", {"pyramid_channels": 16, "tower_depth": 2}),
+        ("nerf_mae_semantic", {"num_classes": 5}),
     ):
         options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
         model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)

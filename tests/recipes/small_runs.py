@@ -17,9 +17,16 @@ from geo3d.train import TrainConfig, launch
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
+    "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
+    "nerf_mae_segmentation": {"side": 32},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
     "swin3d": {"voxel_size": 0.2, "max_voxels": 200},
+}
+#: Recipe -> changes to its run.
+RUNS: dict[str, dict[str, Any]] = {
+    "nerf_mae_detection": {"grid_side": 32},
+    "nerf_mae_segmentation": {"grid_side": 32},
 }
 
 
@@ -31,6 +38,7 @@ def small_run(name: str, method: dict[str, Any] | None = None, **changes: Any) -
         accelerator="cpu", save_every_minutes=None, keep_last=9,
     )  # fmt: skip
     small = replace(run.method, **(SMALL[name] | (method or {})))
+    changes = RUNS.get(name, {}) | changes
     return replace(run, **({"method": small, "train": train} | changes))
 
 

@@ -1,0 +1,127 @@
+"""NeRF-MAE's recipe: radiance grids of posed captures, and how well masked blocks of held-out ones are filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, copied_blocks, psnr
+from geo3d.recipes.grids import GridsRecipe, GridsRun
+from geo3d.train.config import TrainConfig
+from geo3d.viz.sheet import write_picture
+
+_PICTURE_SCENES = 3
+
+
+@dataclass(kw_only=True)
+class NeRFMAERun(GridsRun):
+    """Pre-train NeRF-MAE: fill in masked blocks of radiance grids."""
+
+    method: MaskedGridsConfig = field(default_factory=MaskedGridsConfig)
+    """The task and the network."""
+
+
+def _tiny() -> NeRFMAERun:
+    """Minutes on a CPU: a small network, grids of 64 voxels a side, masked blocks left out of the encoder."""
+    train = TrainConfig(steps=600, batch_size=2, lr=1e-3, warmup_steps=30, min_lr=1e-5, clip_norm=1.0, workers=1)
+    return NeRFMAERun(train=train)
+
+
+def _paper() -> NeRFMAERun:
+    """The published recipe: 1,200 epochs, batches of 32, AdamW and one cycle; grids of 160 voxels a side."""
+    method = MaskedGridsConfig("nerf_mae_swin_s", side=160, masking="published")
+    train = TrainConfig(
+        epochs=1200,
+        batch_size=32,
+        lr=1e-4,
+        schedule="one_cycle",
+        warmup_steps=0,
+        betas=(0.9, 0.999),
+        weight_decay=1e-3,
+        clip_norm=0.1,
+        workers=8,
+    )
+    return NeRFMAERun(method=method, grid_side=160, train=train)
+
+
+class NeRFMAERecipe(GridsRecipe):
+    """Filling in with training scenes, and held-out scenes to measure it on."""
+
+    summary = "NeRF-MAE: fill in masked blocks of radiance grids, which are made of posed photos"
+    run = NeRFMAERun
+    presets: ClassVar = {"tiny": _tiny, "paper": _paper}
+    method_class = MaskedGrids
+    measured_batch = 1  # so that figures are means over scenes
+
+    def describe(self) -> str:
+        """How much is masked."""
+        return f"; {100 * self.config.method.mask_ratio:g} % of their blocks masked"
+
+    def figures(self) -> dict[str, float]:
+        """Means over scenes: the losses; PSNR of colours, decibels; and root mean squared errors of opacity.
+
+        ``psnr`` is of all voxels that are not empty, as published; ``masked_psnr`` of the masked ones alone, and
+        ``copied_psnr`` of these where a masked block is taken to look like the nearest visible one. ``opacity_error``
+        and ``copied_opacity_error`` are of masked voxels.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.means(lambda batch: self._scene_figures(batch, generator))
+
+    def _scene_figures(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, float]:
+        output = self.method(batch, generator)
+        values, hidden = batch["values"], self.method.hidden(batch)
+        found = {f"{name}_loss": value.item() for name, value in output.losses.items()}
+        found |= {"loss": output.loss.item(), "psnr": output.metrics["psnr"].item()}
+        for name, filled in (("masked", self.method.filled(batch, output)), ("copied", copied_blocks(batch))):
+            quality = psnr(filled, values, hidden)
+            if quality.isfinite():
+                found[f"{name}_psnr"] = quality.item()
+            if bool(hidden.any()):
+                prefix = "" if name == "masked" else "copied_"
+                error = (filled[:, 3] - values[:, 3])[hidden].square().mean().sqrt()
+                found[f"{prefix}opacity_error"] = error.item()
+        return found
+
+    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
+        """Figures before and after; some measured scenes are drawn as ``filled.png``."""
+        lines = super().text(before, after)
+        if "masked_psnr" in after:
+            lines += (
+                f"\ncolours of masked voxels: {before['masked_psnr']:.2f} dB {self.beginning}, "
+                f"{after['masked_psnr']:.2f} dB trained "
+                f"(copying the nearest visible block: {after['copied_psnr']:.2f} dB)"
+            )
+        if "opacity_error" in after:
+            lines += (
+                f"\nopacity of masked voxels, root mean squared error: {before['opacity_error']:.3f} {self.beginning}, "
+                f"{after['opacity_error']:.3f} trained (copying: {after['copied_opacity_error']:.3f})"
+            )
+        self._write_pictures()
+        return f"{lines}\nscenes masked, filled in and in the original: {self.folder / 'filled.png'}"
+
+    def _write_pictures(self) -> None:
+        """Draw some measured scenes."""
+        drawn = []
+        for batch, _ in self.batches():
+            drawn.append({name: value.cpu() for name, value in batch.items()})
+            if len(drawn) == _PICTURE_SCENES:
+                break
+        samples = [
+            {"values": _own(batch)} | {name: batch[name].view(batch[name].shape[-3:]) for name in ("mask", "decoded")}
+            for batch in drawn
+        ]
+        batch = self.on_device(self.method.collate(samples))
+        with self.method.measuring():
+            picture = self.method.picture(batch, self.method(batch))
+        write_picture(self.folder / "filled.png", picture)
+
+
+def _own(batch: dict[str, Any]) -> torch.Tensor:
+    """The grid (4, X, Y, Z) of a batch of one, without what it was filled up with."""
+    x, y, z = batch["sizes"][0].tolist()
+    return batch["values"][0, :, :x, :y, :z]
+
+
+__all__ = ["NeRFMAERecipe", "NeRFMAERun"]
