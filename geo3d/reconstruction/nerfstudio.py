@@ -189,11 +189,13 @@ class NerfstudioRun:
         solid = torch.nonzero(opacity >= least_opacity).squeeze(1)
         rgb = torch.zeros_like(colours)
         rgb[solid], unseen = query.mean_colours(places[solid], used)
+        if not (bool(torch.isfinite(opacity).all()) and bool(torch.isfinite(rgb).all())):
+            raise InputError(f"{self.config}: the field gives no numbers at places of the box; its training diverged")
         if log is not None:
-            share = 100 * unseen / max(1, len(solid))
+            share = unseen / max(1, len(solid))
             log(
-                f"{len(solid)} of {len(places)} voxels stop {least_opacity:.1%} of light or more; colours averaged over {len(used)} cameras, "
-                f"{share:.1f} % of the voxels lie in no photo"
+                f"{len(solid)} of {len(places)} voxels stop {least_opacity:.1%} of light or more, {share:.1%} of them "
+                f"in no photo; colours averaged over {len(used)} cameras"
             )
         grid.opacity.copy_(opacity.reshape(sides))
         grid.rgb.copy_(rgb.reshape(*sides, 3))
@@ -278,7 +280,8 @@ class _Query:
     def seen(self, places: Tensor, used: Tensor) -> Tensor:
         """(N, U) bool: whether a place lies in the picture of a camera, whatever stands before it.
 
-        Distortion of perspective lenses is not counted, which is a few pixels at the rim; panoramas see all.
+        Distortion of perspective lenses is not counted, which is a few pixels at the rim, nor what a fisheye sees at 90
+        degrees and more from its axis; panoramas see all.
         """
         inside = self._inside(places)
         found = []
