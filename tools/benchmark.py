@@ -23,6 +23,7 @@ BENCHMARKS = {
     "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
+    "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
