@@ -14,6 +14,8 @@
 #include <optional>
 #include <vector>
 
+#include "vectors.h"
+
 namespace geo3d {
 namespace {
 
@@ -50,47 +52,97 @@ struct Around {
   const float* sides[4] = {};   // the rows before and behind along x and y; `here` at the grid's faces
 };
 
-// Nodes [begin, end) of a row.
-inline void step(float* __restrict value, float* __restrict mean, float* __restrict square,
-                 float* __restrict gradient, int64_t parts, int64_t part_stride, const Around& around,
-                 const Rates& rates, int64_t begin, int64_t end) {
-  alignas(64) float total[kFloats];
-  const int64_t count = (end - begin) * kChannels, at = begin * kChannels;
-  for (int64_t i = 0; i < count; ++i) {
-    total[i] = gradient[at + i];
-    gradient[at + i] = 0.0f;
+// A number for each channel, over and over.
+struct Pattern {
+  FloatVector lanes;
+
+  explicit Pattern(const float* channels) {
+    for (int i = 0; i < kLanes; ++i) lanes[i] = channels[i % kChannels];
   }
-  for (int64_t part = 1; part < parts; ++part) {
-    float* __restrict other = gradient + part * part_stride;
-    for (int64_t i = 0; i < count; ++i) {
-      total[i] += other[at + i];
-      other[at + i] = 0.0f;
+};
+
+// Square roots of a segment's numbers; a loop that the compiler takes in vectors.
+inline void take_roots(float* __restrict values) {
+  for (int64_t i = 0; i < kFloats; ++i) values[i] = std::sqrt(values[i]);
+}
+
+inline FloatVector all(float value) { return FloatVector{} + value; }
+
+// Adam on the 8 nodes of a segment.
+inline void move(float* value, float* mean, float* square, const float* total, const Rates& rates,
+                 const Pattern& rate) {
+  alignas(64) float seconds[kFloats], roots[kFloats];
+  for (int64_t i = 0; i < kFloats; i += kLanes) {
+    const FloatVector gradient = load(total + i);
+    const FloatVector second = rates.square_decay * load(square + i) + (1 - rates.square_decay) * (gradient * gradient);
+    const FloatVector kept = second < kLeastSquare ? FloatVector{} : second;
+    store(seconds + i, kept);
+    store(roots + i, kept * rates.correction);
+  }
+  take_roots(roots);
+  for (int64_t i = 0; i < kFloats; i += kLanes) {
+    const FloatVector first = rates.mean_decay * load(mean + i) + (1 - rates.mean_decay) * load(total + i);
+    const FloatVector kept = (first < kLeastMean) & (first > -kLeastMean) ? FloatVector{} : first;
+    store(mean + i, kept);
+    store(square + i, load(seconds + i));
+    store(value + i, load(value + i) - rate.lanes * kept / (load(roots + i) + all(rates.epsilon)));
+  }
+}
+
+// Nodes [begin, begin + nodes) of a row, 8 or the last few.
+inline void step(float* value, float* mean, float* square, float* gradient, int64_t parts, int64_t part_stride,
+                 const Around& around, const Rates& rates, const Pattern& rate, const Pattern& smoothness,
+                 int64_t begin, int64_t nodes) {
+  alignas(64) float total[kFloats] = {};
+  const int64_t count = nodes * kChannels, at = begin * kChannels;
+  const bool whole = nodes == kSegment;
+  for (int64_t part = 0; part < parts; ++part) {
+    float* from = gradient + part * part_stride + at;
+    if (whole) {
+      for (int64_t i = 0; i < kFloats; i += kLanes) {
+        store(total + i, load(total + i) + load(from + i));
+        store(from + i, FloatVector{});
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) total[i] += from[i];
+      std::fill_n(from, count, 0.0f);
     }
   }
   if (around.here != nullptr) {
     const float* here = around.here + at;
     const float *a = around.sides[0] + at, *b = around.sides[1] + at, *c = around.sides[2] + at, *d = around.sides[3] + at;
-    for (int64_t i = 0; i < count; ++i) {
-      const float neighbours = ((a[i] + b[i]) + (c[i] + d[i])) + (here[i - kChannels] + here[i + kChannels]);
-      total[i] += rates.smoothness[i % kChannels] * (6.0f * here[i] - neighbours);
+    if (whole) {
+      for (int64_t i = 0; i < kFloats; i += kLanes) {
+        const FloatVector neighbours =
+            ((load(a + i) + load(b + i)) + (load(c + i) + load(d + i))) + (load(here + i - kChannels) + load(here + i + kChannels));
+        store(total + i, load(total + i) + smoothness.lanes * (6.0f * load(here + i) - neighbours));
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const float neighbours = ((a[i] + b[i]) + (c[i] + d[i])) + (here[i - kChannels] + here[i + kChannels]);
+        total[i] += rates.smoothness[i % kChannels] * (6.0f * here[i] - neighbours);
+      }
     }
   }
-  for (int64_t i = 0; i < count; ++i) {
-    float first = rates.mean_decay * mean[at + i] + (1 - rates.mean_decay) * total[i];
-    float second = rates.square_decay * square[at + i] + (1 - rates.square_decay) * (total[i] * total[i]);
-    first = std::fabs(first) < kLeastMean ? 0.0f : first;
-    second = second < kLeastSquare ? 0.0f : second;
-    mean[at + i] = first;
-    square[at + i] = second;
-    value[at + i] -= rates.rate[i % kChannels] * first / (std::sqrt(second * rates.correction) + rates.epsilon);
+  if (whole) {
+    move(value + at, mean + at, square + at, total, rates, rate);
+    return;
   }
+  alignas(64) float values[kFloats] = {}, means[kFloats] = {}, squares[kFloats] = {};
+  std::copy_n(value + at, count, values);
+  std::copy_n(mean + at, count, means);
+  std::copy_n(square + at, count, squares);
+  move(values, means, squares, total, rates, rate);
+  std::copy_n(values, count, value + at);
+  std::copy_n(means, count, mean + at);
+  std::copy_n(squares, count, square + at);
 }
 
 class Stepper {
  public:
   Stepper(Tensor& grid, Tensor& gradient, Tensor& mean, Tensor& square, const std::optional<Tensor>& occupancy,
           const Rates& rates)
-      : rates_(rates), grid_(grid, 0), gradient_(gradient, 1), mean_(mean, 0), square_(square, 0), x_(grid.size(0)),
+      : rates_(rates), rate_(rates.rate), smoothness_(rates.smoothness), grid_(grid, 0), gradient_(gradient, 1), mean_(mean, 0), square_(square, 0), x_(grid.size(0)),
         y_(grid.size(1)), z_(grid.size(2)), parts_(gradient.size(0)), part_stride_(gradient.stride(0)) {
     if (occupancy.has_value()) {
       kept_ = torch::stable::contiguous(*occupancy);
@@ -100,7 +152,7 @@ class Stepper {
 
   void run() {
     torch::stable::parallel_for(0, x_ * y_, kRowsPerTask, [&](int64_t begin, int64_t end) {
-      std::vector<uint8_t> occupied(z_ / 2);
+      std::vector<uint8_t> occupied(z_ / 2 + 2 + kSegment / 2);
       for (int64_t row = begin; row < end; ++row) step_row(row / y_, row % y_, Around{}, occupied);
     });
   }
@@ -117,7 +169,7 @@ class Stepper {
       }
     });
     torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      std::vector<uint8_t> occupied(z_ / 2);
+      std::vector<uint8_t> occupied(z_ / 2 + 2 + kSegment / 2);
       std::vector<float> current(row + 2 * kChannels);
       float* here = current.data() + kChannels;
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -146,42 +198,38 @@ class Stepper {
  private:
   void step_row(int64_t x, int64_t y, const Around& around, std::vector<uint8_t>& occupied) const {
     if (occupancy_ != nullptr && !find_occupied(x, y, occupied)) return;
-    const int64_t cells = z_ / 2;
     for (int64_t begin = 0; begin < z_; begin += kSegment) {
       const int64_t end = std::min(begin + kSegment, z_);
       if (occupancy_ != nullptr) {
-        bool touched = false;  // node i touches cells (i - 1) / 2 and i / 2
-        for (int64_t cell = std::max<int64_t>(0, begin / 2 - 1); cell <= std::min((end - 1) / 2, cells - 1); ++cell) {
-          touched |= occupied[cell] != 0;
-        }
-        if (!touched) continue;
+        uint8_t touched = 0;  // node i touches cells (i - 1) / 2 and i / 2, which `occupied` holds one further
+        for (int64_t i = 0; i <= kSegment / 2; ++i) touched |= occupied[begin / 2 + i];
+        if (touched == 0) continue;
       }
-      if (end - begin == kSegment) {
-        step(grid_.row(x, y), mean_.row(x, y), square_.row(x, y), gradient_.row(x, y), parts_, part_stride_, around,
-             rates_, begin, begin + kSegment);
-      } else {
-        step(grid_.row(x, y), mean_.row(x, y), square_.row(x, y), gradient_.row(x, y), parts_, part_stride_, around,
-             rates_, begin, end);
-      }
+      step(grid_.row(x, y), mean_.row(x, y), square_.row(x, y), gradient_.row(x, y), parts_, part_stride_, around, rates_,
+           rate_, smoothness_, begin, end - begin);
     }
   }
 
-  // Which cells along z the nodes of a row touch; false: none.
+  // Which cells along z the nodes of a row touch, cell k in k + 1, and zeros around them; false: none.
   bool find_occupied(int64_t x, int64_t y, std::vector<uint8_t>& occupied) const {
     const int64_t cells[3] = {x_ / 2, y_ / 2, z_ / 2};
     std::fill(occupied.begin(), occupied.end(), uint8_t{0});
+    uint8_t any = 0;
     for (int64_t i = std::max<int64_t>(0, x - 1) / 2; i <= std::min(x / 2, cells[0] - 1); ++i) {
       for (int64_t j = std::max<int64_t>(0, y - 1) / 2; j <= std::min(y / 2, cells[1] - 1); ++j) {
-        const uint8_t* from = occupancy_ + (i * cells[1] + j) * cells[2];
-        for (int64_t k = 0; k < cells[2]; ++k) occupied[k] |= from[k];
+        const uint8_t* __restrict from = occupancy_ + (i * cells[1] + j) * cells[2];
+        uint8_t* __restrict to = occupied.data() + 1;
+        for (int64_t k = 0; k < cells[2]; ++k) {
+          to[k] |= from[k];
+          any |= from[k];
+        }
       }
     }
-    uint8_t any = 0;
-    for (const uint8_t cell : occupied) any |= cell;
     return any != 0;
   }
 
   const Rates rates_;
+  const Pattern rate_, smoothness_;
   const Rows grid_, gradient_, mean_, square_;
   const int64_t x_, y_, z_, parts_, part_stride_;
   std::optional<Tensor> kept_;

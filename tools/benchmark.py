@@ -26,6 +26,7 @@ BENCHMARKS = {
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
     "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
+    "render_rays": ("render_rays", "RenderRaysBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),
