@@ -24,6 +24,7 @@ BENCHMARKS = {
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
+    "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),

@@ -44,7 +44,7 @@ class RadianceFieldConfig:
     """Fit the object alone: what the masks leave out becomes empty."""
     exposure: bool = False
     """Fit a gain for each photo and channel, the mean of their logarithms 0."""
-    rays: int = 4096
+    rays: int = 8192
     """Rays a step."""
     seed: int = 0
     """Of rays and jitter."""

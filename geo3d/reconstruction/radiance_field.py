@@ -63,8 +63,10 @@ class RadianceField:
         config: of the fit.
         cameras, poses: of the photos it was fitted to; (V, 4, 4) ``world_from_camera``.
         pace: step of each tick of the fit, see :class:`geo3d.reconstruction.fit_schedule.Pace`.
-        figures: what was measured: ``steps``, ``seconds``, ``rays_per_second``, ``psnr_seen`` of photos fitted, and of
-            those held out ``psnr`` and, with exposure, ``psnr_own_gain``, where the gain of each is fitted too.
+        figures: what was measured: ``steps``, ``seconds``, ``rays_per_second``, ``samples_per_ray``, ``psnr_seen`` of
+            photos fitted, and of those held out ``psnr`` and, with exposure, ``psnr_own_gain``, where the gain of each
+            is fitted too.
+        gains: (V, 3) how much brighter each photo is than the field; None without exposure.
     """
 
     radiance: RadianceGrid
@@ -73,6 +75,7 @@ class RadianceField:
     poses: np.ndarray
     pace: tuple[int, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    gains: Tensor | None = None
 
     def render(self, camera: Camera, world_from_camera: Tensor | np.ndarray, name: str = "rendered") -> RenderedView:
         """What a camera sees, its lens' distortion included.
@@ -122,7 +125,7 @@ class RadianceField:
             InputError: the file cannot be written.
         """
         described = {"cameras": self.cameras, "pace": list(self.pace), "figures": self.figures}
-        tensors = {"poses": torch.from_numpy(self.poses)}
+        tensors = {"poses": torch.from_numpy(self.poses)} | ({} if self.gains is None else {"gains": self.gains})
         radiance_file.write_field(path, self.radiance, self.config, described, tensors)
 
     @classmethod
@@ -134,7 +137,8 @@ class RadianceField:
         """
         radiance, config, described, tensors = radiance_file.read_field(path)
         cameras = [radiance_file.camera_of(fields, path) for fields in described["cameras"]]
-        return cls(radiance, config, cameras, tensors["poses"].numpy(), tuple(described["pace"]), described["figures"])
+        poses, pace, figures = tensors["poses"].numpy(), tuple(described["pace"]), described["figures"]
+        return cls(radiance, config, cameras, poses, pace, figures, tensors.get("gains"))
 
 
 class _Fit:
@@ -363,7 +367,8 @@ def _finished(fit: _Fit, log: Log) -> RadianceField:
             figures["psnr_own_gain"] = round(photos_psnr(grid, fit.held, own_gain=True), 3)
     told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
     log(f"fitted: {told}")
-    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures)
+    gains = fit.exposure.gains() if config.exposure else None
+    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures, gains)
 
 
 __all__ = ["RadianceField", "RadianceFieldConfig", "RenderedView", "fit_radiance_field", "photos_psnr"]
