@@ -2,8 +2,9 @@
 // compute and has checked the arguments.
 //
 // A ray is marched 8 segments at once; samples in occupied cells are gathered in packets of 8 that keep all the backward
-// needs, so that nothing is looked up twice. A packet is looked up when the next one is complete, whose nodes are on their
-// way from memory meanwhile.
+// needs, so that nothing is looked up twice. Time goes to waiting for memory: nodes, and their places in the gradient, are
+// asked for when a sample is gathered, and looked up when the next packet is complete; the first packets of a ray are
+// gathered before the ray in front of it is looked up.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,8 +19,6 @@
 #include <tuple>
 #include <vector>
 
-#include "large_pages.h"
-
 namespace geo3d {
 namespace {
 
@@ -29,6 +28,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr int kBlock = 8;               // BLOCK of render_rays.py
 constexpr float kFar = 60.0f;           // FAR of render_rays.py
+constexpr int kPacketsAhead = 1;         // that are gathered, and on their way from memory, before one is looked up
 constexpr int kMaxBlocks = 1 << 15;     // more than any step that is long enough takes
 constexpr int64_t kRaysPerTask = 64;
 constexpr int64_t kGradientParts = 4;   // of the backward; not the number of threads, so that bits do not depend on it
@@ -55,6 +55,27 @@ inline Float8 load(const float* from) {
 inline void store(float* to, Float8 vector) { std::memcpy(to, &vector, sizeof vector); }
 
 inline float sum(Float8 a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
+
+// Lanes moved up by kBy, or down if it is negative; zeros come in.
+template <int kBy>
+inline Float8 moved(Float8 a) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  constexpr auto from = [](int lane) { return lane - kBy >= 0 && lane - kBy < 8 ? lane - kBy : 8; };
+  return __builtin_shufflevector(a, Float8{}, from(0), from(1), from(2), from(3), from(4), from(5), from(6), from(7));
+#else
+  float lanes[24] = {};
+  store(lanes + 8, a);
+  return load(lanes + 8 - kBy);
+#endif
+}
+
+// Sums of each lane and those before it; with kBy = -1 of those behind it.
+template <int kBy>
+inline Float8 running_sum(Float8 a) {
+  a += moved<kBy>(a);
+  a += moved<2 * kBy>(a);
+  return a + moved<4 * kBy>(a);
+}
 
 // e^x with a relative error of 1e-7, for x that is clamped to where the result is a normal number.
 inline Float8 exponential(Float8 x) {
@@ -182,67 +203,11 @@ struct Derivatives {
   float colour[3], transmittance, depth, colour_error, depth_error;
 };
 
-// One ray at a time: render, then, if wanted, scatter.
-class Tracer {
+// A ray on its way: its samples so far.
+class March {
  public:
-  explicit Tracer(const Scene& scene) : scene_(scene), packets_(32) {}
+  explicit March(const Scene& scene) : scene_(scene), packets_(16) {}
 
-  Rendered render(int64_t ray) {
-    begin(ray);
-    looked_up_ = 0;
-    samples_ = 0;
-    light_ = 1.0f;
-    stopped_ = false;
-    while (!stopped_) {
-      const bool more = march_to(kBlock * (looked_up_ + 2));
-      if (!more) break;
-      look_up(packets_[looked_up_]);
-      shade(packets_[looked_up_]);
-      ++looked_up_;
-    }
-    if (!stopped_) finish();
-    return gather();
-  }
-
-  // How many samples the last ray had.
-  int32_t samples() const { return samples_; }
-
-  // Adds the gradient of the last ray's loss.
-  void scatter(const Derivatives& by, float* gradient) {
-    const Float8 red = all(by.colour[0]), green = all(by.colour[1]), blue = all(by.colour[2]);
-    const bool has_target = scene_.target.data != nullptr, has_depth = surface_ > 0;
-    const Float8 twice = all(2 * by.colour_error);
-    float behind = by.transmittance * light_;
-    for (int64_t p = looked_up_ - 1; p >= 0; --p) {
-      Packet& packet = packets_[p];
-      Float8* value = packet.value;
-      Float8 of_weight = value[1] * red + value[2] * green + value[3] * blue + packet.t * by.depth;
-      Float8 of_colour[3] = {red, green, blue};
-      if (has_target) {
-        Float8 error = Float8{};
-        for (int c = 0; c < 3; ++c) {
-          const Float8 distance = value[1 + c] - target_[c];
-          error += distance * distance;
-          of_colour[c] += twice * distance;
-        }
-        of_weight += error * by.colour_error;
-      }
-      if (has_depth) of_weight += depth_error(packet) * by.depth_error;
-      const Float8 gain = packet.weight * of_weight;
-      Float8 lost;
-      for (int k = kBlock - 1; k >= 0; --k) {
-        lost[k] = behind;
-        behind += gain[k];
-      }
-      value[0] = (packet.after * of_weight - lost) * packet.slope;
-      for (int c = 0; c < 3; ++c) {
-        value[1 + c] = packet.weight * of_colour[c] * value[1 + c] * (1.0f - value[1 + c]);
-      }
-      add(packet, std::min<int64_t>(kBlock, samples_ - kBlock * p), gradient);
-    }
-  }
-
- private:
   void begin(int64_t ray) {
     const Numbers& numbers = scene_.numbers;
     float low = 0.0f, high = std::numeric_limits<float>::infinity();
@@ -263,21 +228,35 @@ class Tracer {
     blocks_ = 0;
     count_ = 0;
     jitter_ = scene_.jitter.data == nullptr ? 0.5f : scene_.jitter.data[ray];
-    surface_ = scene_.target_depth.data == nullptr ? 0.0f : scene_.target_depth.data[ray];
-    for (int c = 0; c < 3; ++c) target_[c] = scene_.target.data == nullptr ? 0.0f : scene_.target.data[3 * ray + c];
   }
 
-  // Gathers samples until there are so many; false if the ray ends before.
-  bool march_to(int64_t wanted) {
+  // Gathers samples until there are so many; false if the ray ends before. Asks for the nodes around them, and for their
+  // places in the gradient, if there is one.
+  bool march_to(int64_t wanted, const float* gradient) {
     while (count_ < wanted) {
       if (!(start_ < end_) || blocks_ >= kMaxBlocks) return false;
-      march();
+      march(gradient);
     }
     return true;
   }
 
+  // Fills the last packet with samples of no length. There are no more then.
+  void end() {
+    for (; count_ % kBlock != 0; ++count_) {
+      Packet& last = packets_[count_ / kBlock];
+      const int lane = count_ % kBlock;
+      last.node[lane] = last.node[0];
+      for (Float8& share : last.share) share[lane] = 0.0f;
+      last.t[lane] = last.length[lane] = 0.0f;
+    }
+  }
+
+  Packet& packet(int64_t index) { return packets_[index]; }
+  int64_t count() const { return count_; }
+
+ private:
   // The next 8 segments.
-  void march() {
+  void march(const float* gradient) {
     const Numbers& numbers = scene_.numbers;
     float segment = numbers.step;
     if (numbers.border > 0) {
@@ -325,13 +304,103 @@ class Tracer {
       for (int axis = 0; axis < 3; ++axis) packet.share[axis][lane] = place[axis][k];
       packet.t[lane] = t[k];
       packet.length[lane] = length[k];
-      const float* corner = scene_.grid + node[k];
-      __builtin_prefetch(corner);
-      __builtin_prefetch(corner + scene_.stride[1]);
-      __builtin_prefetch(corner + scene_.stride[0]);
-      __builtin_prefetch(corner + scene_.stride[0] + scene_.stride[1]);
+      prefetch<0>(scene_.grid + node[k], scene_.stride);
+      if (gradient != nullptr) prefetch<1>(gradient + slot[k], scene_.slot_stride);
       ++count_;
     }
+  }
+
+  template <int kWrite>
+  static void prefetch(const float* corner, const int32_t* stride) {
+    __builtin_prefetch(corner, kWrite);
+    __builtin_prefetch(corner + stride[1], kWrite);
+    __builtin_prefetch(corner + stride[0], kWrite);
+    __builtin_prefetch(corner + stride[0] + stride[1], kWrite);
+  }
+
+  const Scene& scene_;
+  std::vector<Packet> packets_;
+  float origin_[3], direction_[3];
+  float jitter_, start_, end_;
+  int64_t blocks_, count_;  // blocks marched, samples gathered
+};
+
+// Rays one after the other: render, then, if wanted, scatter. The beginning of the next one is gathered meanwhile.
+class Tracer {
+ public:
+  // Of rays [begin, end), in this order; gradient: where they will be scattered to, or null.
+  Tracer(const Scene& scene, int64_t begin, int64_t end, float* gradient)
+      : scene_(scene), marches_{March(scene), March(scene)}, next_(begin), end_(end), gradient_(gradient) {
+    if (next_ < end_) prepare();
+  }
+
+  Rendered render() {
+    const int64_t ray = next_++;
+    surface_ = scene_.target_depth.data == nullptr ? 0.0f : scene_.target_depth.data[ray];
+    for (int c = 0; c < 3; ++c) target_[c] = scene_.target.data == nullptr ? 0.0f : scene_.target.data[3 * ray + c];
+    march_ = &marches_[ray % 2];
+    if (next_ < end_) prepare();
+    packets_ = 0;
+    samples_ = 0;
+    light_ = 1.0f;
+    bool stopped = false;
+    while (!stopped && march_->march_to(kBlock * (packets_ + 1 + kPacketsAhead), gradient_)) stopped = light_up();
+    const int64_t samples = march_->count();
+    if (!stopped) march_->end();
+    while (!stopped && kBlock * packets_ < samples) stopped = light_up();
+    samples_ = std::min<int64_t>(samples_, samples);
+    return gather();
+  }
+
+  // How many samples of the last ray light reaches.
+  int32_t samples() const { return samples_; }
+
+  // Adds the gradient of the last ray's loss.
+  void scatter(const Derivatives& by) {
+    const Float8 red = all(by.colour[0]), green = all(by.colour[1]), blue = all(by.colour[2]);
+    const bool has_target = scene_.target.data != nullptr, has_depth = surface_ > 0;
+    const Float8 twice = all(2 * by.colour_error);
+    float behind = by.transmittance * light_;
+    for (int64_t p = packets_ - 1; p >= 0; --p) {
+      Packet& packet = march_->packet(p);
+      Float8* value = packet.value;
+      Float8 of_weight = value[1] * red + value[2] * green + value[3] * blue + packet.t * by.depth;
+      Float8 of_colour[3] = {red, green, blue};
+      if (has_target) {
+        Float8 error = Float8{};
+        for (int c = 0; c < 3; ++c) {
+          const Float8 distance = value[1 + c] - target_[c];
+          error += distance * distance;
+          of_colour[c] += twice * distance;
+        }
+        of_weight += error * by.colour_error;
+      }
+      if (has_depth) of_weight += depth_error(packet) * by.depth_error;
+      const Float8 gain = packet.weight * of_weight;
+      const Float8 gains = running_sum<-1>(gain);
+      const Float8 lost = behind + moved<-1>(gains);
+      behind += gains[0];
+      value[0] = (packet.after * of_weight - lost) * packet.slope;
+      for (int c = 0; c < 3; ++c) {
+        value[1 + c] = packet.weight * of_colour[c] * value[1 + c] * (1.0f - value[1 + c]);
+      }
+      add(packet, std::min<int64_t>(kBlock, samples_ - kBlock * p));
+    }
+  }
+
+ private:
+  // The first samples of the next ray.
+  void prepare() {
+    March& march = marches_[next_ % 2];
+    march.begin(next_);
+    march.march_to(kBlock * (1 + kPacketsAhead), gradient_);
+  }
+
+  // The next packet; whether no light is left behind it.
+  bool light_up() {
+    Packet& packet = march_->packet(packets_++);
+    look_up(packet);
+    return shade(packet);
   }
 
   // Raw values of a packet's samples.
@@ -351,17 +420,13 @@ class Tracer {
     }
   }
 
-  // Optical depths, and what is left of the light.
-  void shade(Packet& packet) {
+  // Optical depths, and what is left of the light; whether it ends here.
+  bool shade(Packet& packet) {
     Float8 value, slope;
     softplus(packet.value[0] + scene_.numbers.shift, value, slope);
     const Float8 factor = scene_.numbers.scale * packet.length;
-    Float8 depth = value * factor;
-    for (int k = 1; k < kBlock; ++k) depth[k] += depth[k - 1];
-    const Float8 after = light_ * exponential(-depth);
-    Float8 before;
-    before[0] = light_;
-    for (int k = 1; k < kBlock; ++k) before[k] = after[k - 1];
+    const Float8 after = light_ * exponential(-running_sum<1>(value * factor));
+    const Float8 before = moved<1>(after) + Float8{light_};
     // They fall, so that those which light reaches come first.
     int reached = 0;
     for (int k = 0; k < kBlock; ++k) reached += before[k] >= scene_.numbers.stop;
@@ -371,26 +436,7 @@ class Tracer {
     packet.slope = lit ? slope * factor : Float8{};
     samples_ += reached;
     if (reached > 0) light_ = after[reached - 1];
-    stopped_ = reached < kBlock;
-  }
-
-  // The last packets, when the ray has ended.
-  void finish() {
-    const int64_t rest = count_ - kBlock * looked_up_;
-    if (rest <= 0) return;
-    const int64_t packets = (rest + kBlock - 1) / kBlock;
-    Packet& last = packets_[looked_up_ + packets - 1];
-    for (int64_t k = rest - kBlock * (packets - 1); k < kBlock; ++k) {
-      last.node[k] = last.node[0];
-      for (Float8& share : last.share) share[k] = 0.0f;
-      last.t[k] = last.length[k] = 0.0f;
-    }
-    for (int64_t p = 0; p < packets && !stopped_; ++p) {
-      look_up(packets_[looked_up_]);
-      shade(packets_[looked_up_]);
-      ++looked_up_;
-    }
-    samples_ = std::min<int64_t>(samples_, count_);
+    return reached < kBlock;
   }
 
   Float8 depth_error(const Packet& packet) const {
@@ -401,8 +447,8 @@ class Tracer {
   Rendered gather() {
     Float8 colour[3] = {}, depth = {}, colour_error = {}, depth_error = {};
     const bool has_target = scene_.target.data != nullptr, has_depth = surface_ > 0;
-    for (int64_t p = 0; p < looked_up_; ++p) {
-      Packet& packet = packets_[p];
+    for (int64_t p = 0; p < packets_; ++p) {
+      Packet& packet = march_->packet(p);
       for (int c = 0; c < 3; ++c) {
         packet.value[1 + c] = sigmoid(packet.value[1 + c]);
         colour[c] += packet.weight * packet.value[1 + c];
@@ -422,7 +468,7 @@ class Tracer {
   }
 
   // Adds the gradients of a packet's raw values to those of their nodes.
-  void add(const Packet& packet, int64_t samples, float* gradient) const {
+  void add(const Packet& packet, int64_t samples) const {
     const int64_t along_x = scene_.slot_stride[0], along_y = scene_.slot_stride[1];
     for (int64_t k = 0; k < samples; ++k) {
       const Float4 values = {packet.value[0][k], packet.value[1][k], packet.value[2][k], packet.value[3][k]};
@@ -432,7 +478,7 @@ class Tracer {
       std::memcpy(reinterpret_cast<char*>(&both) + sizeof low, &high, sizeof high);
       const Float8 far = both * packet.share[0][k], near = both - far;
       const Float8 far_high = far * packet.share[1][k], near_high = near * packet.share[1][k];
-      float* corner = gradient + packet.slot[k];
+      float* corner = gradient_ + packet.slot[k];
       store(corner, load(corner) + (near - near_high));
       store(corner + along_y, load(corner + along_y) + near_high);
       store(corner + along_x, load(corner + along_x) + (far - far_high));
@@ -441,12 +487,13 @@ class Tracer {
   }
 
   const Scene& scene_;
-  std::vector<Packet> packets_;
-  float origin_[3], direction_[3], target_[3];
-  float jitter_, surface_, start_, end_, light_;
-  int64_t blocks_, count_, looked_up_;  // blocks marched, samples gathered, packets looked up
-  int32_t samples_;                     // that light reaches
-  bool stopped_;
+  March marches_[2];  // of the current and of the next ray, by turns
+  March* march_ = nullptr;
+  int64_t next_, end_;
+  float* gradient_;
+  float target_[3], surface_, light_;
+  int64_t packets_;  // lit
+  int32_t samples_;
 };
 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -466,9 +513,9 @@ FiveTensors render_rays(const Tensor& grid, const Tensor& origins, const Tensor&
   }
   float* colours = static_cast<float*>(colour.mutable_data_ptr());
   torch::stable::parallel_for(0, scene.rays, kRaysPerTask, [&](int64_t begin, int64_t end) {
-    Tracer tracer(scene);
+    Tracer tracer(scene, begin, end, nullptr);
     for (int64_t ray = begin; ray < end; ++ray) {
-      const Rendered rendered = tracer.render(ray);
+      const Rendered rendered = tracer.render();
       std::copy_n(rendered.colour, 3, colours + 3 * ray);
       to[0][ray] = rendered.transmittance;
       to[1][ray] = rendered.depth;
@@ -498,18 +545,17 @@ Tensor render_rays_backward(const Tensor& grad_colour, const Tensor& grad_transm
   float* first = static_cast<float*>(result.mutable_data_ptr());
   float* second = static_cast<float*>(others.mutable_data_ptr());
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    Tracer tracer(scene);
     for (int64_t part = begin; part < end; ++part) {
-      float* gradient = part == 0 ? first : second + (part - 1) * floats;
-      for (int64_t ray = part * scene.rays / parts; ray < (part + 1) * scene.rays / parts; ++ray) {
-        tracer.render(ray);
+      const int64_t from = part * scene.rays / parts, to = (part + 1) * scene.rays / parts;
+      Tracer tracer(scene, from, to, part == 0 ? first : second + (part - 1) * floats);
+      for (int64_t ray = from; ray < to; ++ray) {
+        tracer.render();
         const float* colours = colour.data + 3 * ray;
         tracer.scatter({{colours[0], colours[1], colours[2]},
                         transmittance.data[ray],
                         depth.data[ray],
                         colour_error.data[ray],
-                        depth_error.data[ray]},
-                       gradient);
+                        depth_error.data[ray]});
       }
     }
   });
@@ -547,12 +593,12 @@ FiveTensors radiance_gradient(Tensor gradient, const Tensor& grid, const Tensor&
   const float each = rays > 0 ? 1.0f / rays : 0.0f;
   const float of_colours = colour_error_weight, of_depths = depth_error_weight;
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    Tracer tracer(scene);
     for (int64_t part = begin; part < end; ++part) {
       // Rays i with i * parts / rays == part.
       const int64_t first = (part * rays + parts - 1) / parts, last = ((part + 1) * rays + parts - 1) / parts;
+      Tracer tracer(scene, first, last, gradients + part * part_stride);
       for (int64_t ray = first; ray < last; ++ray) {
-        const Rendered rendered = tracer.render(ray);
+        const Rendered rendered = tracer.render();
         const float scale = weights.data == nullptr ? 1.0f : weights.data[ray];
         const float known = scene.target_depth.data != nullptr && scene.target_depth.data[ray] > 0 ? of_depths : 0.0f;
         Derivatives by{{}, known * each, 0.0f, scale * of_colours * each, known * each};
@@ -566,7 +612,7 @@ FiveTensors radiance_gradient(Tensor gradient, const Tensor& grid, const Tensor&
           by.transmittance += by.colour[c] * behind;
           colours[3 * ray + c] = rendered.colour[c];
         }
-        tracer.scatter(by, gradients + part * part_stride);
+        tracer.scatter(by);
         lights[ray] = rendered.transmittance;
         depths[ray] = rendered.depth;
         losses[ray] = scale * (squares + of_colours * rendered.colour_error) +

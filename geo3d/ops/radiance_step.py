@@ -186,5 +186,9 @@ def _fake(*args: object) -> None:
 
 
 define_operator(
-    SCHEMA, reference=radiance_step_reference, check=_check, fake=_fake, kernels=(Kernel("cpu", (torch.float32,)),)
+    SCHEMA,
+    reference=radiance_step_reference,
+    check=_check,
+    fake=_fake,
+    kernels=(Kernel("cpu", (torch.float32,)), Kernel("cuda", (torch.float32,))),
 )
