@@ -41,6 +41,8 @@ _SMOOTHED_EVERY = 4
 #: Reach of the depth error: metres, or a share of the longest half side where a scene has no metres.
 _REACH, _REACH_SHARE = 0.2, 0.05
 _LOWER_RATE = 0.1
+#: Total variation of raw densities and colours at first, from colour alone and with depth, which needs less of it.
+_SMOOTHNESS, _SMOOTHNESS_WITH_DEPTH = (1e-7, 1e-7), (3e-9, 3e-8)
 
 
 @dataclass
@@ -159,6 +161,9 @@ class _Fit:
         )
         self.reach = _REACH if scene.metric else _REACH_SHARE * float(self.box.half.max())
         self.stages = Stages(config.longest_side)
+        given = (config.density_smoothness, config.colour_smoothness)
+        usual = _SMOOTHNESS_WITH_DEPTH if with_depth else _SMOOTHNESS
+        self.smoothness = tuple(b if a is None else a for a, b in zip(given, usual, strict=True))
         self.pace = Pace()
         if config.steps is not None:
             self.pace = Pace.of_steps(config.steps)
@@ -241,8 +246,8 @@ class _Fit:
             number=self.stage_step,
             density_rate=rate * config.density_rate,
             colour_rate=rate * config.colour_rate,
-            density_smoothness=smooth * config.density_smoothness,
-            colour_smoothness=smooth * config.colour_smoothness,
+            density_smoothness=smooth * self.smoothness[0],
+            colour_smoothness=smooth * self.smoothness[1],
             occupancy=self.grid.occupancy,
         )
         self.step += 1
