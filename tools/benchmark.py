@@ -27,6 +27,7 @@ BENCHMARKS = {
     "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "render_rays": ("render_rays", "RenderRaysBenchmark"),
+    "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),

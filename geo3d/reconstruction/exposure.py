@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-#: How much of the sums is kept from step to step: a photo's gain is that of the last some thousand steps.
-_KEPT = 0.999
+#: Pixels of a photo after which its sums have forgotten: many enough to be sure of, few enough to follow the field.
+_PIXELS = 1000.0
 #: Weight of the belief in a gain of 1: as many pixels of squared brightness 1.
-_BELIEF = 50.0
+_BELIEF = 5.0
 _LARGEST = 4.0
 
 
@@ -32,8 +34,9 @@ class Exposure:
 
     def update(self, photo: Tensor, seen: Tensor, target: Tensor) -> None:
         """Take in a step: photos (R,), colours of the field (R, 3) and of the photos, as they are (R, 3)."""
-        self.products *= _KEPT
-        self.squares *= _KEPT
+        kept = math.exp(-len(photo) / (_PIXELS * len(self.products)))
+        self.products *= kept
+        self.squares *= kept
         numbers, seen, target = photo.cpu().numpy(), seen.cpu().double().numpy(), target.cpu().double().numpy()
         for sums, values in ((self.products, seen * target), (self.squares, seen * seen)):
             # numpy's sums go in order, whatever the number of threads.

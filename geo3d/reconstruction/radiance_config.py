@@ -44,7 +44,7 @@ class RadianceFieldConfig:
     """Fit the object alone: what the masks leave out becomes empty."""
     exposure: bool = False
     """Fit a gain for each photo and channel, the mean of their logarithms 0."""
-    rays: int = 4096
+    rays: int = 8192
     """Rays a step."""
     seed: int = 0
     """Of rays and jitter."""
@@ -54,10 +54,10 @@ class RadianceFieldConfig:
     """Learning rate of raw densities at first; all rates fall to a tenth."""
     colour_rate: float = 0.3
     """Learning rate of raw colours at first."""
-    density_smoothness: float = 1e-7
-    """Weight of the total variation of raw densities at first."""
-    colour_smoothness: float = 1e-7
-    """Weight of the total variation of raw colours at first."""
+    density_smoothness: float | None = None
+    """Weight of the total variation of raw densities at first. None: 1e-7, and 3e-9 where depth is fitted."""
+    colour_smoothness: float | None = None
+    """Weight of the total variation of raw colours at first. None: 1e-7, and 3e-8 where depth is fitted."""
     smoothness_left: float = 0.03
     """Share of both weights that is left at the end."""
     sample_colour: float = 0.05
@@ -83,7 +83,7 @@ class RadianceFieldConfig:
             raise InputError("radiance field: held_out 1 leaves no photo to fit; take 2 or more, or 0 for none")
         names = ("density_rate", "colour_rate", "density_smoothness", "colour_smoothness", "sample_colour")
         for name in (*names, "depth_weight"):
-            if not 0 <= getattr(self, name) < 1e3:
+            if not 0 <= (getattr(self, name) or 0) < 1e3:
                 raise InputError(f"radiance field: {name} must be 0 or more, got {getattr(self, name)}")
         if not 0 < self.smoothness_left <= 1:
             raise InputError(f"radiance field: smoothness_left must lie in 0 to 1, got {self.smoothness_left}")

@@ -41,6 +41,8 @@ _SMOOTHED_EVERY = 4
 #: Reach of the depth error: metres, or a share of the longest half side where a scene has no metres.
 _REACH, _REACH_SHARE = 0.2, 0.05
 _LOWER_RATE = 0.1
+#: Total variation of raw densities and colours at first, from colour alone and with depth, which needs less of it.
+_SMOOTHNESS, _SMOOTHNESS_WITH_DEPTH = (1e-7, 1e-7), (3e-9, 3e-8)
 
 
 @dataclass
@@ -63,8 +65,10 @@ class RadianceField:
         config: of the fit.
         cameras, poses: of the photos it was fitted to; (V, 4, 4) ``world_from_camera``.
         pace: step of each tick of the fit, see :class:`geo3d.reconstruction.fit_schedule.Pace`.
-        figures: what was measured: ``steps``, ``seconds``, ``rays_per_second``, ``psnr_seen`` of photos fitted, and of
-            those held out ``psnr`` and, with exposure, ``psnr_own_gain``, where the gain of each is fitted too.
+        figures: what was measured: ``steps``, ``seconds``, ``rays_per_second``, ``samples_per_ray``, ``psnr_seen`` of
+            photos fitted, and of those held out ``psnr`` and, with exposure, ``psnr_own_gain``, where the gain of each
+            is fitted too.
+        gains: (V, 3) how much brighter each photo is than the field; None without exposure.
     """
 
     radiance: RadianceGrid
@@ -73,6 +77,7 @@ class RadianceField:
     poses: np.ndarray
     pace: tuple[int, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    gains: Tensor | None = None
 
     def render(self, camera: Camera, world_from_camera: Tensor | np.ndarray, name: str = "rendered") -> RenderedView:
         """What a camera sees, its lens' distortion included.
@@ -122,7 +127,7 @@ class RadianceField:
             InputError: the file cannot be written.
         """
         described = {"cameras": self.cameras, "pace": list(self.pace), "figures": self.figures}
-        tensors = {"poses": torch.from_numpy(self.poses)}
+        tensors = {"poses": torch.from_numpy(self.poses)} | ({} if self.gains is None else {"gains": self.gains})
         radiance_file.write_field(path, self.radiance, self.config, described, tensors)
 
     @classmethod
@@ -134,7 +139,8 @@ class RadianceField:
         """
         radiance, config, described, tensors = radiance_file.read_field(path)
         cameras = [radiance_file.camera_of(fields, path) for fields in described["cameras"]]
-        return cls(radiance, config, cameras, tensors["poses"].numpy(), tuple(described["pace"]), described["figures"])
+        poses, pace, figures = tensors["poses"].numpy(), tuple(described["pace"]), described["figures"]
+        return cls(radiance, config, cameras, poses, pace, figures, tensors.get("gains"))
 
 
 class _Fit:
@@ -155,6 +161,9 @@ class _Fit:
         )
         self.reach = _REACH if scene.metric else _REACH_SHARE * float(self.box.half.max())
         self.stages = Stages(config.longest_side)
+        given = (config.density_smoothness, config.colour_smoothness)
+        usual = _SMOOTHNESS_WITH_DEPTH if with_depth else _SMOOTHNESS
+        self.smoothness = tuple(b if a is None else a for a, b in zip(given, usual, strict=True))
         self.pace = Pace()
         if config.steps is not None:
             self.pace = Pace.of_steps(config.steps)
@@ -237,8 +246,8 @@ class _Fit:
             number=self.stage_step,
             density_rate=rate * config.density_rate,
             colour_rate=rate * config.colour_rate,
-            density_smoothness=smooth * config.density_smoothness,
-            colour_smoothness=smooth * config.colour_smoothness,
+            density_smoothness=smooth * self.smoothness[0],
+            colour_smoothness=smooth * self.smoothness[1],
             occupancy=self.grid.occupancy,
         )
         self.step += 1
@@ -363,7 +372,8 @@ def _finished(fit: _Fit, log: Log) -> RadianceField:
             figures["psnr_own_gain"] = round(photos_psnr(grid, fit.held, own_gain=True), 3)
     told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
     log(f"fitted: {told}")
-    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures)
+    gains = fit.exposure.gains() if config.exposure else None
+    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures, gains)
 
 
 __all__ = ["RadianceField", "RadianceFieldConfig", "RenderedView", "fit_radiance_field", "photos_psnr"]

@@ -24,6 +24,8 @@ STOP = 1e-3
 EMPTY = 1e-2
 #: Rays rendered at once.
 _AT_ONCE = 1 << 14
+#: Samples along a voxel that is larger than the field's own, for each of the field's voxels in it.
+_FINER = 1.5
 #: Opaque enough for a pixel to have a depth.
 _SOLID = 0.5
 
@@ -170,7 +172,9 @@ class RadianceGrid:
         share = sides_in_metres / sides_in_metres.max()
         sides = [max(1, round(longest_side * float(part))) for part in share]
         voxel = sides_in_metres / np.array(sides)
-        finer = max(1, math.ceil(float(voxel.max()) / self.step - 0.25))
+        ratio = float(voxel.max()) / self.step
+        # Densities peak at nodes: samples as far apart as these, and on them, would find too much.
+        finer = 1 if ratio < 1.25 else math.ceil(_FINER * ratio)
         axes = []
         for side, first, metres in zip(sides, box.low, sides_in_metres, strict=True):
             axes.append(

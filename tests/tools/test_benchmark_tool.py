@@ -118,6 +118,7 @@ def _call(*args: str) -> int:
         (["croco", "--model", "croco_v1_base", "--size", "32"], "rotary embedding only"),
         (["i2p_mae", "--model", "croco_tiny"], "networks of I2P-MAE that fill in, not 'croco_tiny'"),
         (["loader", "--pairs", "few"], "--pairs"),
+        (["radiance_field", "--rooms", "0"], "nothing to fit; give data or rooms"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, tmp_path: Path, capsys) -> None:
