@@ -8,6 +8,7 @@ less, and beyond the cut nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -213,11 +214,31 @@ def _seen(xyz: Tensor, row: Tensor, camera: Camera, numbered: bool = False) -> t
     Args:
         numbered: return numbers of ``row``'s entries in place of the rows.
     """
-    uv = camera.project(xyz[row]).round_()
+    if camera.model != "PINHOLE":
+        # Far beside the image the polynomial of a lens turns back, and would bring in what the camera does not see.
+        place = xyz[row]
+        row_kept = torch.nonzero(place[:, :2].norm(dim=1) <= _widest_slope(camera) * place[:, 2]).squeeze(1)
+        kept, pixel = _within(xyz[row[row_kept]], camera)
+        return row_kept[kept] if numbered else row[row_kept[kept]], pixel
+    kept, pixel = _within(xyz[row], camera)
+    return kept if numbered else row[kept], pixel
+
+
+@lru_cache(maxsize=64)
+def _widest_slope(camera: Camera) -> float:
+    """Largest tangent of the angle between the optical axis and the ray of a pixel at the image's edge."""
+    grid = camera.pixel_grid()
+    edge = torch.cat([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
+    return float(camera.unproject(edge, torch.ones(len(edge), dtype=torch.float64))[:, :2].norm(dim=1).max())
+
+
+def _within(places: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    """Numbers of the places (N, 3) that project into the image, and the pixels they project to."""
+    uv = camera.project(places).round_()
     inside = (uv[:, 0] >= 0) & (uv[:, 0] < camera.width) & (uv[:, 1] >= 0) & (uv[:, 1] < camera.height)
     kept = torch.nonzero(inside).squeeze(1)
     uv = uv[kept].long()
-    return kept if numbered else row[kept], uv[:, 1] * camera.width + uv[:, 0]
+    return kept, uv[:, 1] * camera.width + uv[:, 0]
 
 
 def fuse_depth(scene: Scene, config: DepthFusionConfig | None = None, views: list[int] | None = None) -> VolumeGrid:

@@ -80,7 +80,7 @@ class GridsSummary:
         lines = [f"{self.out}: {len(self.made)} grids made, {len(self.kept)} were there already{each}"]
         if self.psnr:
             mean = sum(self.psnr) / len(self.psnr)
-            lines.append(f"PSNR of renderings of the grids: {mean:.2f} dB, the lowest {min(self.psnr):.2f}")
+            lines.append(f"PSNR of what the grids show of photos: {mean:.2f} dB, the lowest {min(self.psnr):.2f}")
         if self.passed:
             lines.append(f"{self.passed} scenes have not what the route needs")
         if self.broken:

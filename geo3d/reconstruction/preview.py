@@ -71,8 +71,9 @@ def preview(scene: Scene, made: Made, classes: Sequence[str] = ()) -> tuple[np.n
         classes: names of what labels count in.
 
     Returns:
-        (H, W, 3) uint8, and ``psnr`` in dB, the mean over at most 4 views, of the grid; ``psnr_route`` of what it
-        was read off; ``views_held_out`` says whether the views were held out.
+        (H, W, 3) uint8, and figures, means over at most 4 views: ``psnr`` in dB of the grid, of those pixels alone
+        whose light it stops by half or more, ``covered`` their share; ``psnr_route`` of what it was read off, of all
+        pixels; ``views_held_out`` says whether the views were held out.
 
     Raises:
         BrokenScene: a photo is damaged.
@@ -80,14 +81,18 @@ def preview(scene: Scene, made: Made, classes: Sequence[str] = ()) -> tuple[np.n
     ways: dict[str, Render] = {"grid": lambda camera, pose: render_grid(made.grid, camera, pose)}
     if made.render is not None:
         ways["route"] = made.render
-    rows, figures = [], {name: [] for name in ways}
+    rows, figures = [], {name: [] for name in (*ways, "covered")}
     views = measured_views(scene, made)
     for number, index in enumerate(views):
         photo, camera, pose = _photo(scene, index)
         shown = [("photo held out" if made.held_out else "photo", photo)]
         for name, render in ways.items():
             colour, depth = render(camera, pose)
-            value = psnr(colour, photo)
+            if name == "grid":  # the surroundings of its box are not in it
+                figures["covered"].append(float((depth > 0).float().mean()))
+                value = psnr(colour[depth > 0], photo[depth > 0]) if figures["covered"][-1] > 0 else 0.0
+            else:
+                value = psnr(colour, photo)
             figures[name].append(value)
             shown.append((f"{'fitted field' if name == 'route' else 'grid'}, {value:.1f} dB", colour))
             if name == list(ways)[-1]:
@@ -99,7 +104,8 @@ def preview(scene: Scene, made: Made, classes: Sequence[str] = ()) -> tuple[np.n
     if made.grid.labels is not None and len(classes):
         labels = label_slices(made.grid, len(classes))
         rows.insert(1, [("classes", _fitted(image, _TILE)) for image in labels])
-    told = {"psnr" if name == "grid" else f"psnr_{name}": round(float(np.mean(v)), 3) for name, v in figures.items()}
+    named = {"grid": "psnr", "route": "psnr_route", "covered": "covered"}
+    told = {named[name]: round(float(np.mean(values)), 3) for name, values in figures.items()}
     return _laid_out(rows), told | {"views_held_out": bool(made.held_out)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,31 @@ def test_depth_of_another_size_than_the_photos(room: BoxScene) -> None:
     both = (fine.opacity > 0.5) & (other.opacity > 0.5)
     assert both.sum() > 0.85 * (fine.opacity > 0.5).sum()
     assert (fine.rgb - other.rgb)[both].abs().mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion"), [("OPENCV", (-0.1, 0.02, 0.002, -0.001)), ("OPENCV_FISHEYE", (0.02, -0.01, 0.0, 0.0))]
+)
+def test_lenses_that_distort(room: BoxScene, model: str, distortion: tuple[float, ...]) -> None:
+    """The same surfaces through another lens."""
+    lens = replace(ROOM_CAMERA, model=model, distortion=distortion)
+    bent = BoxScene([room.pose(i) for i in range(8)], BOXES, camera=lens)
+    config = DepthFusionConfig(longest_side=24)
+    straight, other = fuse_depth(room, config, list(range(8))), fuse_depth(bent, config)
+    apart = _from_surfaces(other.centres()[other.opacity > 0.5].numpy()) / float(other.voxel.mean())
+    assert np.quantile(apart, 0.95) < 1.7
+    assert (other.opacity > 0.5).sum() > 0.8 * (straight.opacity > 0.5).sum()
+
+
+def test_a_lens_shows_nothing_from_far_beside_its_image() -> None:
+    """Where its polynomial turns back: x = 2 comes to 2 (1 - 0.25 * 4) = 0, the middle of the image."""
+    lens = replace(Camera.from_fov(64, 48, 1.0), model="OPENCV", distortion=(-0.25, 0.0, 0.0, 0.0))
+    volume = SignedDistances(np.array([1.95, -0.05, 0.95]), np.array([2.05, 0.05, 1.05]), (2, 2, 2))
+    volume.add(torch.full((48, 64), 9.0), lens, torch.eye(4))
+    assert (volume.distances()[1] == 0).all()
+    ahead = SignedDistances(np.array([-0.05, -0.05, 0.95]), np.array([0.05, 0.05, 1.05]), (2, 2, 2))
+    ahead.add(torch.full((48, 64), 9.0), lens, torch.eye(4))
+    assert (ahead.distances()[1] == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from analytic_scenes import BOXES, BoxScene, orbit
+from analytic_scenes import BOXES, BoxScene, look_at, orbit
 from dataset_builders import build_frames
 from PIL import Image
 
@@ -210,6 +210,24 @@ def test_a_preview_measures_grid_and_route() -> None:
     picture, figures = preview(scene, made)
     assert figures["psnr_route"] == 100
     assert 5 < figures["psnr"] < 40
+    assert 0.9 < figures["covered"] <= 1
     assert figures["views_held_out"]
     assert (picture.dtype, picture.ndim) == (np.uint8, 3)
     assert not preview(scene, Made(grid))[1]["views_held_out"]
+
+
+def test_pixels_that_a_grid_does_not_cover_do_not_count() -> None:
+    """A grid of the right half of a wall alone, white, beside which photos are black."""
+    low, high = torch.tensor([1.0, -4, -3]).double(), torch.tensor([2.0, 0, 3]).double()
+    grid = VolumeGrid(torch.ones(4, 16, 24, 3), torch.full((4, 16, 24), 0.999), low, high)
+    pose = look_at((-1, 0, 0.0), (2, 0, 0))
+
+    class Half(BoxScene):
+        def image(self, index: int) -> Image.Image:
+            pixels = np.zeros((48, 64, 3), np.uint8)
+            pixels[:, 32:] = 255  # y falls to the right
+            return Image.fromarray(pixels)
+
+    _, figures = preview(Half([pose, pose], camera=CAMERA, parts=("views", "poses")), Made(grid))
+    assert figures["covered"] == pytest.approx(0.5, abs=0.05)
+    assert figures["psnr"] > 20
