@@ -62,6 +62,10 @@ class NerfstudioConfig:
     """Voxels that stop less light than this are black; the colours of the others are averaged."""
     box: str = "auto"
     """Rule for the box: `auto`, or `published` (the objects' boxes, or else the cameras)."""
+    low: tuple[float, float, float] | None = None
+    """Lowest corner of the box, where it is known, metres; None: by the rule."""
+    high: tuple[float, float, float] | None = None
+    """Highest corner of the box."""
 
     def __post_init__(self) -> None:
         coerce(self)
@@ -70,6 +74,8 @@ class NerfstudioConfig:
         if self.most_views < 0 or not 0 <= self.least_opacity < 1:
             given = f"{self.most_views} and {self.least_opacity}"
             raise InputError(f"nerfstudio: most_views must be 0 or more and least_opacity in 0 to 1, got {given}")
+        if (self.low is None) != (self.high is None):
+            raise InputError("nerfstudio: give both corners of the box, low and high, or none")
 
 
 @dataclass
@@ -467,7 +473,7 @@ def scene_grid(
 
     Args:
         scene: with poses; the run was trained on its photos.
-        config: which run, and how it is read.
+        config: which run, and how it is read; corners are less the scene's origin, as those of the grid are.
         log: called with a line of progress.
         run: that of :func:`scene_run`, where it is loaded already.
 
@@ -476,7 +482,8 @@ def scene_grid(
         MissingExtra: nerfstudio is not installed.
     """
     run = scene_run(scene, config) if run is None else run
-    low, high = (corner + scene.origin for corner in scene_box(scene, config.box))
+    corners = scene_box(scene, config.box) if config.low is None else (config.low, config.high)
+    low, high = (np.asarray(corner, np.float64) + scene.origin for corner in corners)
     grid = run.grid(low, high, config.longest_side, config.most_views, config.least_opacity, log=log)
     origin = torch.from_numpy(scene.origin)
     return VolumeGrid(grid.rgb, grid.opacity, grid.low - origin, grid.high - origin)

@@ -297,6 +297,16 @@ def test_the_grid_of_a_scene_lies_in_its_box(run: Path, capture: Path) -> None:
     np.testing.assert_allclose(grid.rgb.reshape(-1, 3).numpy(), colour, atol=2e-6)
 
 
+def test_the_box_of_a_scene_may_be_given(run: Path, capture: Path) -> None:
+    scene = open_dataset(capture)[0]
+    corners = (tuple(_LOW.tolist()), tuple(_HIGH.tolist()))
+    grid = scene_grid(scene, NerfstudioConfig(str(run), True, longest_side=8, low=corners[0], high=corners[1]))
+    np.testing.assert_allclose(torch.stack([grid.low, grid.high]).numpy(), corners, atol=1e-12)
+    assert (grid.opacity > 0).any()
+    with pytest.raises(InputError, match="both corners"):
+        NerfstudioConfig(low=corners[0])
+
+
 def test_a_run_of_another_capture_is_refused(run: Path, capture: Path, tmp_path: Path) -> None:
     scene = open_dataset(capture)[0]
     content = json.loads((capture / "transforms.json").read_text())
