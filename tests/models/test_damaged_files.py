@@ -35,6 +35,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "swin3d_tiny": _SWIN3D,
     "i2p_mae_tiny": _POINTS | {"decoder_dims": (8, 4), "teacher_dim": 2},
     "i2p_mae_modelnet40": _POINTS,
+    "nerf_mae_tiny": {"embed_dim": 6, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "mlp_ratio": 1},
 }
 JUNK = [None, True, -1, 0, 3, 0.5, 10**7, 10**400, "", "none", [], [1, 2], ["a"], {}, {"a": 1}, [[[[1]]]], float("nan")]
 FORMATS = (".safetensors", ".pth")
