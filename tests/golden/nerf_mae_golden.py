@@ -16,6 +16,7 @@ from torch import Tensor
 from geo3d import create_model
 from geo3d.models.grid_encoder import GridInput
 from geo3d.models.nerf_mae import NeRFMAE, reconstruction_losses
+from geo3d.nn.subpixel_decoder import last_decoder
 from geo3d.nn.swin_volume import relative_position_index, volume_positions
 
 _CHANNELS_LAST = -1
@@ -87,10 +88,12 @@ def _check_network(case: GoldenCase, model: NeRFMAE, dtype: torch.dtype) -> None
         stages = model.encode(inputs, mask)
         for number, stage in enumerate(stages):
             compared.check(f"stage{number}", stage.permute(0, 2, 3, 4, 1))
-        maps = model.decode(stages)
+        joined = model.join(stages)
+        with torch.no_grad():
+            maps = [*joined, model.decoder1(joined[-1])]
         for number, decoded in zip((4, 3, 2, 1), maps, strict=True):
             maps_compared.check(f"decoder{number}", decoded)
-        prediction = model.predict(maps[-1])
+        prediction = last_decoder(joined[-1], model.decoder1, model.out["conv"])  # as forward has it
         losses = reconstruction_losses(prediction, inputs, mask)
     else:
         output = model(inputs, mask)

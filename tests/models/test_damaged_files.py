@@ -35,6 +35,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "swin3d_tiny": _SWIN3D,
     "i2p_mae_tiny": _POINTS | {"decoder_dims": (8, 4), "teacher_dim": 2},
     "i2p_mae_modelnet40": _POINTS,
+    "nerf_mae_tiny": {"embed_dim": 6, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "mlp_ratio": 1},
 }
 _GRIDS = {"embed_dim": 6, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "mlp_ratio": 1}
 NETWORKS |= {
