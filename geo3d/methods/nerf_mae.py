@@ -43,8 +43,8 @@ class MaskedGridsConfig(GridSampleConfig):
     """skip: exactly that share of each grid's blocks, which the encoder leaves out; exact: the same blocks, which it
     reads as tokens; published: each block by chance, the same for the whole batch, read as tokens."""
     decoded: float = 1.0
-    """Share of each grid's blocks that are filled in and count in a training step, drawn anew for each; the last decoder
-    is most of the arithmetic. 1: all, as published."""
+    """Share of each grid's blocks that are filled in and count in a training step, drawn anew for each: the last
+    decoder is most of the arithmetic. 1: all, as published."""
     rgb_weight: float = 1.0
     """Weight of the colours in the loss."""
     opacity_weight: float = 1.0

@@ -153,7 +153,7 @@ def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> Windo
     if every:
         chosen = torch.arange(WINDOW**3, device=device).expand(len(table), -1)
     else:
-        chosen = present.logical_not().to(torch.uint8).argsort(1, stable=True)[:, :most]
+        chosen = present.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
     number = torch.full((len(table),), empty, device=device)
     number[kept] = torch.arange(int(kept.sum()), device=device)
     back = torch.empty_like(table).scatter_(1, chosen, torch.arange(chosen.shape[1], device=device).expand_as(chosen))

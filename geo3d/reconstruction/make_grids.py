@@ -217,7 +217,7 @@ def _claim(config: GridsConfig, options: Any) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        flat_found, flat_wanted = ({**f, **f.pop("options", {})} for f in (dict(found), dict(wanted)))
+        flat_found, flat_wanted = ({**f.pop("options", {}), **f} for f in (dict(found), dict(wanted)))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: says not how the grids were made ({error}); give another output") from error
     keys = [key for key in sorted({*flat_found, *flat_wanted}) if flat_found.get(key) != flat_wanted.get(key)]

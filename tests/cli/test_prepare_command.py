@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_builders import build_frames
 from geo3d_command import error_of, run
 from PIL import Image
 
@@ -24,6 +25,22 @@ def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
         picture.verify()
 
 
+def test_grids(tmp_path: Path, capsys) -> None:
+    build_frames(tmp_path / "data" / "a")
+    build_frames(tmp_path / "data" / "b")
+    args = ["--data", tmp_path / "data", "--out", tmp_path / "grids", "--route", "depth_fusion", "--longest-side", "16"]
+    run("prepare", "grids", *args)
+    assert "2 grids made, 0 were there already" in capsys.readouterr().out
+    dataset = open_dataset(tmp_path / "grids")
+    assert [max(scene.grid().sides) for scene in dataset] == [16, 16]
+    assert (tmp_path / "grids" / "features" / "a.png").is_file()
+    run("prepare", "grids", *args)
+    assert "0 grids made, 2 were there already" in capsys.readouterr().out
+    # The options of a route stand beside the command's own.
+    assert "cut must be at least 2" in error_of(capsys, "prepare", "grids", *args, "--cut", "1")
+    assert "did you mean --longest-side?" in error_of(capsys, "prepare", "grids", *args, "--longest-sid", "1")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -32,6 +49,11 @@ def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
         (["sinthetic"], "did you mean 'synthetic'?"),
         (["synthetic", "--scenes", "-1"], "scenes must be at least 0"),
         (["synthetic", "--scene", "1"], "did you mean --scenes?; see geo3d prepare synthetic --help"),
+        (
+            ["grids", "--route", "deepfusion"],
+            "unknown route 'deepfusion'; known: depth_fusion, nerfstudio, radiance_field",
+        ),
+        (["grids", "--route", "depth_fusion", "--data", "absent", "--out", "{tmp}/g"], "absent: no such folder"),
         (["pairs"], "Missing from geo3d prepare pairs: --data"),
         (["pairs", "--data", "absent"], "absent: no such folder"),
         (["pairs", "--data", "{tmp}/places", "--output", "{tmp}/file/pairs.tsv"], "cannot be made as a folder"),

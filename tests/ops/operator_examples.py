@@ -836,9 +836,10 @@ def _ray_cases() -> dict[str, Arguments]:
     }
 
 
-#: Positions along a ray and exponentials in float32. Depths reach 60 behind a border: 1e-5 measured; gradients sum
-#: hundreds of samples with factors of up to 3: 6e-6 measured.
-RAY_TOLERANCES = {torch.float32: (2e-5, 4e-5)}
+#: Positions along a ray and exponentials in float32. Depths reach 60 behind a border: 1e-5 measured. Gradients sum
+#: hundreds of samples; on CUDA what lies behind a sample is a difference of sums, which there reach 100: 2e-4 measured.
+#: On the CPU it is a sum: see test_render_rays.py.
+RAY_TOLERANCES = {torch.float32: (2e-5, 4e-4)}
 
 
 def _ray_bad(prefix: Callable[[Arguments], Arguments]) -> dict[str, tuple[Arguments, type[Exception], str]]:
@@ -945,7 +946,8 @@ def _radiance_gradient_examples() -> Examples:
         },
         small=arguments(ray_arguments(3, (2, 3, 2), step=0.5)),
         resized=arguments(ray_arguments(17)),
-        tolerances=RAY_TOLERANCES,
+        # The gradient of a mean over rays, and without depths as they are: 1e-6 measured, on values of order one.
+        tolerances={torch.float32: (2e-5, 5e-6)},
         dynamic_shapes=({}, {}, *(rays,) * 6, {}),
         bad={
             **_ray_bad(bad),

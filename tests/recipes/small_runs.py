@@ -17,6 +17,7 @@ from geo3d.train import TrainConfig, launch
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
+    "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
@@ -25,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 #: Recipe -> changes to its run.
 RUNS: dict[str, dict[str, Any]] = {
+    "nerf_mae": {"grid_side": 32},
     "nerf_mae_detection": {"grid_side": 32},
     "nerf_mae_segmentation": {"grid_side": 32},
 }

@@ -27,6 +27,9 @@ from geo3d.samples.source import SampleSource
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
     "i2p_mae": {"points": 100, "view_size": 32},
+    "nerf_mae": {"side": 32},
+    "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
+    "nerf_mae_segmentation": {"side": 32},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
@@ -89,6 +92,11 @@ def _holding(recipe: str, root: Path) -> list[Scene]:
     return found if kind is not ObjectClouds else [scene for scene in found if scene.is_object or _has_instances(scene)]
 
 
+def _read_root(recipe: str, roots: dict[str, Path]) -> Path:
+    """A dataset that a recipe reads: scans, or radiance grids."""
+    return next(roots[kind] for kind in ("scannet", "radiance_grids") if _holding(recipe, roots[kind]))
+
+
 def _has_instances(scene: Scene) -> bool:
     """Whether the labels of a scene tell objects apart."""
     return (scene.mesh() if "mesh" in scene.parts else scene.points()).instance is not None
@@ -129,7 +137,7 @@ def test_what_can_be_read_is_learnt_from_and_the_rest_is_named(kind: str, recipe
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_samples_come_from_the_generator_alone_and_travel_to_workers(recipe: str, roots: dict[str, Path]) -> None:
-    source = _find(recipe, roots["scannet"])
+    source = _find(recipe, _read_root(recipe, roots))
     samples = _build(recipe, source).samples(source)
     drawn = []
     for seed, number in enumerate((7, 7, 8)):
@@ -146,7 +154,7 @@ def test_samples_come_from_the_generator_alone_and_travel_to_workers(recipe: str
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_the_card_tells_the_network_from_the_rest_of_the_method(recipe: str, roots: dict[str, Path]) -> None:
-    method = _build(recipe, _find(recipe, roots["scannet"]))
+    method = _build(recipe, _find(recipe, _read_root(recipe, roots)))
     card, network = method.model_card(), getattr(method, method.handed_out)
     assert network.card().items() <= card.items()
     own = method.state_dict()

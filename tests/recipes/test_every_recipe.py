@@ -22,6 +22,7 @@ PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(na
 WRONG = {
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
     "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
+    "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
     "nerf_mae_detection": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "nerf_mae_segmentation": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),

@@ -29,6 +29,29 @@ def _attention(operators: Any, order: Tensor | None, offsets: Tensor | None, sig
     operators.voxel_attention_backward(torch.randn_like(out), torch.randn_like(lse), torch.randn_like(lse), *arguments)
 
 
+def _rays(operators: Any) -> None:
+    """Rays from nowhere, of no length and of wild values, through a grid of wild values."""
+    grid, origins, directions = torch.randn(3, 4, 5, 4), torch.randn(40, 3), torch.randn(40, 3)
+    for tensor in (grid, origins, directions):
+        flat = tensor.view(-1)
+        flat[::7], flat[1::11], flat[2::13], flat[3::17] = torch.nan, torch.inf, -1e38, 0.0
+    directions[-2:] = 0.0  # a sample at every step that is allowed
+    target, cells = torch.rand(40, 3), torch.randint(0, 255, (1, 2, 2)).to(torch.uint8)
+    for border in (0.0, 0.5):
+        numbers = (0.3, border, 0.0, 1.0, 1e-3, 0.2)
+        shared = (grid, origins, directions)
+        operators.render_rays(*shared, target, target[:, 0], origins[:, 0], cells, *numbers)
+        gradients = (torch.randn(40, 3), *torch.randn(4, 40))
+        operators.render_rays_backward(*gradients, *shared, target, None, None, cells, *numbers)
+        parts = torch.zeros(3, *grid.shape)
+        operators.radiance_gradient(
+            parts, *shared, target, target[:, 0], target[:, 1], None, None, *numbers, [0.0, 1.0, 0.0], 0.1, 0.1
+        )
+        operators.radiance_step(
+            grid.clone(), parts, grid.clone(), grid.clone(), cells, 1, 0.1, 0.1, border, 0.1, 0.9, 0.9, 0.0
+        )
+
+
 def main(schemas: Path, library: Path) -> None:
     definitions = torch.library.Library("geo3d_emulated", "FRAGMENT")
     for schema in schemas.read_text().splitlines():
@@ -64,6 +87,7 @@ def main(schemas: Path, library: Path) -> None:
         coords = torch.randint(-(2**31), 2**31 - 1, (60, 4)).int()
         operators.window_partition(coords, 3, 5, True)
         operators.kernel_map(coords[torch.arange(70) % 60], coords, 1, 3)  # with duplicates
+        _rays(operators)
         positions = torch.randint(-_HUGE, _HUGE, (1, 5, 2))
         operators.rope_2d(torch.randn(1, 2, 5, 8), positions, 100.0, False)
     print("done")
