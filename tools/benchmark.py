@@ -24,6 +24,7 @@ BENCHMARKS = {
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
+    "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),

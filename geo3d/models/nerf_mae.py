@@ -425,7 +425,7 @@ FAMILY = Family(
     named=("embed_dim", "depths", "heads", "mlp_ratio"),
     free=("drop_path_rate", "resolution", "place_masked"),
     bare={"decoder": False},
-    of_decoder=("decoder",),
+    of_decoder=("decoder", "masking", "skip_empty"),
     files=(ReleasedFile("nerf_mae_pretrained.pt", ("nerf_mae_swin_s",)),),
 )
 

@@ -27,6 +27,8 @@ _EPS = 1e-5
 _CL = torch.channels_last_3d
 #: Values of a map that are worked on at once, so that what comes between stays in the cache.
 _AT_ONCE = 1 << 17
+#: The same where boxes are multiplied by a matrix, which few rows would be too few for.
+_BOXES_AT_ONCE = 1 << 20
 
 # Along an axis, an *edge* kernel reads the two cells j - 1 and j and writes the fine voxels 4 j - 1 and 4 j; a *middle*
 # kernel reads cell j and writes 4 j + 1 and 4 j + 2. Its slots, (cell, voxel) of edges and then voxels of middles, sum
@@ -221,7 +223,7 @@ def _slabs(cells: Tensor, fine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         count = max(1, _AT_ONCE // (CELL * fine[0, 0].numel()))
         yield from zip(inner.split(count, 1), fine.split(CELL * count, 1))
     else:
-        count = max(1, _AT_ONCE // fine[0].numel())
+        count = max(1, _BOXES_AT_ONCE // fine[0].numel())
         yield from zip(inner.split(count), fine.split(count))
 
 
@@ -269,7 +271,7 @@ class _LastDecoder(torch.autograd.Function):
             y = _composed_forward(cells, list(kernels), conv2.shape[1])
             first = _normalise_(y, outside)
             F.leaky_relu_(y, SLOPE)
-            z = F.conv3d(_as_map(y), conv2).permute(0, 2, 3, 4, 1)
+            z = F.conv3d(_as_map(y), conv2).permute(0, 2, 3, 4, 1).contiguous()
             second = _normalise_(z, outside[:0])
             for part, up in _up_sampled(cells, up_kernel, z):
                 part += up

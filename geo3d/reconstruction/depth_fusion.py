@@ -32,6 +32,7 @@ _SLAB = 1 << 19  # voxels at a time, so that what is computed of them stays in t
 #: Along its ray a pixel tells of what is behind its surface to this many cuts, however slanted the surface is.
 _FARTHEST_BEHIND = 2.0
 _LEAST_COSINE = 0.1
+_OUTVOTED = 4.0  # views that look through a voxel for each that sees a surface near it, above which it is clear
 _NEAREST = 1e-3  # metres; what is nearer to a camera is behind it
 
 
@@ -79,7 +80,7 @@ class SignedDistances:
         self.side = float(((self.high - self.low) / torch.tensor(self.sides)).mean())
         self.cut = cut * self.side
         voxels = sides[0] * sides[1] * sides[2]
-        self._distance, self._weight, self._colour_weight = (torch.zeros(voxels) for _ in range(3))
+        self._distance, self._weight, self._free, self._colour_weight = (torch.zeros(voxels) for _ in range(4))
         self._colours = torch.zeros(voxels, 3)
 
     def add(
@@ -135,12 +136,16 @@ class SignedDistances:
         slope = place.norm(dim=1) / place[:, 2]
         distance = (seen - place[:, 2]) * slope * cosine
         weight = ((distance + self.cut) / (self.cut - self.side)).clamp(0, 1) * cosine
-        self._distance.index_add_(0, row + first, distance.clamp_max(self.cut) * weight)
+        # Views that pass by a rounded object see far behind it: such voxels are clear of what is in sight, not of what
+        # the object's own views say, so these are counted and not averaged.
+        clear = distance >= self.cut
+        self._free.index_add_(0, row + first, clear.float())
+        near = torch.nonzero(~clear & (weight > 0)).squeeze(1)
+        row, distance, weight = row[near], distance[near], weight[near]
+        self._distance.index_add_(0, row + first, distance * weight)
         self._weight.index_add_(0, row + first, weight)
         if colours is None:
             return
-        near = torch.nonzero((distance.abs() < self.cut) & (weight > 0)).squeeze(1)
-        row, distance = row[near], distance[near]
         if colour_camera != camera:
             kept, pixel = _seen(xyz, row, colour_camera, numbered=True)
             row, distance = row[kept], distance[kept]
@@ -152,9 +157,13 @@ class SignedDistances:
         self._colour_weight.index_add_(0, row + first, share)
 
     def distances(self) -> tuple[Tensor, Tensor]:
-        """(X, Y, Z) signed distances in metres, positive in front of surfaces, and how many views told of each."""
+        """(X, Y, Z) signed distances in metres, positive in front of surfaces, and how many views told of each.
+
+        Where more than 4 views look through a voxel for each that sees a surface near it, it is clear.
+        """
         mean = self._distance / self._weight.clamp_min(1e-6)
-        return mean.reshape(self.sides), self._weight.reshape(self.sides)
+        mean = torch.where(self._free > _OUTVOTED * self._weight, self.cut, mean)
+        return mean.reshape(self.sides), (self._weight + self._free).reshape(self.sides)
 
     def grid(self) -> VolumeGrid:
         """The radiance grid: opaque at surfaces and a little behind, empty in front and where nothing was seen."""

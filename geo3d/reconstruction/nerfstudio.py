@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +52,7 @@ class NerfstudioConfig:
     """Folder of the run, with its `config.yml`; or nerfstudio's folder of outputs, with a run for each scene's name."""
     trust: bool = False
     """Reading a run's config.yml executes what it says: say that you trust whoever made it."""
-    data: str = ""
+    capture: str = ""
     """Folder of the run's photos, where it no longer is the one that the run names."""
     longest_side: int = 160
     """Voxels along the longest side of the box."""
@@ -112,7 +113,7 @@ class NerfstudioRun:
         return NerfstudioRun(self.field, self.cameras, self.names, np.eye(4)[:3], self.scale, self.config, self.model)
 
     def check_scene(self, scene: Scene) -> int:
-        """See that the run's cameras are those of a scene; photos are told by their file's name.
+        """See that the run's cameras are those of a scene.
 
         Returns:
             How many photos they share.
@@ -120,8 +121,7 @@ class NerfstudioRun:
         Raises:
             InputError: none, or their cameras lie elsewhere.
         """
-        at = {Path(name).name: number for number, name in enumerate(scene.view_names)}
-        shared = [(row, at[Path(name).name]) for row, name in enumerate(self.names) if Path(name).name in at]
+        shared = self._shared(scene)
         if not shared:
             raise InputError(
                 f"{self.config}: the run shares no photo with scene {scene.name} ({scene.root}); give the run of it"
@@ -136,6 +136,27 @@ class NerfstudioRun:
                 f"extent is {extent:.3g}; it is of another capture, or its dataparser does not tell where this lies"
             )
         return len(shared)
+
+    def held_out(self, scene: Scene) -> tuple[int, ...]:
+        """Numbers of the views of a scene that the run was not trained on."""
+        trained = {number for _, number in self._shared(scene)}
+        return tuple(number for number in range(len(scene.view_names)) if number not in trained)
+
+    def _shared(self, scene: Scene) -> list[tuple[int, int]]:
+        """Row of each photo that a scene has too, and its number there; told by the end of its path.
+
+        Where no path ends as a view is named, the file's name decides, unless two views share it.
+        """
+        ends = {Path(name).parts: number for number, name in enumerate(scene.view_names)}
+        names = Counter(parts[-1] for parts in ends)
+        files = {parts[-1]: number for parts, number in ends.items() if names[parts[-1]] == 1}
+        found = []
+        for row, name in enumerate(self.names):
+            parts = Path(name).parts
+            number = next((ends[parts[at:]] for at in range(len(parts)) if parts[at:] in ends), files.get(parts[-1]))
+            if number is not None:
+                found.append((row, number))
+        return found
 
     def grid(
         self,
@@ -168,11 +189,13 @@ class NerfstudioRun:
         solid = torch.nonzero(opacity >= least_opacity).squeeze(1)
         rgb = torch.zeros_like(colours)
         rgb[solid], unseen = query.mean_colours(places[solid], used)
+        if not (bool(torch.isfinite(opacity).all()) and bool(torch.isfinite(rgb).all())):
+            raise InputError(f"{self.config}: the field gives no numbers at places of the box; its training diverged")
         if log is not None:
-            share = 100 * unseen / max(1, len(solid))
+            share = unseen / max(1, len(solid))
             log(
-                f"{len(solid)} of {len(places)} voxels stop light; colours averaged over {len(used)} cameras, "
-                f"{share:.1f} % of the voxels lie in no photo"
+                f"{len(solid)} of {len(places)} voxels stop {least_opacity:.1%} of light or more, {share:.1%} of them "
+                f"in no photo; colours averaged over {len(used)} cameras"
             )
         grid.opacity.copy_(opacity.reshape(sides))
         grid.rgb.copy_(rgb.reshape(*sides, 3))
@@ -257,7 +280,8 @@ class _Query:
     def seen(self, places: Tensor, used: Tensor) -> Tensor:
         """(N, U) bool: whether a place lies in the picture of a camera, whatever stands before it.
 
-        Distortion of perspective lenses is not counted, which is a few pixels at the rim; panoramas see all.
+        Distortion of perspective lenses is not counted, which is a few pixels at the rim, nor what a fisheye sees at 90
+        degrees and more from its axis; panoramas see all.
         """
         inside = self._inside(places)
         found = []
@@ -324,7 +348,7 @@ def find_run(run: str | Path, scene: str = "") -> Path:
     raise InputError(f"{path}: no {_CONFIG}{of_scene}; give the folder of one nerfstudio run{hint}")
 
 
-def load_run(run: str | Path, trust: bool = False, data: str | Path | None = None, field: str = "") -> NerfstudioRun:
+def load_run(run: str | Path, trust: bool = False, capture: str | Path | None = None, field: str = "") -> NerfstudioRun:
     """Load a trained run by nerfstudio's own ``eval_setup``; no photo is read.
 
     The checkpoint is read without executing anything (PyTorch's ``weights_only``); ``config.yml`` cannot be.
@@ -332,7 +356,7 @@ def load_run(run: str | Path, trust: bool = False, data: str | Path | None = Non
     Args:
         run: folder of the run, or its ``config.yml``. It may have been moved: the checkpoint is looked for beside it.
         trust: whoever made the run is trusted: reading its ``config.yml`` executes what it says.
-        data: the capture's folder, where it is no longer the one that the run names.
+        capture: the photos' folder, where it is no longer the one that the run names.
         field: attribute of the model that is its field; by default ``field``, or ``field_fine`` of NeRF.
 
     Raises:
@@ -350,7 +374,7 @@ def load_run(run: str | Path, trust: bool = False, data: str | Path | None = Non
     with _errors(config), _numbers_allowed():
         setup = require_extra("nerfstudio.utils.eval_utils", "nerfstudio", _PURPOSE).eval_setup
         _, pipeline, _, _ = setup(
-            config, test_mode="inference", update_config_callback=lambda found: _moved(found, config, data)
+            config, test_mode="inference", update_config_callback=lambda found: _moved(found, config, capture)
         )
     model, manager = pipeline.model, pipeline.datamanager
     if getattr(model, "temporal_distortion", None) is not None:
@@ -375,7 +399,7 @@ def nerfstudio_grid(
     longest_side: int = 160,
     *,
     trust: bool = False,
-    data: str | Path | None = None,
+    capture: str | Path | None = None,
     most_views: int = 64,
     least_opacity: float = 1e-3,
     field: str = "",
@@ -397,7 +421,7 @@ def nerfstudio_grid(
             where the training cameras look, or around them.
         longest_side: voxels along the longest side.
         trust: whoever made the run is trusted: reading its ``config.yml`` executes what it says.
-        data: the capture's folder, where it is no longer the one that the run names.
+        capture: the photos' folder, where it is no longer the one that the run names.
         most_views: cameras whose directions are averaged; of more, so many evenly spread ones. 0: all.
         least_opacity: voxels that stop less light than this are black, which saves most of the work.
         field: attribute of the model that is its field; by default ``field``, or ``field_fine`` of NeRF.
@@ -412,34 +436,53 @@ def nerfstudio_grid(
         InputError: as :func:`load_run`, a box that is none, or a field without density or without colour.
         MissingExtra: nerfstudio is not installed.
     """
-    loaded = load_run(run, trust, data, field)
+    loaded = load_run(run, trust, capture, field)
     loaded = loaded.upright() if upright else loaded
     return loaded.grid(low, high, longest_side, most_views, least_opacity, samples, log)
 
 
-def scene_grid(scene: Scene, config: NerfstudioConfig, log: Log | None = None) -> VolumeGrid:
+def scene_run(scene: Scene, config: NerfstudioConfig) -> NerfstudioRun:
+    """The nerfstudio run of a scene's photos.
+
+    Args:
+        scene: with poses; the run was trained on its photos.
+        config: which run it is.
+
+    Raises:
+        InputError: as :func:`load_run`, no run is named, or it is of another capture.
+        MissingExtra: nerfstudio is not installed.
+    """
+    if not config.run:
+        raise InputError(f"scene {scene.name}: say which nerfstudio run is its (run)")
+    scene.require("views", "poses")
+    run = load_run(find_run(config.run, scene.name), config.trust, config.capture or None)
+    run.check_scene(scene)
+    return run
+
+
+def scene_grid(
+    scene: Scene, config: NerfstudioConfig, log: Log | None = None, run: NerfstudioRun | None = None
+) -> VolumeGrid:
     """The grid of a scene, read off the nerfstudio run of its photos, in the scene's box.
 
     Args:
         scene: with poses; the run was trained on its photos.
         config: which run, and how it is read.
         log: called with a line of progress.
+        run: that of :func:`scene_run`, where it is loaded already.
 
     Raises:
-        InputError: as :func:`nerfstudio_grid`, or the run is of another capture.
+        InputError: as :func:`scene_run` and :func:`nerfstudio_grid`.
+        MissingExtra: nerfstudio is not installed.
     """
-    if not config.run:
-        raise InputError(f"scene {scene.name}: say which nerfstudio run is its (run)")
-    scene.require("views", "poses")
-    run = load_run(find_run(config.run, scene.name), config.trust, config.data or None)
-    run.check_scene(scene)
+    run = scene_run(scene, config) if run is None else run
     low, high = (corner + scene.origin for corner in scene_box(scene, config.box))
     grid = run.grid(low, high, config.longest_side, config.most_views, config.least_opacity, log=log)
     origin = torch.from_numpy(scene.origin)
     return VolumeGrid(grid.rgb, grid.opacity, grid.low - origin, grid.high - origin)
 
 
-def _moved(found: Any, config: Path, data: str | Path | None) -> Any:
+def _moved(found: Any, config: Path, capture: str | Path | None) -> Any:
     """nerfstudio's configuration of the run, of files where they are now."""
     checkpoints = config.parent / found.relative_model_dir
     if not list(checkpoints.glob("step-*.ckpt")):
@@ -447,9 +490,9 @@ def _moved(found: Any, config: Path, data: str | Path | None) -> Any:
     found.relative_model_dir = checkpoints.absolute()
     manager = found.pipeline.datamanager
     named = manager.data if manager.data is not None else manager.dataparser.data
-    path = Path(named if data is None else data)
+    path = Path(named if capture is None else capture)
     if not path.exists():
-        raise InputError(f"{config}: its capture {path} is not there; say where it is: data=FOLDER (--data)")
+        raise InputError(f"{config}: its capture {path} is not there; say where it is: capture=FOLDER (--capture)")
     manager.data = manager.dataparser.data = path
     return found
 
@@ -517,4 +560,4 @@ def _capture_frame(parsed: Any, dataparser: Any, config: Path) -> tuple[np.ndarr
     return transform[:3], scale
 
 
-__all__ = ["NerfstudioConfig", "NerfstudioRun", "find_run", "load_run", "nerfstudio_grid", "scene_grid"]
+__all__ = ["NerfstudioConfig", "NerfstudioRun", "find_run", "load_run", "nerfstudio_grid", "scene_grid", "scene_run"]

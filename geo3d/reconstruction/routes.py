@@ -144,11 +144,13 @@ class NerfstudioRoute(Route):
         return NerfstudioConfig
 
     def make(self, scene: Scene, config: Any, log: Log) -> Made:
-        from geo3d.reconstruction.nerfstudio import scene_grid
+        from geo3d.reconstruction.nerfstudio import scene_grid, scene_run
 
         start = time.perf_counter()
-        grid = scene_grid(scene, config, lambda line: log(f"{scene.name}: {line}"))
-        return Made(grid, None, {"seconds": round(time.perf_counter() - start, 3)})
+        run = scene_run(scene, config)
+        grid = scene_grid(scene, config, lambda line: log(f"{scene.name}: {line}"), run)
+        figures = {"views": len(run.names), "seconds": round(time.perf_counter() - start, 3)}
+        return Made(grid, None, figures, run.held_out(scene))
 
 
 register_route("depth_fusion", DepthFusion)

@@ -82,6 +82,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "nerf_mae": [
         {"embed_dim": 12, "depths": (1, 2, 1, 1), "heads": (1, 2, 3, 4), "mlp_ratio": 2, "drop_path_rate": 0.2}
         | {"resolution": 64, "place_masked": True},
+        {"embed_dim": 12, "heads": (1, 1, 1, 1), "masking": "skip", "skip_empty": True},
         {"embed_dim": 6, "depths": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "decoder": False},
     ],
 }

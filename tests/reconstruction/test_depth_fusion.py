@@ -19,13 +19,13 @@ ROOM_CAMERA = Camera.from_fov(96, 72, np.pi / 2)
 
 
 def _sphere_depth(pose: np.ndarray, camera: Camera = CAMERA) -> torch.Tensor:
-    """Depth of a sphere around zero, 0 beside it."""
+    """Depth of a sphere around zero, before a wall far behind it."""
     rays = camera.unproject(camera.pixel_grid(), torch.ones(camera.height, camera.width, dtype=torch.float64)).numpy()
     along, eye = rays @ pose[:3, :3].T, pose[:3, 3]
     a, b, c = (along**2).sum(-1), 2 * along @ eye, eye @ eye - RADIUS**2
     inside = b * b - 4 * a * c
     with np.errstate(invalid="ignore"):
-        depth = np.where(inside > 0, (-b - np.sqrt(inside)) / (2 * a), 0)
+        depth = np.where(inside > 0, (-b - np.sqrt(inside)) / (2 * a), 9)
     return torch.from_numpy(depth).float()
 
 
@@ -46,8 +46,8 @@ def test_a_sphere() -> None:
     grid = volume.grid()
     truth = (grid.centres().norm(dim=-1) - RADIUS) / volume.side  # voxels
     distance, weight = volume.distances()
-    near = (truth.abs() < 1) & (weight > 0)
-    assert near[truth.abs() < 1].all()
+    near = (truth > -1) & (truth < 0.4)
+    assert (weight[near] > 0).all()
     error = (distance / volume.side - truth)[near].abs()
     # Measured: median 0.11, largest 0.49 voxels; the planes that pixels show lie outside of a sphere of 11 voxels.
     assert error.median() < 0.2

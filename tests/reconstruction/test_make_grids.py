@@ -98,7 +98,7 @@ def test_a_folder_is_made_and_gone_on_with(rooms: Path, tmp_path: Path) -> None:
         assert (grid.labels[occupied] >= 0).float().mean() > 0.8
         assert len(grid.boxes) > 3
         figures = json.loads(scene.file.with_suffix(".json").read_text())
-        assert figures["psnr"] > 12
+        assert figures["psnr"] > 10  # voxels of a quarter of a metre
         assert figures["views_held_out"]
         with Image.open(scene.file.with_suffix(".png")) as picture:
             assert picture.width > 400

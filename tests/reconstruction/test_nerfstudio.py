@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from PIL import Image
 
 from geo3d.datasets import open_dataset
 from geo3d.errors import InputError, MissingExtra
-from geo3d.reconstruction.nerfstudio import NerfstudioConfig, find_run, load_run, nerfstudio_grid, scene_grid
+from geo3d.reconstruction.nerfstudio import NerfstudioConfig, find_run, load_run, nerfstudio_grid, scene_grid, scene_run
+from geo3d.reconstruction.routes import get_route
 
 _CENTRE = np.array([3.0, -2.0, 1.2])
 _HALF = np.array([0.8, 0.6, 0.5])
 _LOW, _HIGH = _CENTRE - _HALF, _CENTRE + _HALF
 _DENSITY = 9.0
-_WIDTH, _HEIGHT, _FOCAL = 16, 12, 14.0
+_WIDTH, _HEIGHT, _FOCAL = 16, 12, 34.0  # the edges of the box lie beyond some of the pictures
 _APPLIED = [[0.0, 1.0, 0.0, 0.5], [1.0, 0.0, 0.0, -1.0], [0.0, 0.0, -1.0, 0.25]]
 
 
@@ -67,7 +69,9 @@ def run(tmp_path: Path, capture: Path) -> Path:
     return stand_in.write_run(tmp_path / "run", capture, _CORNERS, _DENSITY)
 
 
-def _expected(capture: Path, centres: np.ndarray, side: float, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _expected(
+    capture: Path, centres: np.ndarray, side: float, chosen: list[int], fisheye: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Opacity (N,) and colour (N, 3) in float64: of the cameras whose pictures hold a place, or else of all."""
     places = _inside(centres)
     inside = ((places > _CORNERS[0]) & (places < _CORNERS[1])).all(-1)
@@ -76,6 +80,10 @@ def _expected(capture: Path, centres: np.ndarray, side: float, chosen: list[int]
     for pose in _poses(capture)[chosen]:
         local = (centres - pose[:3, 3]) @ pose[:3, :3]
         u, v = (_FOCAL * local[:, 0] / -local[:, 2], _FOCAL * local[:, 1] / local[:, 2])
+        if fisheye:  # as far from the middle as the angle is
+            angle = np.arctan2(np.hypot(local[:, 0], local[:, 1]), -local[:, 2])
+            shrink = _FOCAL * angle / np.hypot(u, v)
+            u, v = u * shrink, v * shrink
         seen = (local[:, 2] < 0) & (np.abs(u) <= _WIDTH / 2) & (np.abs(v) <= _HEIGHT / 2)
         away = centres - pose[:3, 3]
         colour = 0.5 + 0.4 * (away / np.linalg.norm(away, axis=-1, keepdims=True)) @ stand_in.TURN[:3, :3].T
@@ -83,6 +91,13 @@ def _expected(capture: Path, centres: np.ndarray, side: float, chosen: list[int]
         all_total += colour
     mean = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], all_total / len(chosen))
     return opacity, mean * inside[:, None]
+
+
+def _cut_off(capture: Path, places: np.ndarray) -> int:
+    """How many of the places lie beyond the picture of the first camera."""
+    pose = _poses(capture)[0]
+    local = (places - pose[:3, 3]) @ pose[:3, :3]
+    return int((np.abs(_FOCAL * local[:, :2] / local[:, 2:]) > [_WIDTH / 2, _HEIGHT / 2]).any(-1).sum())
 
 
 @pytest.mark.parametrize("most_views", [64, 3])
@@ -95,13 +110,14 @@ def test_the_grid_of_a_box_is_what_it_must_be(run: Path, capture: Path, most_vie
     side = float(((_HIGH - _LOW) / grid.sides).mean())
     chosen = list(range(6)) if most_views > 6 else [0, 2, 5]
     opacity, colour = _expected(capture, grid.centres().reshape(-1, 3).numpy(), side, chosen)
+    assert _cut_off(capture, grid.centres().reshape(-1, 3).numpy()[opacity > 0]) > 100
     assert 500 < (opacity > 0).sum() < 3000
     # float32 of the field: 2e-7 in places and colours; no centre of a voxel is nearer than that to a face of the box.
     np.testing.assert_allclose(grid.opacity.reshape(-1).numpy(), opacity, atol=1e-6)
     np.testing.assert_allclose(grid.rgb.reshape(-1, 3).numpy(), colour, atol=2e-6)
     assert len(lines) == 1
-    assert lines[0].startswith(f"{(opacity > 0).sum()} of {24 * 18 * 16} voxels stop light")
-    assert f"{len(chosen)} cameras" in lines[0]
+    assert lines[0].startswith(f"{(opacity > 0).sum()} of {24 * 18 * 16} voxels stop 0.1% of light")
+    assert lines[0].endswith(f"colours averaged over {len(chosen)} cameras")
 
 
 def test_what_no_camera_sees_takes_the_mean_over_all(run: Path, capture: Path) -> None:
@@ -116,7 +132,42 @@ def test_what_no_camera_sees_takes_the_mean_over_all(run: Path, capture: Path) -
     away = centres[corner] - eyes
     colour = 0.5 + 0.4 * (away / np.linalg.norm(away, axis=-1, keepdims=True)) @ stand_in.TURN[:3, :3].T
     np.testing.assert_allclose(grid.rgb.reshape(-1, 3)[corner].numpy(), colour.mean(0), atol=2e-6)
-    assert "0.0 % of the voxels lie in no photo" not in lines[0]
+    assert re.search(r"more, (0\.[1-9]|[1-9])\d*(\.\d)?% of them in no photo", lines[0])
+
+
+def test_a_fisheye_sees_what_its_circle_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in.install(monkeypatch)
+    capture = _write_capture(tmp_path / "capture", camera_model="OPENCV_FISHEYE")
+    run = stand_in.write_run(tmp_path / "run", capture, _CORNERS, _DENSITY)
+    grid = nerfstudio_grid(run, _LOW, _HIGH, 24, trust=True)
+    side = float(grid.voxel.mean())
+    centres = grid.centres().reshape(-1, 3).numpy()
+    _, colour = _expected(capture, centres, side, list(range(6)), fisheye=True)
+    _, as_perspective = _expected(capture, centres, side, list(range(6)))
+    assert np.abs(colour - as_perspective).max() > 0.01
+    np.testing.assert_allclose(grid.rgb.reshape(-1, 3).numpy(), colour, atol=2e-6)
+
+
+def test_a_field_that_diverged_is_told(tmp_path: Path, capture: Path) -> None:
+    run = stand_in.write_run(tmp_path / "run", capture, _CORNERS, float("nan"))
+    with pytest.raises(InputError, match="the field gives no numbers at places of the box"):
+        nerfstudio_grid(run, _LOW, _HIGH, 8, trust=True)
+
+
+def test_the_route_tells_what_was_held_out(run: Path, capture: Path) -> None:
+    _write_capture(capture.parent / "more" / "capture", views=7)  # one photo more than the run was trained on
+    content = json.loads((capture / "transforms.json").read_text())
+    file = capture.parent / "more" / "capture" / "transforms.json"
+    last = json.loads(file.read_text())["frames"][6]
+    file.write_text(json.dumps(content | {"frames": [*content["frames"], last]}))
+    scene, lines = open_dataset(file.parent)[0], []
+    route = get_route("nerfstudio")()
+    options = route.config_type()(run=str(run), trust=True, longest_side=8)
+    made = route.make(scene, options, lines.append)
+    assert made.held_out == (6,)
+    assert made.figures["views"] == 6
+    assert max(made.grid.sides) == 8
+    assert lines[0].startswith("capture: ")
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
@@ -145,9 +196,9 @@ def test_the_box_is_where_the_cameras_look(run: Path) -> None:
 
 def test_a_run_may_be_moved_and_its_capture_too(run: Path, capture: Path) -> None:
     moved, elsewhere = run.rename(run.parent / "kept"), capture.rename(capture.parent / "photos")
-    with pytest.raises(InputError, match=r"its capture .*capture is not there; say where it is: data="):
+    with pytest.raises(InputError, match=r"its capture .*capture is not there; say where it is: capture="):
         nerfstudio_grid(moved, _LOW, _HIGH, 8, trust=True)
-    grid = nerfstudio_grid(moved / "config.yml", _LOW, _HIGH, 8, trust=True, data=elsewhere)
+    grid = nerfstudio_grid(moved / "config.yml", _LOW, _HIGH, 8, trust=True, capture=elsewhere)
     assert (grid.opacity > 0).any()
 
 
@@ -231,7 +282,14 @@ def test_a_missing_nerfstudio_is_one_line(run: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_grid_of_a_scene_lies_in_its_box(run: Path, capture: Path) -> None:
     scene = open_dataset(capture)[0]
-    grid = scene_grid(scene, NerfstudioConfig(run=str(run), trust=True, longest_side=16))
+    config = NerfstudioConfig(run=str(run), trust=True, longest_side=16)
+    loaded = scene_run(scene, config)
+    assert loaded.held_out(scene) == ()
+    loaded.names = [name for name in loaded.names if Path(name).name not in ("1.png", "4.png")]
+    assert loaded.held_out(scene) == (1, 4)
+    loaded.names = [name.replace("images/", "copies/") for name in loaded.names]
+    assert loaded.held_out(scene) == (1, 4)
+    grid = scene_grid(scene, config)
     assert max(grid.sides) == 16
     centres = grid.centres().reshape(-1, 3).numpy() + scene.origin
     opacity, colour = _expected(capture, centres, float(grid.voxel.mean()), list(range(6)))
@@ -246,7 +304,7 @@ def test_a_run_of_another_capture_is_refused(run: Path, capture: Path, tmp_path:
         frame["transform_matrix"][0][3] += 0.1
     _write_capture(tmp_path / "shifted")
     (tmp_path / "shifted/transforms.json").write_text(json.dumps(content))
-    config = NerfstudioConfig(run=str(run), trust=True, data=str(tmp_path / "shifted"), longest_side=8)
+    config = NerfstudioConfig(run=str(run), trust=True, capture=str(tmp_path / "shifted"), longest_side=8)
     with pytest.raises(InputError, match=r"the run's cameras lie up to 0\.1 from those of scene capture"):
         scene_grid(scene, config)
     for frame in content["frames"]:

@@ -135,7 +135,7 @@ def test_the_world_is_that_of_the_file(capture: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir("/")  # the paths in the run's file are relative to where it was trained
     with pytest.raises(InputError, match="its capture capture is not there"):
         load_run(path, trust=True)
-    run = load_run(path, trust=True, data=capture)
+    run = load_run(path, trust=True, capture=capture)
     frames = json.loads((capture / "transforms.json").read_text())["frames"]
     outside = {Path(frame["file_path"]).name: np.array(frame["transform_matrix"]) for frame in frames}
     world = np.stack([outside[Path(name).name] for name in run.names]) @ np.diag([1.0, -1, -1, 1])
