@@ -23,8 +23,10 @@ _OF_HEAD = re.compile(r"(?:^|\.)((?:cls_tower|bbox_tower|cls_logits|bbox_pred|ce
 _SCALE = re.compile(r"scales\.(\d+)(?:\.scale)?")
 #: Convolutions that lie in a module of their own.
 _WRAPPED = re.compile(r"((?:conv\d?|convs\.\d+|transp_conv))\.conv\.(weight|bias)$")
-#: Names of the semantic network's own parts, within the base or beside it.
+#: Names of the semantic network's own parts, within the base or beside it, whatever their convolutions lie in.
 _SEMANTIC = re.compile(r"base\.((?:encoder1|sem_out)\.)")
+_FIRST = re.compile(r"^encoder1\.(?:\w+\.)*?(conv\d)\.(weight|bias)$")
+_LAST = re.compile(r"^sem_out\.(?:\w+\.)*(weight|bias)$")
 
 
 def read_nerf_mae_files(content: Any, path: Path, tables: ComputedTables) -> Stored:
@@ -99,7 +101,7 @@ def _pyramid(state: Mapping[str, Tensor], path: Path, tables: ComputedTables) ->
 
 
 def _semantic(state: Mapping[str, Tensor], path: Path, tables: ComputedTables) -> Stored:
-    own = {_SEMANTIC.sub(r"\1", name): value for name, value in state.items() if not _UNUSED.match(name)}
+    own = {semantic_name(name): value for name, value in state.items() if not _UNUSED.match(name)}
     first = {name: value for name, value in own.items() if name.startswith("base.decoder1.")}
     own = {name: value for name, value in own.items() if name not in first}
     if not any(name.startswith("decoder1.") for name in own):
@@ -109,6 +111,12 @@ def _semantic(state: Mapping[str, Tensor], path: Path, tables: ComputedTables) -
     if classes is None:
         raise InputError(f"{path}: not a whole NeRF-MAE semantic network: it has no sem_out.conv.weight")
     return Stored(own, "nerf_mae_semantic", config | {"num_classes": classes.shape[0]}, stated=False)
+
+
+def semantic_name(name: str) -> str:
+    """A parameter's name in our network of semantic voxels, of one that the authors' may have."""
+    own = _SEMANTIC.sub(r"\1", _WRAPPED.sub(r"\1.\2", name))
+    return _LAST.sub(r"sem_out.conv.\1", _FIRST.sub(r"encoder1.layer.\1.\2", own))
 
 
 def _encoder_config(state: dict[str, Tensor], path: Path, tables: ComputedTables) -> dict[str, Any]:
@@ -145,4 +153,4 @@ def _encoder_fields(stored: Stored) -> dict[str, Any]:
     return {name: value for name, value in (stored.config or {}).items() if name in kept}
 
 
-__all__ = ["around_encoder", "encoder_of", "pyramid_of", "read_nerf_mae_files"]
+__all__ = ["around_encoder", "encoder_of", "pyramid_of", "read_nerf_mae_files", "semantic_name"]

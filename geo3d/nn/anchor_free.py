@@ -140,8 +140,8 @@ class AnchorFreeHead(nn.Module):
         parts: dict[str, list[Tensor]] = {name: [] for name in HeadOutput.__dataclass_fields__}
         for level, (features, stride, scale) in enumerate(zip(maps, strides, self.scales)):
             seen = self.bbox_tower(features)
-            codes = _flat(scale(self.bbox_pred(seen)))
             places = map_locations(features.shape[2:], stride, features)
+            codes = _flat(scale(self.bbox_pred(seen))).to(places.dtype)  # half precision does not tell places
             parts["logits"].append(_flat(self.cls_logits(self.cls_tower(features))).squeeze(-1))
             parts["codes"].append(torch.cat([codes[..., :6].relu(), codes[..., 6:]], -1) * stride)
             parts["centrality"].append(_flat(self.centerness(seen)).squeeze(-1))
@@ -158,8 +158,9 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def map_locations(sides: Sequence[int], stride: int, like: Tensor) -> Tensor:
-    """(x * y * z, 3) centres of the cells of a map, in voxels, on the device and in the type of ``like``."""
-    along = [(torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) * stride for side in sides]
+    """(x * y * z, 3) centres of the cells of a map, in voxels, on the device of ``like``; in float32 at least."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    along = [(torch.arange(side, device=like.device, dtype=dtype) + 0.5) * stride for side in sides]
     return torch.stack(torch.meshgrid(*along, indexing="ij"), -1).flatten(0, 2)
 
 

@@ -17,6 +17,7 @@ from nerf_mae_golden import prepared, published_state
 from torch import Tensor
 
 from geo3d import create_model
+from geo3d.checkpoints.nerf_mae_downstream import semantic_name
 from geo3d.models.grid_encoder import GridInput
 from geo3d.models.nerf_mae_downstream import NeRFMAEFPN, NeRFMAESemantic, published_cross_entropy
 
@@ -107,6 +108,8 @@ def check_nerf_mae_semantic(case: GoldenCase, folder: Path) -> None:
                 compared.check(name, loss)
             if "grad_norm_names" in case.meta:
                 loss.backward()
+                for listed in ("grad_norm_names", "grad_norm_null"):
+                    compared.meta = compared.meta | {listed: [semantic_name(n) for n in case.meta.get(listed, [])]}
                 compared.check_gradients(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,12 @@ def test_what_the_authors_classes_keep_of_pre_training_is_left_out(tmp_path: Pat
         if name.startswith(("mask_token", "out.", "decoder1"))
     }
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "semantic.pt")
+    loaded = create_model("nerf_mae_semantic", checkpoint=tmp_path / "semantic.pt").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    # parts within the base, and convolutions in modules of their own
+    inside = {name.replace("encoder1.layer", "base.encoder1.block"): value for name, value in state.items()}
+    inside = {re.sub(r"(conv\d|sem_out\.conv)\.(weight|bias)$", r"\1.conv.\2", name): v for name, v in inside.items()}
+    torch.save(inside, tmp_path / "semantic.pt")
     loaded = create_model("nerf_mae_semantic", checkpoint=tmp_path / "semantic.pt").state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 

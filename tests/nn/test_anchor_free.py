@@ -68,6 +68,15 @@ def test_a_head_says_something_at_every_location() -> None:
     assert torch.equal(within[1], output.locations[:, 0] < 10)
 
 
+def test_places_are_exact_in_half_precision() -> None:
+    head, maps = _head(), [m.bfloat16() for m in _maps()]
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head(maps, (5, 10, 20, 40))
+    assert output.locations.dtype == output.codes.dtype == torch.float32
+    assert output.locations[output.levels == 0].max() == 77.5
+    assert all(loss.isfinite() for loss in detection_losses(output, _SIZE, [_BOXES]).values())
+
+
 def _told(output: HeadOutput, matched: Tensor, box: int) -> tuple[Tensor, Tensor]:
     rows = matched == box
     return output.locations[rows], output.levels[rows]
