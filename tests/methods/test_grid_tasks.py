@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from memory_grids import MemoryGrids
 from torch import Tensor
 
 from geo3d import create_model
@@ -32,22 +33,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class MemoryGrids:
-    """Grids as sources of samples hand them out."""
-
-    def __init__(self, *grids: VolumeGrid) -> None:
-        self.grids = grids
-
-    def __len__(self) -> int:
-        return len(self.grids)
-
-    def grid(self, index: int) -> VolumeGrid:
-        return self.grids[index]
-
-    def describe(self, index: int) -> str:
-        return f"memory: {index}"
 
 
 def _grid(boxes: Tensor = _BOXES, sides: tuple[int, int, int] = (32, 28, 16)) -> VolumeGrid:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from memory_grids import MemoryGrids
 
 from geo3d.errors import InputError
 from geo3d.geometry import VolumeGrid
@@ -14,22 +15,6 @@ from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, copied_blocks
 from geo3d.models.nerf_mae import BLOCK_VOXELS
 
 _B = BLOCK_VOXELS
-
-
-class MemoryGrids:
-    """Grids as :class:`GridScenes` hands them out."""
-
-    def __init__(self, *grids: VolumeGrid) -> None:
-        self.grids = grids
-
-    def __len__(self) -> int:
-        return len(self.grids)
-
-    def grid(self, index: int) -> VolumeGrid:
-        return self.grids[index]
-
-    def describe(self, index: int) -> str:
-        return f"memory: {index}"
 
 
 def make_grid(*sides: int, seed: int = 0) -> VolumeGrid:
