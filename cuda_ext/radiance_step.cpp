@@ -82,7 +82,8 @@ inline void move(float* value, float* mean, float* square, const float* total, c
   take_roots(roots);
   for (int64_t i = 0; i < kFloats; i += kLanes) {
     const FloatVector first = rates.mean_decay * load(mean + i) + (1 - rates.mean_decay) * load(total + i);
-    const FloatVector kept = (first < kLeastMean) & (first > -kLeastMean) ? FloatVector{} : first;
+    const auto tiny = (first < kLeastMean) & (first > -kLeastMean);
+    const FloatVector kept = tiny ? FloatVector{} : first;
     store(mean + i, kept);
     store(square + i, load(seconds + i));
     store(value + i, load(value + i) - rate.lanes * kept / (load(roots + i) + all(rates.epsilon)));

@@ -19,6 +19,8 @@
 #include <tuple>
 #include <vector>
 
+#include "large_pages.h"
+
 namespace geo3d {
 namespace {
 
@@ -539,15 +541,17 @@ Tensor render_rays_backward(const Tensor& grad_colour, const Tensor& grad_transm
   const int64_t x = grid.size(0), y = grid.size(1), z = grid.size(2), floats = x * y * z * 4;
   const int64_t parts = std::min(kGradientParts, 1 + scene.rays / kRaysPerPart);
   // The first part takes the sum.
-  Tensor result = torch::stable::new_zeros(grid, {x, y, z, 4});
-  Tensor others = torch::stable::new_zeros(grid, {parts - 1, x, y, z, 4});
+  Tensor result = with_large_pages(torch::stable::new_empty(grid, {x, y, z, 4}));
+  Tensor others = with_large_pages(torch::stable::new_empty(grid, {parts - 1, x, y, z, 4}));
   scene.write_to(result);
   float* first = static_cast<float*>(result.mutable_data_ptr());
   float* second = static_cast<float*>(others.mutable_data_ptr());
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t from = part * scene.rays / parts, to = (part + 1) * scene.rays / parts;
-      Tracer tracer(scene, from, to, part == 0 ? first : second + (part - 1) * floats);
+      float* gradient = part == 0 ? first : second + (part - 1) * floats;
+      std::memset(gradient, 0, floats * sizeof(float));
+      Tracer tracer(scene, from, to, gradient);
       for (int64_t ray = from; ray < to; ++ray) {
         tracer.render();
         const float* colours = colour.data + 3 * ray;

@@ -6,8 +6,8 @@ gradient, which are read and written. Rays of a batch have nothing in common, an
 34 MB each, so that most runs come from memory or the last cache, at 4 to 8 ns each when many are on their way at once:
 30 to 60 ns. A step moves 128 bytes a node (value, two moments and gradient, read and written): 2 to 4 ns.
 
-The plain twin looks samples up with ``grid_sample``, a fixed number a ray, as many as the longest in the box has; light
-that is left is a ``cumprod``, and autograd finds the gradient. Its samples are counted up to where their rays leave.
+The plain twin looks samples up with ``grid_sample``, a fixed number a ray, as many as the longest in the box has; the
+light that is left is a ``cumprod``, and autograd finds the gradient. Samples are counted up to where their rays leave.
 """
 
 from __future__ import annotations
