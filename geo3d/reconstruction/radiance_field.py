@@ -304,7 +304,7 @@ def fit_radiance_field(
         config: options; None: the defaults.
         log: told how far it is, with rays a second and PSNR.
         state: file that the fit is kept in on its way, 8 times; where it is there already, the fit goes on from it, to
-            the same bits as if it had never stopped. It is left there when done, and then read back at once.
+            the same bits as if it had never stopped. When done it is left there, and the next call ends at once.
         clock: tells seconds; another one than the machine's for tests and shared machines.
 
     Raises:
@@ -321,7 +321,8 @@ def fit_radiance_field(
     last_step, last_clock = fit.step, clock()
     tick = fit.pace.tick(fit.step)
     looked, saved = _LOOKS * tick // TICKS, 8 * tick // TICKS
-    while True:
+    done = _flat(fit)  # of a fit that ended early before
+    while not done:
         now = clock() - start
         tick = fit.pace.advance(fit.step, now, config.seconds) if fit.by_clock else fit.pace.tick(fit.step)
         if _LOOKS * tick // TICKS > looked and fit.step > last_step:
@@ -336,13 +337,13 @@ def fit_radiance_field(
             last_step, last_clock = fit.step, clock()
             if _flat(fit):
                 log(f"ends early at step {fit.step}: held-out photos have gained nothing at {config.patience} looks")
-                break
-        if tick >= TICKS:
-            break
-        if state is not None and 8 * tick // TICKS > saved:
+                done = True
+        done = done or tick >= TICKS
+        if state is not None and (done or 8 * tick // TICKS > saved):
             saved, fit.seconds = 8 * tick // TICKS, clock() - start
             radiance_file.write_state(Path(state), fit)
-        fit.advance(tick)
+        if not done:
+            fit.advance(tick)
     fit.seconds = clock() - start
     return _finished(fit, log)
 

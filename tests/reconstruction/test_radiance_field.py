@@ -113,6 +113,9 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(exposure: bool, tmp_path: Path) 
     assert any(line.startswith(f"going on from {state}: step 6") for line in told)
     assert _same(again, whole)
     assert again.figures["psnr"] == whole.figures["psnr"]
+    done = _fit(exposure=exposure, steps=100, state=state)
+    assert _same(done, whole)
+    assert done.figures["steps"] == 100
     with pytest.raises(InputError, match="of which seed differ"):
         _fit(exposure=exposure, steps=100, state=state, seed=3)
     scene = BoxScene(_around(10), _BOXES, _ROOM, camera=_CAMERA)
@@ -214,11 +217,19 @@ def test_a_field_comes_back_from_its_file(colour_alone: RadianceField, tmp_path:
         _fit(state=path)
 
 
-def test_a_fit_that_gains_nothing_ends_early() -> None:
+def test_a_fit_that_gains_nothing_ends_early(tmp_path: Path) -> None:
     told: list[str] = []
-    field = _fit(patience=2, steps=600, log=told.append, density_rate=0.0, colour_rate=0.0)
-    assert field.figures["steps"] < 400
+    options = {
+        "patience": 2,
+        "steps": 320,
+        "density_rate": 0.0,
+        "colour_rate": 0.0,
+        "state": tmp_path / "kept.safetensors",
+    }
+    field = _fit(**options, log=told.append)
+    assert field.figures["steps"] < 200
     assert any(line.startswith("ends early at step") for line in told)
+    assert _fit(**options).figures["steps"] == field.figures["steps"]
 
 
 @pytest.mark.parametrize(
