@@ -119,7 +119,8 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     """(N, C, x, y, z) -> (N, x', y', z', O) of a convolution without padding; products of rows for kernels of one."""
     if weight.shape[2:].numel() > 1:
         return F.conv3d(x, weight).permute(0, 2, 3, 4, 1)
-    return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1))
+    rows = x.permute(0, 2, 3, 4, 1)
+    return F.linear(_flat(rows), weight.flatten(1)).view(*rows.shape[:4], -1)
 
 
 def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +231,7 @@ def _slabs(cells: Tensor, fine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _up_sampled(cells: Tensor, kernel: Tensor, fine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Parts (n, 4 k, 4 y, 4 z, M) of a fine map, and what the transposed convolution yields there."""
     for read, part in _slabs(cells, fine):
-        made = F.linear(read, kernel).unflatten(-1, (CELL, CELL, CELL, -1))
+        made = F.linear(_flat(read), kernel).view(*read.shape[:4], CELL, CELL, CELL, -1)
         yield part, made.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(part.shape)
 
 

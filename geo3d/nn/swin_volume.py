@@ -233,6 +233,10 @@ class _FromSlots(torch.autograd.Function):
 class VolumeAttention(nn.Module):
     """Multi-head self-attention inside windows of 4 x 4 x 4 tokens, with a learnt bias by relative position.
 
+    Always through ``F.scaled_dot_product_attention``, over windows of as many slots as the fullest one needs: the
+    operator ``voxel_attention`` adds terms that it looks up axis by axis and multiplies with queries and keys, of which
+    a bias by all three axes together would be the costly case of one axis of 343 rows and a further channel.
+
     Args:
         dim: channels.
         heads: number of heads; divides ``dim``.
