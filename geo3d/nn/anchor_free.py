@@ -251,7 +251,9 @@ def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
-    """(N,) how far the two corners that tell the yaw lie from where they should, in halves of the box's bounds.
+    """(N,) how far the two corners that tell the yaw lie from where they should in their bounds, in halves of these.
+
+    The bounds themselves, which may be wrong, are the overlap's affair.
 
     Boxes within a few degrees of the axes count as along them: a little less yaw would mean other corners.
 
@@ -264,10 +266,14 @@ def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
     turn = wanted[:, 6] - (wanted[:, 6] / quarter).round() * quarter
     yaw = torch.where(turn.abs() < _ALONG, wanted[:, 6] - turn, wanted[:, 6])
     straight = canonical_boxes(torch.cat([wanted[:, :6], yaw[:, None] + _ROUNDING], 1))
-    corners = encode_boxes(straight, locations)[:, 6:]
-    bounds = bounding_boxes(wanted)
-    half = ((bounds[:, 3:5] - bounds[:, :2]) / 2).clamp_min(1e-6)
-    return F.smooth_l1_loss(found[:, 6:] / half, corners / half, beta=_NEAR, reduction="none").mean(1)
+    places = [_within_bounds(codes) for codes in (found, encode_boxes(straight, locations))]
+    return F.smooth_l1_loss(*places, beta=_NEAR, reduction="none").mean(1)
+
+
+def _within_bounds(codes: Tensor) -> Tensor:
+    """(N, 2) where the two corners of codes (N, 8) lie along their sides: -1 to 1 from the lower to the upper end."""
+    middle, half = (codes[:, 3:5] - codes[:, :2]) / 2, (codes[:, 3:5] + codes[:, :2]) / 2
+    return (codes[:, 6:] - middle) / half.clamp_min(1)
 
 
 def detection_losses(
