@@ -128,7 +128,7 @@ def pyramid_of(detector: Stored) -> Stored:
     """Encoder and pyramid of a detector."""
     inside = "backbone."
     state = {name.removeprefix(inside): v for name, v in detector.state.items() if name.startswith(inside)}
-    config = {name: value for name, value in (detector.config or {}).items() if name != "tower_depth"}
+    config = {name: value for name, value in (detector.config or {}).items() if name not in ("tower_depth", "corners")}
     return Stored(state, "nerf_mae_fpn", config, detector.stated)
 
 

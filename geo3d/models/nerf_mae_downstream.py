@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,16 @@ class NeRFMAEDetectorConfig(NeRFMAEFPNConfig):
 
     tower_depth: int = 4
     """Convolutions in each of the head's two towers."""
+    corners: Literal["location", "bounds"] = "location"
+    """From where the head tells the two corners that say how a box is turned: from the location, as published, or from
+    where they would lie were it along the axes, which is learnt sooner."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tower_depth < 1:
             raise InputError(f"NeRF-MAE: tower_depth must be 1 or more, got {self.tower_depth}")
+        if self.corners not in ("location", "bounds"):
+            raise InputError(f"NeRF-MAE: corners must be location or bounds, got {self.corners!r}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,9 @@ class NeRFMAEDetector(_OnEncoder):
         super().__init__()
         self.config = config = config or NeRFMAEDetectorConfig()
         self.backbone = NeRFMAEFPN(config, generator)
-        self.head = AnchorFreeHead(config.pyramid_channels, config.tower_depth, len(config.channels))
+        self.head = AnchorFreeHead(
+            config.pyramid_channels, config.tower_depth, len(config.channels), config.corners == "bounds"
+        )
         self.head.reset_parameters(generator)
 
     @property
@@ -319,6 +326,7 @@ def _declared(
     tiny: dict[str, Any],
     files: tuple[str, ...] = (),
     parts: Mapping[str, Callable[[Stored], Stored]] | None = None,
+    unstated: tuple[str, ...] = (),
 ) -> Family:
     name = network.family
     own = tuple(f.name for f in fields(config) if f.name not in {g.name for g in fields(NeRFMAEEncoderConfig)})
@@ -332,6 +340,7 @@ def _declared(
         read=read_files,
         named=(*_SIZES, *own),
         free=_FREE,
+        unstated=unstated,
         of_decoder=own,
         parts={"nerf_mae": encoder_of} | dict(parts or {}),
         wholes={"nerf_mae": partial(around_encoder, family=name)},
@@ -344,9 +353,10 @@ DETECTOR_FAMILY = _declared(
     NeRFMAEDetector,
     "NeRF-MAE's detector",
     NeRFMAEDetectorConfig,
-    {"pyramid_channels": 64, "tower_depth": 2},
+    {"pyramid_channels": 64, "tower_depth": 2, "corners": "bounds"},
     files=_FINE_TUNED,
     parts={"nerf_mae_fpn": pyramid_of},
+    unstated=("corners",),
 )
 SEMANTIC_FAMILY = _declared(NeRFMAESemantic, "NeRF-MAE's semantic network", NeRFMAESemanticConfig, {})
 

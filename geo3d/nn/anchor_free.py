@@ -102,10 +102,13 @@ class AnchorFreeHead(nn.Module):
         channels: of the maps.
         depth: convolutions of a tower.
         levels: maps; a factor on the codes is learnt for each.
+        from_bounds: whether the two corners that tell the yaw are told from where they lie in a box along the axes,
+            so that such a box is zeros, and not from the location.
     """
 
-    def __init__(self, channels: int = 256, depth: int = 4, levels: int = 4) -> None:
+    def __init__(self, channels: int = 256, depth: int = 4, levels: int = 4, from_bounds: bool = False) -> None:
         super().__init__()
+        self.from_bounds = from_bounds
         self.cls_tower, self.bbox_tower = (self._tower(channels, depth) for _ in range(2))
         self.cls_logits = nn.Conv3d(channels, 1, 3, padding=1)
         self.bbox_pred = nn.Conv3d(channels, CODES, 3, padding=1)
@@ -134,6 +137,8 @@ class AnchorFreeHead(nn.Module):
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
         with torch.no_grad():
             self.bbox_pred.bias.copy_(self.bbox_pred.bias.new_tensor(_FIRST_CODES))
+            if self.from_bounds:
+                self.bbox_pred.bias[6:] = 0
 
     def forward(self, maps: Sequence[Tensor], strides: Sequence[int]) -> HeadOutput:
         """Read maps (B, C, x, y, z), whose locations lie ``strides`` voxels apart, the finest first."""
@@ -143,7 +148,10 @@ class AnchorFreeHead(nn.Module):
             places = map_locations(features.shape[2:], stride, features)
             codes = _flat(scale(self.bbox_pred(seen))).to(places.dtype)  # half precision does not tell places
             parts["logits"].append(_flat(self.cls_logits(self.cls_tower(features))).squeeze(-1))
-            parts["codes"].append(torch.cat([codes[..., :6].relu(), codes[..., 6:]], -1) * stride)
+            distances, corners = codes[..., :6].relu(), codes[..., 6:]
+            if self.from_bounds:  # upper x, lower y
+                corners = corners + torch.stack([distances[..., 3], -distances[..., 1]], -1)
+            parts["codes"].append(torch.cat([distances, corners], -1) * stride)
             parts["centrality"].append(_flat(self.centerness(seen)).squeeze(-1))
             parts["locations"].append(places)
             parts["strides"].append(places.new_full((len(places),), stride))
@@ -243,7 +251,9 @@ def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
-    """(N,) how far the two corners that tell the yaw lie from where they should, in halves of the box's bounds.
+    """(N,) how far the two corners that tell the yaw lie from where they should in their bounds, in halves of these.
+
+    The bounds themselves, which may be wrong, are the overlap's affair.
 
     Boxes within a few degrees of the axes count as along them: a little less yaw would mean other corners.
 
@@ -256,10 +266,14 @@ def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
     turn = wanted[:, 6] - (wanted[:, 6] / quarter).round() * quarter
     yaw = torch.where(turn.abs() < _ALONG, wanted[:, 6] - turn, wanted[:, 6])
     straight = canonical_boxes(torch.cat([wanted[:, :6], yaw[:, None] + _ROUNDING], 1))
-    corners = encode_boxes(straight, locations)[:, 6:]
-    bounds = bounding_boxes(wanted)
-    half = ((bounds[:, 3:5] - bounds[:, :2]) / 2).clamp_min(1e-6)
-    return F.smooth_l1_loss(found[:, 6:] / half, corners / half, beta=_NEAR, reduction="none").mean(1)
+    places = [_within_bounds(codes) for codes in (found, encode_boxes(straight, locations))]
+    return F.smooth_l1_loss(*places, beta=_NEAR, reduction="none").mean(1)
+
+
+def _within_bounds(codes: Tensor) -> Tensor:
+    """(N, 2) where the two corners of codes (N, 8) lie along their sides: -1 to 1 from the lower to the upper end."""
+    middle, half = (codes[:, 3:5] - codes[:, :2]) / 2, (codes[:, 3:5] + codes[:, :2]) / 2
+    return (codes[:, 6:] - middle) / half.clamp_min(1)
 
 
 def detection_losses(

@@ -89,7 +89,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 OPTIONS |= {
     "nerf_mae_fpn": [GRIDS | {"pyramid_channels": 8}],
-    "nerf_mae_detector": [GRIDS | {"pyramid_channels": 8, "tower_depth": 1}, GRIDS | {"pyramid_channels": 48}],
+    "nerf_mae_detector": [
+        GRIDS | {"pyramid_channels": 8, "tower_depth": 1, "corners": "bounds"},
+        GRIDS | {"pyramid_channels": 48},
+    ],
     "nerf_mae_semantic": [GRIDS | {"num_classes": 3}],
 }
 

@@ -21,7 +21,7 @@ from geo3d.nn.anchor_free import (
     focal_loss,
     found_boxes,
 )
-from geo3d.nn.oriented_boxes import aligned_iou, encode_boxes
+from geo3d.nn.oriented_boxes import aligned_iou, decode_boxes, encode_boxes
 
 _STRIDES = (4, 8, 16, 32)
 #: Of a grid of 64 x 64 x 32: one of every size.
@@ -66,6 +66,17 @@ def test_a_head_says_something_at_every_location() -> None:
     within = output.within(torch.tensor([[64, 64, 64], [10, 64, 64]]))
     assert bool(within[0].all())
     assert torch.equal(within[1], output.locations[:, 0] < 10)
+
+
+def test_corners_told_from_bounds_are_zeros_along_the_axes() -> None:
+    head = AnchorFreeHead(8, depth=1, from_bounds=True)
+    head.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        head.bbox_pred.weight[6:] = 0
+    output = head(_maps(), _STRIDES)
+    boxes = decode_boxes(output.codes, output.locations)
+    assert boxes[..., 6].abs().max() < 1e-5
+    torch.testing.assert_close(boxes[..., 3:6], output.codes[..., :3] + output.codes[..., 3:6], rtol=1e-4, atol=1e-4)
 
 
 def test_places_are_exact_in_half_precision() -> None:
