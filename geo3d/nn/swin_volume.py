@@ -7,20 +7,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo3d.nn.channel_norm import SampleDropPath
+from geo3d.ops import voxel_attention
 
 #: Voxels along a side of a token, and tokens along a side of a window.
 PATCH, WINDOW = 4, 4
 #: Tokens along a side of a block that is masked as a whole.
 BLOCK = 4
-#: Added to logits of tokens that do not see each other.
-_HIDDEN = -100.0
+#: Differences of two places in a window along one axis.
+_SPAN = 2 * WINDOW - 1
 _STD = 0.02
 _FREQUENCY_BASE = 10000.0
 
@@ -63,8 +63,7 @@ def relative_position_index() -> Tensor:
     axis = torch.arange(WINDOW)
     places = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
     difference = places.unsqueeze(1) - places + WINDOW - 1
-    span = 2 * WINDOW - 1
-    return (difference * torch.tensor([span * span, span, 1])).sum(-1)
+    return (difference * torch.tensor([_SPAN * _SPAN, _SPAN, 1])).sum(-1)
 
 
 def shifted(sides: Sides) -> Sides:
@@ -87,35 +86,28 @@ def to_windows(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WindowTable:
-    """Which tokens share a window, of tokens that lie as rows in any order.
-
-    A window has ``K`` slots: 64, or as many as the fullest window holds where tokens are missing.
+    """Which tokens see each other, of tokens that lie as rows in any order, as ``voxel_attention`` takes it.
 
     Args:
-        rows: (W * K,) int64 row of each slot; the number of rows itself where a token of zeros fills the window up; any
-            where a slot is empty.
-        slots: (T,) int64 slot of each row.
-        filled: (P,) int64 slots that hold tokens of zeros.
-        shape: W and K.
-        added: (W, K, K) float32 added to logits: 0, -100 where tokens are from both ends of the grid, -inf where a slot
-            is empty. None where there are neither.
-        relative: (W, K, K) int64 rows of the bias table. None: all windows are whole, with their tokens in order.
-        whole: whether every slot holds a row.
+        order: (T + P,) int64 rows of all windows, window after window; those from T on are of zeros.
+        offsets: (W + 1,) int64 where each window starts in ``order``.
+        places: (T + P, 1) float32 place of each row in its window, as one number of which the difference of two tells
+            the row of the bias table, see :func:`relative_position_index`.
+        filled: P, how many tokens of zeros fill windows up.
     """
 
-    rows: Tensor
-    slots: Tensor
-    filled: Tensor
-    shape: tuple[int, int]
-    added: Tensor | None
-    relative: Tensor | None
-    whole: bool
+    order: Tensor
+    offsets: Tensor
+    places: Tensor
+    filled: int
 
 
 def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> WindowTable:
     """Put tokens into windows of 4 x 4 x 4.
 
-    Sides are filled up to whole windows with tokens of zeros, which take part, as published.
+    Sides are filled up to whole windows with tokens of zeros, which take part, as published. Where windows are shifted,
+    some hold tokens from both ends of the grid; published logits between these are lowered by 100, which leaves of
+    their weights nothing that a float holds: they are windows of their own here.
 
     Args:
         places: (T, 4) int64 sample and x, y, z of each token, in a grid of which any may be missing.
@@ -123,54 +115,28 @@ def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> Windo
         sides: of the grid.
         shift: whether windows are shifted by half their sides, where there is more than one along an axis.
     """
-    whole, device = padded(sides), places.device
+    whole, device, count = padded(sides), places.device, len(places)
     move = shifted(whole) if shift else (0, 0, 0)
-    counts = [side // WINDOW for side in whole]
-
-    def slot_of(x: Tensor) -> Tensor:
-        """(n, 4) places -> numbers of slots of all windows."""
-        number, inside = x[:, 0], 0
-        for axis in range(3):
-            along = (x[:, axis + 1] - move[axis]) % whole[axis]
-            number = number * counts[axis] + along.div(WINDOW, rounding_mode="floor")
-            inside = inside * WINDOW + along % WINDOW
-        return number * WINDOW**3 + inside
-
-    empty, count = -1, len(places)
-    table = torch.full((batch * math.prod(counts) * WINDOW**3,), empty, device=device)
-    slots = slot_of(places)
     if whole != sides:
         beyond = torch.ones(batch, *whole, dtype=torch.bool, device=device)
         beyond[:, : sides[0], : sides[1], : sides[2]] = False
-        table[slot_of(beyond.nonzero())] = count
-    table[slots] = torch.arange(count, device=device)
-    table = table.view(-1, WINDOW**3)
-    kept = ((table >= 0) & (table < count)).any(1)
-    present = table >= 0
-    most = int(present[kept].sum(1).max())
-    region = _regions(whole, move).to(device).repeat(batch, 1) if any(move) else None
-    relative, every = None, bool(present[kept].all())
-    if every:
-        chosen = torch.arange(WINDOW**3, device=device).expand(len(table), -1)
-    else:
-        chosen = present.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-    number = torch.full((len(table),), empty, device=device)
-    number[kept] = torch.arange(int(kept.sum()), device=device)
-    back = torch.empty_like(table).scatter_(1, chosen, torch.arange(chosen.shape[1], device=device).expand_as(chosen))
-    slots = number[slots // WINDOW**3] * chosen.shape[1] + back[slots // WINDOW**3, slots % WINDOW**3]
-    rows, chosen, present = table.gather(1, chosen)[kept], chosen[kept], present.gather(1, chosen)[kept]
-    added = None
-    if region is not None:
-        region = region[kept].gather(1, chosen)
-        added = _HIDDEN * (region.unsqueeze(1) != region.unsqueeze(2)).float()
-    if not every:
-        relative = relative_position_index().to(device)[chosen.unsqueeze(2), chosen.unsqueeze(1)]
-        added = torch.zeros(relative.shape, device=device) if added is None else added
-        added = added.masked_fill(~present.unsqueeze(1), -torch.inf)
-    filled = (rows.flatten() == count).nonzero().squeeze(1)
-    return WindowTable(
-        rows.clamp_min(0).flatten(), slots, filled, tuple(rows.shape), added, relative, every and not len(filled)
-    )
+        places = torch.cat([places, beyond.nonzero()])
+    window, inside = places[:, 0], torch.zeros_like(places[:, 0])
+    for axis in range(3):
+        along = (places[:, axis + 1] - move[axis]) % whole[axis]
+        end = along >= whole[axis] - move[axis]  # come from the grid's beginning
+        window = 2 * (window * (whole[axis] // WINDOW) + along.div(WINDOW, rounding_mode="floor")) + end
+        inside = inside * _SPAN + along % WINDOW
+    # Windows of zeros alone are left out.
+    kept = torch.arange(len(places), device=device)
+    if len(places) > count:
+        kept = kept[torch.isin(window, window[:count])]
+    order = kept[(window[kept] * _SPAN**3 + inside[kept]).argsort(stable=True)]
+    sizes = window[order].unique_consecutive(return_counts=True)[1]
+    number = torch.empty(len(places), dtype=torch.int64, device=device)
+    number[kept] = torch.arange(len(kept), device=device)
+    offsets = F.pad(sizes.cumsum(0), (1, 0))
+    return WindowTable(number[order], offsets, inside[kept].float().unsqueeze(1), len(kept) - count)
 
 
 @lru_cache(maxsize=16)
@@ -184,58 +150,13 @@ def dense_places(batch: int, sides: Sides, device: torch.device) -> Tensor:
     return torch.ones(batch, *sides, dtype=torch.bool, device=device).nonzero()
 
 
-@lru_cache(maxsize=32)
-def _regions(sides: Sides, shift: Sides) -> Tensor:
-    """(W, 64) which of the 27 regions of a shifted grid the tokens of its windows are of."""
-    region = torch.zeros(1, *sides, 1)
-    for axis, (side, move) in enumerate(zip(sides, shift), 1):
-        along = torch.zeros(side)
-        if move:
-            along[-WINDOW:-move], along[-move:] = 1, 2
-        region += 3 ** (3 - axis) * along.view(*(side if other == axis else 1 for other in range(5)))
-    return to_windows(region)[0, :, :, 0]
-
-
-class _ToSlots(torch.autograd.Function):
-    """Rows (T or T + 1, C) -> (W * K, C); each row stands in one slot, which its gradient is read from."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, table: WindowTable) -> Tensor:
-        ctx.table = table
-        return rows.index_select(0, table.rows)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        of_rows = gradient.index_select(0, ctx.table.slots)
-        if len(ctx.table.filled):
-            of_filled = gradient.index_select(0, ctx.table.filled).sum(0, keepdim=True)
-            of_rows = torch.cat([of_rows, of_filled])
-        return of_rows, None
-
-
-class _FromSlots(torch.autograd.Function):
-    """Slots (W * K, C) -> rows (T, C)."""
-
-    @staticmethod
-    def forward(ctx: Any, slots: Tensor, table: WindowTable) -> Tensor:
-        ctx.table = table
-        return slots.index_select(0, table.slots)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        table = ctx.table
-        if table.whole:
-            return gradient.index_select(0, table.rows), None
-        of_slots = gradient.new_zeros(table.shape[0] * table.shape[1], gradient.shape[1])
-        return of_slots.index_copy_(0, table.slots, gradient), None
-
-
 class VolumeAttention(nn.Module):
     """Multi-head self-attention inside windows of 4 x 4 x 4 tokens, with a learnt bias by relative position.
 
-    Always through ``F.scaled_dot_product_attention``, over windows of as many slots as the fullest one needs: the
-    operator ``voxel_attention`` adds terms that it looks up axis by axis and multiplies with queries and keys, of which
-    a bias by all three axes together would be the costly case of one axis of 343 rows and a further channel.
+    Through the operator ``voxel_attention``, of which dense windows are the case in which all are full: it takes tokens
+    as they lie, windows of any number of tokens, and the bias as a table of 343 rows. It was faster than
+    ``F.scaled_dot_product_attention`` over gathered windows at every size that was measured (docs/benchmarks.md).
+    ``geo3d.ops.explain("voxel_attention", qkv)`` tells which of its kernels runs.
 
     Args:
         dim: channels.
@@ -245,28 +166,19 @@ class VolumeAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 3, heads))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(_SPAN**3, heads))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-
-    def bias(self, table: WindowTable) -> Tensor:
-        """(heads, 64, 64), or (W, heads, K, K): what is added to the logits of each pair of a window's tokens."""
-        index = table.relative
-        if index is None:
-            index = relative_position_index().to(self.relative_position_bias_table.device)
-        bias = self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).movedim(-1, -3)
-        return bias if table.added is None else bias + table.added.to(bias.dtype).unsqueeze(1)
 
     def forward(self, x: Tensor, table: WindowTable) -> Tensor:
         """(T, C) -> (T, C)."""
         qkv = self.qkv(x)
-        if len(table.filled):  # of zeros, queries, keys and values are the biases
-            qkv = torch.cat([qkv, self.qkv.bias.to(qkv.dtype).unsqueeze(0)])
-        windows = _ToSlots.apply(qkv, table)
-        q, k, v = windows.view(*table.shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.bias(table).to(q.dtype).expand(len(q), -1, -1, -1)
-        out = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(windows.shape[0], -1)
-        return self.proj(_FromSlots.apply(out, table))
+        if table.filled:  # of zeros, queries, keys and values are the biases
+            qkv = torch.cat([qkv, self.qkv.bias.to(qkv.dtype).expand(table.filled, -1)])
+        q, k, v = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
+        bias = self.relative_position_bias_table.to(q.dtype)
+        out = voxel_attention(q, k, v, table.order, table.offsets, table.places, bins=(len(bias),), bias_table=bias)
+        return self.proj(out[: len(x)].flatten(1))
 
 
 class VolumeBlock(nn.Module):

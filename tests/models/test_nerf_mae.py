@@ -245,18 +245,22 @@ def test_composed_kernels_sum_to_both() -> None:
 def test_windows_by_hand() -> None:
     """Along one axis of 8 tokens, windows shifted by 2: the ends share one, and do not see each other."""
     table = window_table(dense_places(1, (8, 4, 4), torch.device("cpu")), 1, (8, 4, 4), True)
-    assert table.shape == (2, 64)
-    along = table.rows.view(2, 64) // 16
-    assert along[0].unique().tolist() == [2, 3, 4, 5]
-    assert along[1].unique().tolist() == [0, 1, 6, 7]
-    seen = table.added[1] == 0
-    first = along[1] > 3
-    assert torch.equal(seen, first.unsqueeze(0) == first.unsqueeze(1))
-    assert torch.equal(table.rows[table.slots], torch.arange(128))
+    assert table.order.sort().values.equal(torch.arange(128))
+    assert table.offsets.tolist() == [0, 64, 96, 128]
+    along = [window.unique().tolist() for window in (table.order // 16).split([64, 32, 32])]
+    assert along == [[2, 3, 4, 5], [6, 7], [0, 1]]
+    assert table.places[table.order[0], 0] == 0
+    assert table.filled == 0
+    filled = window_table(dense_places(1, (6, 4, 4), torch.device("cpu")), 1, (6, 4, 4), False)
+    assert filled.filled == 32
+    assert filled.offsets.tolist() == [0, 64, 128]
+    place = table.places[:, 0].long()
     index = relative_position_index()
     assert index[0, 63] == 0
     assert index[63, 0] == 342
     assert index[16, 0] - index[0, 0] == 49  # one further along x
+    window = table.order[:64]
+    assert torch.equal(place[window].unsqueeze(1) - place[window] + 171, index)
 
 
 def _same_but_skipping(model: NeRFMAE) -> NeRFMAE:
