@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from geo3d.geometry import VolumeGrid
 from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, copied_blocks, psnr
 from geo3d.recipes.grids import GridsRecipe, GridsRun
+from geo3d.reconstruction.grid_rendering import inside_view, render_grid
 from geo3d.train.config import TrainConfig
-from geo3d.viz.sheet import write_picture
+from geo3d.viz.sheet import captioned_sheet, write_picture
 
 _PICTURE_SCENES = 3
+_VIEW = (240, 180)  # pixels
 
 
 @dataclass(kw_only=True)
@@ -85,7 +89,7 @@ class NeRFMAERecipe(GridsRecipe):
         return found
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
-        """Figures before and after; some measured scenes are drawn as ``filled.png``."""
+        """Figures before and after; some measured scenes are drawn as ``filled.png`` and ``views.png``."""
         lines = super().text(before, after)
         if "masked_psnr" in after:
             lines += (
@@ -99,7 +103,10 @@ class NeRFMAERecipe(GridsRecipe):
                 f"{after['opacity_error']:.3f} trained (copying: {after['copied_opacity_error']:.3f})"
             )
         self._write_pictures()
-        return f"{lines}\nscenes masked, filled in and in the original: {self.folder / 'filled.png'}"
+        return (
+            f"{lines}\nscenes masked, filled in and in the original: {self.folder / 'filled.png'}; "
+            f"as a camera in them sees them: {self.folder / 'views.png'}"
+        )
 
     def _write_pictures(self) -> None:
         """Draw some measured scenes."""
@@ -114,8 +121,23 @@ class NeRFMAERecipe(GridsRecipe):
         ]
         batch = self.on_device(self.method.collate(samples))
         with self.method.measuring():
-            picture = self.method.picture(batch, self.method(batch))
+            output = self.method(batch)
+            picture, filled = self.method.picture(batch, output), self.method.filled(batch, output)
         write_picture(self.folder / "filled.png", picture)
+        masked = torch.where(self.method.hidden(batch).unsqueeze(1), 0, batch["values"])
+        rows = []
+        for row, sides in enumerate(batch["sizes"].tolist()):
+            parts = [_placed(part[row].cpu(), sides) for part in (masked, filled, batch["values"])]
+            view = inside_view(parts[-1], *_VIEW)
+            rows.append([(255 * render_grid(part, *view)[0]).round().byte().numpy() for part in parts])
+        write_picture(self.folder / "views.png", captioned_sheet(np.array(rows), ["masked", "filled in", "original"]))
+
+
+def _placed(values: torch.Tensor, sides: list[int]) -> VolumeGrid:
+    """A grid without what it was filled up with, its voxels of length 1."""
+    x, y, z = sides
+    grid = VolumeGrid.of_values(values[:, :x, :y, :z].float())
+    return replace(grid, low=torch.zeros(3, dtype=torch.float64), high=torch.tensor(sides, dtype=torch.float64))
 
 
 def _own(batch: dict[str, Any]) -> torch.Tensor:

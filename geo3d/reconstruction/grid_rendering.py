@@ -12,6 +12,7 @@ from geo3d import ops
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, VolumeGrid
 from geo3d.reconstruction.scene_rays import camera_directions
+from geo3d.reconstruction.turn_table import look_from
 
 WHITE = (1.0, 1.0, 1.0)
 #: Optical depth of a voxel within these, so that its logarithm is a number.
@@ -22,6 +23,9 @@ _PASSED_OVER, _STOP = 1e-3, 1e-3
 #: A pixel has a depth where at least this share of its light was stopped.
 _SOLID = 0.5
 _RAYS = 1 << 14  # at a time
+# Where :func:`inside_view` stands and looks: shares of the box; and its field of view, radians, and size of a look.
+_INSET, _EYES, _LOOKED_AT = 0.15, 0.6, (0.5, 0.5, 0.25)
+_FIELD_OF_VIEW, _LOOK = 1.3, (40, 30)
 
 
 def render_grid(
@@ -80,6 +84,33 @@ def render_grid(
     return colour.reshape(*size, 3), depth.reshape(size)
 
 
+def inside_view(grid: VolumeGrid, width: int = 160, height: int = 120) -> tuple[Camera, Tensor]:
+    """A camera in one of the upper corners of a grid that looks across it, the one that sees farthest.
+
+    Args:
+        grid: as :func:`render_grid` takes it.
+        width, height: of the picture, pixels.
+
+    Returns:
+        The camera, and its ``world_from_camera`` (4, 4) float64.
+
+    Raises:
+        InputError: as :func:`render_grid`.
+    """
+    if grid.low is None or grid.high is None:
+        raise InputError("inside_view: the grid's corners are not known")
+    low, span = grid.low.double(), (grid.high - grid.low).double()
+    target = low + span * torch.tensor(_LOOKED_AT, dtype=torch.float64)
+    small, best = Camera.from_fov(*_LOOK, _FIELD_OF_VIEW), (-1.0, torch.eye(4, dtype=torch.float64))
+    for x in (_INSET, 1 - _INSET):
+        for y in (_INSET, 1 - _INSET):
+            eye = low + span * torch.tensor([x, y, _EYES], dtype=torch.float64)
+            pose = torch.from_numpy(look_from(eye.numpy(), target.numpy()))
+            depth = render_grid(grid, small, pose)[1]
+            best = max(best, (float(depth.mean()), pose), key=lambda found: found[0])
+    return Camera.from_fov(width, height, _FIELD_OF_VIEW), best[1]
+
+
 def raw_grid(grid: VolumeGrid) -> Tensor:
     """(X, Y, Z, 4) float32 as :func:`geo3d.ops.render_rays` takes it: density per side of a voxel, and colours.
 
@@ -103,4 +134,4 @@ def _spread(grid: VolumeGrid) -> Tensor:
     return torch.where(clear & (near[..., 3:] > 1e-6), mean, grid.rgb.float())
 
 
-__all__ = ["WHITE", "raw_grid", "render_grid"]
+__all__ = ["WHITE", "inside_view", "raw_grid", "render_grid"]

@@ -9,7 +9,7 @@ from analytic_scenes import look_at
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, VolumeGrid
-from geo3d.reconstruction.grid_rendering import render_grid
+from geo3d.reconstruction.grid_rendering import inside_view, render_grid
 
 CAMERA = Camera.from_fov(33, 25, 0.6)
 
@@ -61,6 +61,27 @@ def test_surfaces_have_no_dark_rims() -> None:
     grid.rgb[30:32] = 1
     colour, _ = render_grid(grid, CAMERA, torch.from_numpy(look_at((0, 0, 1), (2, 0.3, 1))), (1, 1, 1))
     assert colour.min() > 0.97
+
+
+def test_a_view_from_within_is_from_the_corner_that_sees_farthest() -> None:
+    """In a room with a floor and far walls, a pillar stands before each corner but one."""
+    grid = _empty()
+    for wall in (
+        grid.opacity[:, :, :1],
+        grid.opacity[:1],
+        grid.opacity[-1:],
+        grid.opacity[:, :1],
+        grid.opacity[:, -1:],
+    ):
+        wall[:] = 0.999
+    for x, y in ((8, 8), (8, 29), (29, 8)):
+        grid.opacity[x : x + 3, y : y + 3] = 0.999
+    camera, pose = inside_view(grid, 64, 48)
+    assert (camera.width, camera.height) == (64, 48)
+    torch.testing.assert_close(pose[:3, 3], torch.tensor([2.4, 1.4, 1.2]).double())
+    assert render_grid(grid, camera, pose)[1].median() > 1
+    with pytest.raises(InputError, match="corners"):
+        inside_view(VolumeGrid(grid.rgb, grid.opacity))
 
 
 def test_a_grid_that_has_no_place() -> None:
