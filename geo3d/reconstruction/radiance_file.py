@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -14,13 +13,9 @@ from geo3d.config import to_plain, typed_value
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
 from geo3d.reconstruction.field_box import FieldBox
-from geo3d.reconstruction.fit_schedule import Pace
 from geo3d.reconstruction.radiance_config import RadianceFieldConfig
 from geo3d.reconstruction.radiance_grid import RadianceGrid
 from geo3d.writing import prepare_place, replacing, write_tensors
-
-if TYPE_CHECKING:
-    from geo3d.reconstruction.radiance_field import _Fit
 
 _KEY, _VERSION = "geo3d_radiance_field", 1
 
@@ -79,47 +74,4 @@ def camera_of(fields: Any, path: Path) -> Camera:
     return typed_value(Camera, fields, f"{path}: camera")
 
 
-def write_state(path: Path, fit: _Fit) -> None:
-    """Write a fit that is under way; a crash leaves the state before whole."""
-    described = {
-        "step": fit.step,
-        "stage_step": fit.stage_step,
-        "pace": fit.pace.starts,
-        "history": fit.history,
-        "seconds": fit.seconds,
-        "samples": fit.samples,
-        "photos": fit.rays.names,
-    }
-    tensors = {
-        "mean": fit.mean,
-        "square": fit.square,
-        "exposure_products": fit.exposure.products,
-        "exposure_squares": fit.exposure.squares,
-    }
-    write_field(path, fit.grid, fit.config, described, tensors)
-
-
-def read_state(path: Path, fit: _Fit) -> None:
-    """Put a fit where :func:`write_state` left it.
-
-    Raises:
-        InputError: the file is damaged or that of another fit: says what differs.
-    """
-    grid, config, described, tensors = read_field(path)
-    if "step" not in described:
-        raise InputError(f"{path}: is a fitted field, not the state of a fit; give another file")
-    # How long it may take is free to change; all else would make another fit of it.
-    ours, theirs = (dataclasses.replace(c, seconds=1.0, patience=0) for c in (fit.config, config))
-    differs = [f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)]
-    if differs or described["photos"] != fit.rays.names or grid.box != fit.box:
-        what = ", ".join(differs) or "the photos or the box"
-        raise InputError(f"{path}: is the state of another fit, of which {what} differ; remove it or give another file")
-    fit.resume(grid, tensors)
-    fit.step, fit.stage_step = described["step"], described["stage_step"]
-    fit.history = [(int(step), float(value)) for step, value in described["history"]]
-    fit.seconds, fit.samples = described["seconds"], described["samples"]
-    if fit.by_clock:
-        fit.pace = Pace([int(step) for step in described["pace"]])
-
-
-__all__ = ["camera_of", "read_field", "read_state", "write_field", "write_state"]
+__all__ = ["camera_of", "read_field", "write_field"]
