@@ -31,6 +31,7 @@ _FACE = {
     "register_family": "geo3d.models",
     "open_dataset": "geo3d.datasets",
     "list_datasets": "geo3d.datasets",
+    "read_grid": "geo3d.datasets",
     "read_points": "geo3d.datasets",
 }
 
@@ -67,6 +68,7 @@ __all__ = [
     "list_models",
     "model_info",
     "open_dataset",
+    "read_grid",
     "read_points",
     "register_family",
     "save_model",
@@ -74,7 +76,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from geo3d.checkpoints import save_model
-    from geo3d.datasets import list_datasets, open_dataset, read_points
+    from geo3d.datasets import list_datasets, open_dataset, read_grid, read_points
     from geo3d.errors import InputError, NonCommercialWeights
     from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair, VolumeGrid
     from geo3d.models import Encoder, create_model, list_models, model_info, register_family

@@ -145,11 +145,13 @@ class MaskedGrids(Method):
         multiple = self.network.side_multiple
         sides = [-(-side // multiple) * multiple for side in sizes.amax(0).tolist()]
         values = torch.stack([fill_up(sample["values"], sides) for sample in samples])
-        x, y, z = (side // BLOCK_VOXELS for side in sides)
-        masks = [sample["mask"][:x, :y, :z] for sample in samples]
-        mask = masks[0] if self.config.masking == "published" else torch.stack(masks)
-        decoded = torch.stack([sample["decoded"][:x, :y, :z] for sample in samples])
-        return {"values": values, "sizes": sizes, "mask": mask, "decoded": decoded}
+        x, y, z = blocks = [side // BLOCK_VOXELS for side in sides]
+
+        def stacked(name: str) -> Tensor:
+            return torch.stack([fill_up(sample[name][:x, :y, :z], blocks, False) for sample in samples])
+
+        mask = stacked("mask")[0] if self.config.masking == "published" else stacked("mask")
+        return {"values": values, "sizes": sizes, "mask": mask, "decoded": stacked("decoded")}
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """The two losses of :func:`geo3d.models.nerf_mae.reconstruction_losses`, weighted.

@@ -98,7 +98,7 @@ class NeRFMAEConfig(NeRFMAEEncoderConfig):
     """fill, as published: the encoder reads a token in place of each masked one; skip: it reads visible blocks alone,
     and the decoder sees learnt tokens with positions where blocks were masked."""
     skip_empty: bool = False
-    """With skip: whether visible blocks without opacity are left out of the encoder too, for a token of their own."""
+    """With skip: whether visible blocks all below an opacity of 0.01 are left out too, for a token of their own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,10 +290,12 @@ class NeRFMAE(SwinVolume, GridEncoder):
             raise InputError(
                 f"NeRF-MAE: where masked blocks are skipped, sides are multiples of {BLOCK_VOXELS}, got {inputs.sides}"
             )
+        # Blocks that grids were only filled up with are no more looked at than masked ones.
+        mask = mask | (F.max_pool3d(inputs.valid.unsqueeze(1).float(), BLOCK_VOXELS)[:, 0] == 0)
         empty = None
         if self.config.skip_empty:
             opacity = F.max_pool3d(inputs.values[:, 3:], BLOCK_VOXELS)[:, 0]
-            empty = (opacity == 0) & ~mask
+            empty = (opacity <= OPACITY_THRESHOLD) & ~mask
         visible = ~mask if empty is None else ~(mask | empty)
         if not visible.any():
             raise InputError("NeRF-MAE: all blocks of the batch are masked or empty: there is nothing to encode")

@@ -67,7 +67,7 @@ def capture_grids(root: Path, longest_side: int, route: str, log: Log, strict: b
     out = capture_grids_folder(root, longest_side, chosen)
     log(f"making radiance grids of {root} in {out} ({chosen})")
     options = dataclasses.replace(get_route(chosen).config_type()(), longest_side=longest_side)
-    log(prepare_grids(GridsConfig((root,), out, chosen, strict=strict), options, lambda _: None).report())
+    log(prepare_grids(GridsConfig((root,), out, chosen, strict=strict), options, log).report())
     return out
 
 

@@ -21,7 +21,8 @@ from geo3d.writing import replacing, write_text, writing
 
 #: Raised whenever older readers would misread what is written.
 VERSION = 1
-_PRECISIONS = {"float16": np.float16, "float32": np.float32}
+#: Types that colours and densities are written in.
+PRECISIONS = {"float16": np.float16, "float32": np.float32}
 
 
 def write_grid(
@@ -52,11 +53,11 @@ def write_grid(
     path = Path(path)
     if path.suffix.lower() != ".npz":
         raise InputError(f"{path}: a radiance grid is written to a .npz file; give such a name")
-    if precision not in _PRECISIONS:
-        raise InputError(f"precision {precision!r} is unknown; give one of {', '.join(_PRECISIONS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is unknown; give one of {', '.join(PRECISIONS)}")
     density = density_of_opacity(grid.opacity.detach().cpu().float())
     rgb = grid.rgb.detach().cpu().float().clamp(0, 1)
-    rgbsigma = np.concatenate([rgb.numpy(), density.numpy()[..., None]], -1).astype(_PRECISIONS[precision])
+    rgbsigma = np.concatenate([rgb.numpy(), density.numpy()[..., None]], -1).astype(PRECISIONS[precision])
     arrays = {
         "rgbsigma": rgbsigma,
         "resolution": np.array(grid.sides, np.int64),

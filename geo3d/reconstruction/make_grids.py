@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
+from geo3d.config import coerce
 from geo3d.datasets.quarantine import BrokenScene, Quarantine
 from geo3d.datasets.rooms import make_rooms, rooms_folder
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
 from geo3d.progress import Log
 from geo3d.reconstruction.annotate import annotate
-from geo3d.reconstruction.grid_file import VERSION, grid_path, write_classes, write_grid
+from geo3d.reconstruction.grid_file import PRECISIONS, VERSION, grid_path, write_classes, write_grid
 from geo3d.reconstruction.preview import preview
-from geo3d.reconstruction.routes import Made, Route, get_route
+from geo3d.reconstruction.routes import Made, Route, get_route, list_routes
 from geo3d.viz.sheet import write_picture
 from geo3d.writing import write_text, writing
 
@@ -51,6 +52,11 @@ class GridsConfig:
     """float16 or float32."""
     strict: bool = False
     """Stop at the first broken scene."""
+
+    def __post_init__(self) -> None:
+        coerce(self)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 @dataclass
@@ -131,7 +137,8 @@ def prepare_grids(
     for dataset in datasets:
         summary.broken += [str(entry) for entry in dataset.quarantine.entries]
     if not summary.made and not summary.kept:
-        why = summary.broken[0] if summary.broken else f"none has {', '.join(type(route).parts)}"
+        lacking = f"none has all that {config.route} needs: {', '.join(type(route).parts)}"
+        why = summary.broken[0] if summary.broken else f"{lacking}; other routes are {', '.join(list_routes())}"
         raise InputError(f"{', '.join(map(str, config.data))}: no grid could be made of {total} scenes; {why}")
     return summary
 
@@ -207,12 +214,13 @@ def _claim(config: GridsConfig, options: Any) -> None:
         InputError: it was made otherwise, or cannot be written.
     """
     chosen = {k: v for k, v in dataclasses.asdict(options).items() if k not in _OF_NO_CONSEQUENCE}
-    wanted = {"version": VERSION, "route": config.route, "annotate": config.annotate, "options": chosen}
+    wanted = {"version": VERSION, "route": config.route, "annotate": config.annotate, "precision": config.precision}
+    wanted |= {"options": chosen}
     wanted = json.loads(json.dumps(wanted, default=str))
     path = config.out / _MANIFEST
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
+    if not path.is_file() or not any(grid_path(config.out, "any").parent.glob("*.npz")):
         write_text(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
@@ -222,6 +230,7 @@ def _claim(config: GridsConfig, options: Any) -> None:
         raise InputError(f"{path}: says not how the grids were made ({error}); give another output") from error
     keys = [key for key in sorted({*flat_found, *flat_wanted}) if flat_found.get(key) != flat_wanted.get(key)]
     if keys:
+        keys = ["route"] if "route" in keys else keys
         changes = ", ".join(f"{key} {flat_found.get(key)} instead of {flat_wanted.get(key)}" for key in keys)
         raise InputError(f"{config.out}: grids were made otherwise ({changes}); give another output")
 

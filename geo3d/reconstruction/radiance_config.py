@@ -22,6 +22,8 @@ class RadianceFieldConfig:
     """Pace of an earlier fit by the clock (``RadianceField.pace``), to repeat it to the bit."""
     longest_side: int = 160
     """Voxels along the longest side of the grid, the surroundings included."""
+    box_alone: bool = False
+    """Whether `longest_side` is that of the box alone, so that the fitted grid is larger by its surroundings."""
     low: tuple[float, float, float] | None = None
     """Lowest corner of the box, where it is known, metres; None: found from the scene."""
     high: tuple[float, float, float] | None = None

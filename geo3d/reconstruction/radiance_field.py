@@ -193,8 +193,9 @@ def fit_radiance_field(
 
 def _flat(fit: RadianceFit) -> bool:
     """Whether held-out photos have gained nothing for as many looks as the config is patient, on the last grid."""
-    patience, found = fit.config.patience, [value for _, value in fit.history]
-    fine = fit.grid.values.shape[:3] == fit.box.sides(fit.config.longest_side)
+    begun = fit.step - fit.stage_step
+    patience, found = fit.config.patience, [value for step, value in fit.history if step > begun]
+    fine = fit.grid.values.shape[:3] == fit.box.sides(fit.longest_side)
     if not (patience and fine and len(found) > patience):
         return False
     return max(found[-patience:]) < max(found[:-patience]) + _GAINED
@@ -217,7 +218,8 @@ def _finished(fit: RadianceFit, log: Log) -> RadianceField:
     told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
     log(f"fitted: {told}")
     gains = fit.exposure.gains() if config.exposure else None
-    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, tuple(fit.pace.starts), figures, gains)
+    pace = (*fit.pace.starts, *[fit.step] * (TICKS + 1 - len(fit.pace.starts)))  # of one that ended early
+    return RadianceField(grid, config, fit.rays.cameras, fit.rays.poses, pace, figures, gains)
 
 
 __all__ = ["RadianceField", "RadianceFieldConfig", "RenderedView", "fit_radiance_field", "photos_psnr"]

@@ -53,7 +53,10 @@ class RadianceFit:
             f"{side[0]:.2f} x {side[1]:.2f} x {side[2]:.2f} m, surroundings {self.box.border:g}"
         )
         self.reach = _REACH if scene.metric else _REACH_SHARE * float(self.box.half.max())
-        self.stages = Stages(config.longest_side)
+        self.longest_side = config.longest_side
+        if config.box_alone:
+            self.longest_side = round((1 + self.box.border) * config.longest_side)
+        self.stages = Stages(self.longest_side)
         given = (config.density_smoothness, config.colour_smoothness)
         usual = _SMOOTHNESS_WITH_DEPTH if with_depth else _SMOOTHNESS
         self.smoothness = tuple(b if a is None else a for a, b in zip(given, usual, strict=True))
@@ -102,10 +105,10 @@ class RadianceFit:
         jitter = torch.from_numpy(rng.random(config.rays, dtype=np.float32))
         rays = self.rays.at(torch.from_numpy(pixels))
         target, background = rays.colours, (0.0, 0.0, 0.0)
+        wanted = target / self.exposure.gains()[rays.photo] if config.exposure else target
         if rays.inside is not None:
             background = tuple(map(float, rng.random(3)))
-            target = torch.where(rays.inside[:, None], target, torch.tensor(background))
-        wanted = target / self.exposure.gains()[rays.photo] if config.exposure else target
+            target, wanted = (torch.where(rays.inside[:, None], c, torch.tensor(background)) for c in (target, wanted))
         device = self.grid.values.device
         origins, directions = self.grid.within(rays.origins.to(device), rays.directions.to(device))
         colour, *_, samples = radiance_gradient(

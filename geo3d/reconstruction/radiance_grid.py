@@ -163,7 +163,8 @@ class RadianceGrid:
         Raises:
             InputError: corners in the wrong order, or fewer than 1 voxel.
         """
-        box = FieldBox(tuple(low or self.box.low), tuple(high or self.box.high))
+        low, high = (own if given is None else given for given, own in ((low, self.box.low), (high, self.box.high)))
+        box = FieldBox(tuple(map(float, low)), tuple(map(float, high)))
         sides_in_metres = 2 * box.half
         if longest_side is None:
             longest_side = max(1, round(float(sides_in_metres.max()) / self.step))

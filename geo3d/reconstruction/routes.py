@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -119,7 +119,8 @@ class RadianceFieldRoute(Route):
     def make(self, scene: Scene, config: Any, log: Log) -> Made:
         from geo3d.reconstruction.radiance_field import fit_radiance_field
 
-        field_ = fit_radiance_field(scene, config, lambda line: log(f"{scene.name}: {line}"))
+        # What is written is the box alone, and no coarser than it was fitted.
+        field_ = fit_radiance_field(scene, replace(config, box_alone=True), lambda line: log(_of(scene, line)))
 
         def render(camera: Camera, world_from_camera: Tensor) -> tuple[Tensor, Tensor]:
             view = field_.render(camera, world_from_camera)
@@ -129,6 +130,10 @@ class RadianceFieldRoute(Route):
         held = tuple(taken[:: config.held_out]) if config.held_out else ()
         low, high = even_box(field_.radiance.box.low, field_.radiance.box.high, config.longest_side)
         return Made(field_.grid(config.longest_side, low, high), render, dict(field_.figures), held)
+
+
+def _of(scene: Scene, line: str) -> str:
+    return line if line.startswith(f"{scene.name}: ") else f"{scene.name}: {line}"
 
 
 class NerfstudioRoute(Route):

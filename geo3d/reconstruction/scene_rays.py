@@ -227,7 +227,7 @@ def gather_rays(
         poses.append(pose)
         colours.append(torch.from_numpy(np.ascontiguousarray(area_average(pixels, width, height))))
         if depth:
-            depths.append(_looked_up(scene.depth(index), width, height).float())
+            depths.append(depth_of_pixels(scene.depth(index), scene.depth_camera(index), small))
         if masks:
             inside.append(_looked_up(scene.mask(index), width, height))
     known = {"depths": depths if depth else None, "masks": inside if masks else None}
@@ -241,8 +241,26 @@ def _check_pose(pose: np.ndarray, where: str, scene: str) -> None:
         raise BrokenScene(scene, where, reason)
 
 
+def depth_of_pixels(depth: np.ndarray, depth_camera: Camera, camera: Camera) -> Tensor:
+    """Depth at the centres of the pixels of another camera at the same place; never averaged.
+
+    Args:
+        depth: (H', W') metres along z of the pixels of ``depth_camera``, 0 where unknown.
+        depth_camera, camera: intrinsics.
+
+    Returns:
+        (H, W) float32, 0 where unknown or beyond the depth map.
+    """
+    at = camera.unproject(camera.pixel_grid(), torch.ones(camera.height, camera.width, dtype=torch.float64))
+    columns, rows = (depth_camera.project(at) + 0.5).floor().unbind(-1)
+    inside = (rows >= 0) & (rows < depth.shape[0]) & (columns >= 0) & (columns < depth.shape[1])
+    rows, columns = (torch.where(inside, place, 0).long() for place in (rows, columns))
+    found = torch.from_numpy(np.ascontiguousarray(depth)).float()[rows, columns]
+    return torch.where(inside, found, 0)
+
+
 def _looked_up(values: np.ndarray, width: int, height: int) -> Tensor:
-    """Depth or mask at the centres of the pixels of an image of another size."""
+    """Mask at the centres of the pixels of an image of another size."""
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(values[rows[:, None], columns]))

@@ -72,6 +72,29 @@ def test_nothing_of_a_masked_block_is_seen(masking: str) -> None:
         assert not torch.allclose(one, method(seen).extras["reconstruction"])
 
 
+def test_blocks_that_grids_were_filled_up_with_are_not_looked_at() -> None:
+    method = make_method()
+    batch = make_batch(method, make_grid(64, 64, 30), make_grid(20, 64, 30, seed=1))
+    other = batch | {"values": batch["values"].clone()}
+    other["values"][1, :, 32:] = 0.5
+    with torch.no_grad():
+        one, two = (method(each).extras["reconstruction"] for each in (batch, other))
+    assert torch.equal(one, two)
+
+
+def test_masks_of_other_sides_are_filled_up() -> None:
+    """As samples of grids of other sides hold them, such as those that a report draws."""
+    method = make_method()
+    parts = [make_batch(method, make_grid(*sides)) for sides in ((64, 48, 30), (30, 60, 64))]
+    samples = [{name: part[name][0] for name in ("values", "mask", "decoded")} for part in parts]
+    batch = method.collate(samples)
+    assert batch["mask"].shape == (2, 4, 4, 4)
+    for mask, part in zip(batch["mask"], parts, strict=True):
+        x, y, z = part["mask"].shape[1:]
+        assert torch.equal(mask[:x, :y, :z], part["mask"][0])
+        assert mask.sum() == part["mask"].sum()
+
+
 def test_the_losses_are_weighted_and_what_is_seen_stays() -> None:
     batch = make_batch(make_method(), make_grid(32, 32, 32))
     with torch.no_grad():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from analytic_scenes import BOXES, BoxScene, look_at, orbit
-from dataset_builders import build_frames
+from dataset_builders import BUILDERS, build_frames
 from PIL import Image
 
 from geo3d.datasets import open_dataset
@@ -140,11 +140,27 @@ def test_what_cannot_be_asked_for(rooms: Path, tmp_path: Path) -> None:
     places.mkdir()
     for number in range(2):
         Image.new("RGB", (8, 8)).save(places / f"{number}.png")
-    with pytest.raises(InputError, match="no grid could be made of 1 scenes; none has views, poses, depth"):
+    with pytest.raises(InputError, match="no grid could be made of 1 scenes; none has all that depth_fusion needs"):
         prepare_grids(GridsConfig((places,), tmp_path / "none", "depth_fusion"), OPTIONS, _silent)
-    (tmp_path / "none" / "grids.json").write_text("[")
+    (tmp_path / "grids" / "grids.json").write_text("[")
     with pytest.raises(InputError, match="says not how the grids were made"):
-        prepare_grids(GridsConfig((places,), tmp_path / "none", "depth_fusion"), OPTIONS, _silent)
+        prepare_grids(GridsConfig((rooms,), tmp_path / "grids", "depth_fusion"), OPTIONS, _silent)
+
+
+def test_an_output_is_claimed_by_its_first_grid(tmp_path: Path) -> None:
+    """What failed before it made any grid leaves the output free for another route; what made one does not."""
+    root, out = tmp_path / "scans", tmp_path / "grids"
+    BUILDERS["mvimgnet"](root)
+    with pytest.raises(InputError, match=r"none has all that depth_fusion needs.*radiance_field"):
+        prepare_grids(GridsConfig((root,), out, "depth_fusion"), OPTIONS, _silent)
+    quick = get_route("radiance_field").config_type()(longest_side=16, steps=2, rays=16)
+    prepare_grids(GridsConfig((root,), out, "radiance_field", previews=False), quick, _silent)
+    with pytest.raises(InputError, match=r"made otherwise \(route radiance_field instead of depth_fusion\)"):
+        prepare_grids(GridsConfig((root,), out, "depth_fusion"), OPTIONS, _silent)
+    with pytest.raises(InputError, match="precision float16 instead of float32"):
+        prepare_grids(GridsConfig((root,), out, "radiance_field", previews=False, precision="float32"), quick, _silent)
+    with pytest.raises(InputError, match="precision must be one of float16, float32, got 'float8'"):
+        GridsConfig((root,), out, precision="float8")
 
 
 def test_grids_of_rooms_are_made_once(tmp_path: Path, monkeypatch) -> None:

@@ -230,6 +230,7 @@ def test_a_fit_that_gains_nothing_ends_early(tmp_path: Path) -> None:
     assert field.figures["steps"] < 200
     assert any(line.startswith("ends early at step") for line in told)
     assert _fit(**options).figures["steps"] == field.figures["steps"]
+    assert len(field.pace) == 257
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from analytic_scenes import BOXES, BoxScene, look_at, orbit
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
-from geo3d.reconstruction.scene_rays import area_average, gather_rays, shrunk_size, spread
+from geo3d.reconstruction.scene_rays import area_average, depth_of_pixels, gather_rays, shrunk_size, spread
 
 _BENT = replace(Camera.from_fov(40, 30, 1.2), model="OPENCV", distortion=(-0.2, 0.05, 0.01, -0.01))
 
@@ -34,6 +34,25 @@ def test_rays_hit_what_the_camera_sees_through_a_bent_lens() -> None:
         image = torch.from_numpy(np.array(scene.image(photo))).float() / 255
         torch.testing.assert_close(found.colours.reshape(30, 40, 3), image, atol=1e-7, rtol=0)
         torch.testing.assert_close(rays.image(photo), image, atol=1e-7, rtol=0)
+
+
+def test_depth_of_a_camera_with_another_field_of_view() -> None:
+    """A depth map that is the column's tangent, looked up by a wider camera of other pixels; beyond it nothing."""
+    narrow, wide = Camera.from_fov(200, 100, 1.0), Camera.from_fov(60, 40, 1.4)
+    tangent = (narrow.pixel_grid()[..., 0] - narrow.cx) / narrow.fx
+    found = depth_of_pixels((2 + tangent).numpy(), narrow, wide)
+    expected = 2 + (wide.pixel_grid()[..., 0] - wide.cx) / wide.fx
+    known = found > 0
+    assert (known == (((expected - 2).abs() < np.tan(0.5)) & (_rows(wide, narrow)))).all()
+    torch.testing.assert_close(found[known].double(), expected[known], atol=0.6 / narrow.fx, rtol=0)  # half a pixel
+    same = torch.rand(100, 200)
+    assert torch.equal(depth_of_pixels(same.numpy(), narrow, narrow), same)
+
+
+def _rows(camera: Camera, other: Camera) -> torch.Tensor:
+    """Which pixels look neither above nor below another camera's picture."""
+    slope = (camera.pixel_grid()[..., 1] - camera.cy) / camera.fy
+    return slope.abs() < 0.5 * other.height / other.fy
 
 
 def test_some_photos_keep_their_rays() -> None:
