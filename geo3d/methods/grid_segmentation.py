@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.methods.grids import GridSampleConfig, batch_of_grids, draw_grid, fill_up
+from geo3d.methods.grids import GridSampleConfig, batch_of_grids, draw_grid
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.metrics import IGNORED, accuracy
 from geo3d.models import create_model, family_of
-from geo3d.models.grid_encoder import GridInput
+from geo3d.models.grid_encoder import GridInput, fill_up
 from geo3d.models.nerf_mae_downstream import (
     NeRFMAESemantic,
     labelled_cross_entropy,

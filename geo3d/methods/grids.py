@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from geo3d.geometry import VolumeGrid
 from geo3d.methods.checks import check_at_least, check_share
+from geo3d.models.grid_encoder import fill_up
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ def crop_grid(grid: VolumeGrid, start: Sequence[int], side: int) -> VolumeGrid:
     return replace(grid, rgb=rgb, opacity=grid.opacity[x, y, z], low=low, high=high, labels=labels, boxes=boxes)
 
 
-def fill_up(volume: Tensor, sides: Sequence[int], value: float = 0) -> Tensor:
-    """(..., X, Y, Z) -> (..., *sides), filled up at the far ends."""
-    padding = [n for side, own in zip(sides[::-1], volume.shape[:-4:-1]) for n in (0, side - own)]
-    return F.pad(volume, padding, value=value)
-
-
 def batch_of_grids(values: Sequence[Tensor], multiple: int) -> dict[str, Tensor]:
     """Grids (4, X, Y, Z) of any sides as one batch.
 
@@ -83,4 +77,4 @@ def batch_of_grids(values: Sequence[Tensor], multiple: int) -> dict[str, Tensor]
     return {"values": torch.stack([fill_up(grid, sides) for grid in values]), "sizes": sizes}
 
 
-__all__ = ["GridSampleConfig", "batch_of_grids", "crop_grid", "draw_grid", "fill_up"]
+__all__ = ["GridSampleConfig", "batch_of_grids", "crop_grid", "draw_grid"]

@@ -15,19 +15,17 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_between, check_positive, check_share
-from geo3d.methods.grids import GridSampleConfig, draw_grid, fill_up
+from geo3d.methods.grids import GridSampleConfig, batch_of_grids, draw_grid
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.models import create_model, family_of
-from geo3d.models.grid_encoder import GridInput
+from geo3d.models.grid_encoder import GridInput, fill_up
 from geo3d.models.nerf_mae import BLOCK_VOXELS, OPACITY_THRESHOLD, NeRFMAE
 from geo3d.nn.swin_volume import spread
 from geo3d.samples.grids import GridScenes
-from geo3d.viz.grids import seen_along, slice_of
+from geo3d.viz.grids import BELOW_CEILING, seen_along, slice_of
 from geo3d.viz.sheet import captioned_sheet
 
 _PICTURE_ROWS = 3
-#: Share of the height that is looked at from above, so that no ceiling hides a room.
-_BELOW_CEILING = 0.7
 _MASKED_GREY = 0.8
 
 
@@ -141,17 +139,14 @@ class MaskedGrids(Method):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Grids filled up to one size, with ``sizes`` (B, 3) of each; as published one mask (bx, by, bz) for all."""
-        sizes = torch.tensor([sample["values"].shape[1:] for sample in samples])
-        multiple = self.network.side_multiple
-        sides = [-(-side // multiple) * multiple for side in sizes.amax(0).tolist()]
-        values = torch.stack([fill_up(sample["values"], sides) for sample in samples])
-        x, y, z = blocks = [side // BLOCK_VOXELS for side in sides]
+        batch = batch_of_grids([sample["values"] for sample in samples], self.network.side_multiple)
+        x, y, z = blocks = [side // BLOCK_VOXELS for side in batch["values"].shape[2:]]
 
         def stacked(name: str) -> Tensor:
             return torch.stack([fill_up(sample[name][:x, :y, :z], blocks, False) for sample in samples])
 
         mask = stacked("mask")[0] if self.config.masking == "published" else stacked("mask")
-        return {"values": values, "sizes": sizes, "mask": mask, "decoded": stacked("decoded")}
+        return batch | {"mask": mask, "decoded": stacked("decoded")}
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
         """The two losses of :func:`geo3d.models.nerf_mae.reconstruction_losses`, weighted.
@@ -168,8 +163,8 @@ class MaskedGrids(Method):
         reconstruction = output.reconstruction.detach().float()
         made = inputs.valid if chosen is None else inputs.valid & spread(chosen, inputs.sides, BLOCK_VOXELS)
         metrics = {
-            "psnr": psnr(reconstruction, inputs.values, made),
-            "masked_psnr": psnr(reconstruction, inputs.values, made & self.hidden(batch)),
+            "psnr": colour_psnr(reconstruction, inputs.values, made),
+            "masked_psnr": colour_psnr(reconstruction, inputs.values, made & self.hidden(batch)),
         }
         return MethodOutput(losses, metrics, {"reconstruction": reconstruction})
 
@@ -202,7 +197,7 @@ class MaskedGrids(Method):
 
 def _two_sides(above: Tensor, cut: Tensor, side: int) -> list[np.ndarray]:
     """A grid from above and one cut open, each (side, side, 3) uint8."""
-    pictures = seen_along(above, 2, 0, _BELOW_CEILING), slice_of(cut, 1)
+    pictures = seen_along(above, 2, 0, BELOW_CEILING), slice_of(cut, 1)
     framed = []
     for picture in pictures:
         frame = np.full((side, side, 3), 255, dtype=np.uint8)
@@ -211,7 +206,7 @@ def _two_sides(above: Tensor, cut: Tensor, side: int) -> list[np.ndarray]:
     return framed
 
 
-def psnr(reconstruction: Tensor, values: Tensor, where: Tensor | None = None) -> Tensor:
+def colour_psnr(reconstruction: Tensor, values: Tensor, where: Tensor | None = None) -> Tensor:
     """Peak signal to noise ratio of the colours of voxels that are not empty, decibels; infinite where there is none.
 
     Args:
@@ -253,4 +248,4 @@ def copied_blocks(batch: dict[str, Any]) -> Tensor:
     return filled
 
 
-__all__ = ["MaskedGridSamples", "MaskedGrids", "MaskedGridsConfig", "copied_blocks", "draw_mask", "psnr"]
+__all__ = ["MaskedGridSamples", "MaskedGrids", "MaskedGridsConfig", "colour_psnr", "copied_blocks", "draw_mask"]

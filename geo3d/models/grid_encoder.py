@@ -108,7 +108,7 @@ class GridEncoder(Encoder):
         sides = [-(-side // step) * step for side in largest]
         if cube:
             sides = 3 * [cube if max(largest) <= cube else max(sides)]
-        batch = torch.stack([_filled(grid, sides) for grid in grids])
+        batch = torch.stack([fill_up(grid, sides) for grid in grids])
         return GridInput(batch, sizes).to(self.device)
 
     def require_grids(self, inputs: Any) -> None:
@@ -131,9 +131,10 @@ class GridEncoder(Encoder):
             )
 
 
-def _filled(grid: Tensor, sides: Sequence[int]) -> Tensor:
-    """(4, ...) -> (4, *sides), zeros at the far ends."""
-    return F.pad(grid, [n for side, own in zip(sides[::-1], grid.shape[:0:-1]) for n in (0, side - own)])
+def fill_up(volume: Tensor, sides: Sequence[int], value: float = 0) -> Tensor:
+    """(..., X, Y, Z) -> (..., *sides), filled up at the far ends."""
+    padding = [n for side, own in zip(sides[::-1], volume.shape[:-4:-1]) for n in (0, side - own)]
+    return F.pad(volume, padding, value=value)
 
 
 def _grids(grid: Any) -> list[Tensor]:
@@ -160,4 +161,4 @@ def _grids(grid: Any) -> list[Tensor]:
     return list(grid) if grid.ndim == 5 else [grid]
 
 
-__all__ = ["CHANNELS", "GridEncoder", "GridInput"]
+__all__ = ["CHANNELS", "GridEncoder", "GridInput", "fill_up"]

@@ -12,6 +12,7 @@ from geo3d.recipes.recipe import Recipe, RoomsRun
 from geo3d.reconstruction.captures import capture_grids, capture_grids_folder, capture_route
 from geo3d.reconstruction.make_grids import make_room_grids, room_grids_folder
 from geo3d.reconstruction.routes import get_route
+from geo3d.train.config import TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,21 @@ class GridsRun(RoomsRun):
     def room_route(self) -> str:
         """How grids of synthetic rooms are made: they have depth maps."""
         return "depth_fusion" if self.route == "auto" else self.route
+
+
+def published_training(epochs: int, batch_size: int, lr: float) -> TrainConfig:
+    """The published optimiser over grids: AdamW and one cycle, gradients clipped (section 3.5 of the supplement)."""
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        schedule="one_cycle",
+        warmup_steps=0,
+        betas=(0.9, 0.999),
+        weight_decay=1e-3,
+        clip_norm=0.1,
+        workers=8,
+    )
 
 
 class GridsRecipe(Recipe):
@@ -69,4 +85,4 @@ class GridsRecipe(Recipe):
         return self.method_class.source.find(folders or (self.made_data(config),), strict=config.strict)
 
 
-__all__ = ["GridsRecipe", "GridsRun"]
+__all__ = ["GridsRecipe", "GridsRun", "published_training"]

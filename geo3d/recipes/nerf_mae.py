@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from geo3d.geometry import VolumeGrid
-from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, copied_blocks, psnr
-from geo3d.recipes.grids import GridsRecipe, GridsRun
+from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, colour_psnr, copied_blocks
+from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.reconstruction.grid_rendering import inside_view, render_grid
 from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import captioned_sheet, write_picture
@@ -38,18 +38,7 @@ def _tiny() -> NeRFMAERun:
 def _paper() -> NeRFMAERun:
     """The published recipe: 1,200 epochs, batches of 32, AdamW and one cycle; grids of 160 voxels a side."""
     method = MaskedGridsConfig("nerf_mae_swin_s", side=160, masking="published")
-    train = TrainConfig(
-        epochs=1200,
-        batch_size=32,
-        lr=1e-4,
-        schedule="one_cycle",
-        warmup_steps=0,
-        betas=(0.9, 0.999),
-        weight_decay=1e-3,
-        clip_norm=0.1,
-        workers=8,
-    )
-    return NeRFMAERun(method=method, grid_side=160, train=train)
+    return NeRFMAERun(method=method, grid_side=160, train=published_training(1200, 32, 1e-4))
 
 
 class NeRFMAERecipe(GridsRecipe):
@@ -72,16 +61,15 @@ class NeRFMAERecipe(GridsRecipe):
         ``copied_psnr`` of these where a masked block is taken to look like the nearest visible one. ``opacity_error``
         and ``copied_opacity_error`` are of masked voxels.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        return self.means(lambda batch: self._scene_figures(batch, generator))
+        return self.means(self._scene_figures)
 
-    def _scene_figures(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, float]:
-        output = self.method(batch, generator)
+    def _scene_figures(self, batch: dict[str, Any]) -> dict[str, float]:
+        output = self.method(batch)
         values, hidden = batch["values"], self.method.hidden(batch)
         found = {f"{name}_loss": value.item() for name, value in output.losses.items()}
         found |= {"loss": output.loss.item(), "psnr": output.metrics["psnr"].item()}
         for name, filled in (("masked", self.method.filled(batch, output)), ("copied", copied_blocks(batch))):
-            quality = psnr(filled, values, hidden)
+            quality = colour_psnr(filled, values, hidden)
             if quality.isfinite():
                 found[f"{name}_psnr"] = quality.item()
             if bool(hidden.any()):

@@ -10,7 +10,7 @@ from geo3d.geometry import VolumeGrid
 from geo3d.methods.grid_detection import GridDetection, GridDetectionConfig, draw_found
 from geo3d.metrics import detection_scores
 from geo3d.nn.oriented_boxes import box_iou
-from geo3d.recipes.grids import GridsRecipe, GridsRun
+from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.boxed_grids import BoxedGrids
 from geo3d.train.config import TrainConfig
@@ -36,18 +36,7 @@ def _tiny() -> GridDetectionRun:
 def _paper() -> GridDetectionRun:
     """The published fine-tuning on Front3D: 1,000 epochs, batches of 8, one cycle; grids of 160 voxels a side."""
     method = GridDetectionConfig("nerf_mae_detector", side=160, each=False, corner_weight=0.0)
-    train = TrainConfig(
-        epochs=1000,
-        batch_size=8,
-        lr=1e-4,
-        schedule="one_cycle",
-        warmup_steps=0,
-        betas=(0.9, 0.999),
-        weight_decay=1e-3,
-        clip_norm=0.1,
-        workers=8,
-    )
-    return GridDetectionRun(method=method, grid_side=160, train=train)
+    return GridDetectionRun(method=method, grid_side=160, train=published_training(1000, 8, 1e-4))
 
 
 class GridDetectionRecipe(GridsRecipe):

@@ -11,7 +11,7 @@ from torch import Tensor
 from geo3d.geometry import VolumeGrid
 from geo3d.methods.grid_segmentation import GridSegmentation, GridSegmentationConfig, draw_classes
 from geo3d.metrics import confusion_matrix, segmentation_scores
-from geo3d.recipes.grids import GridsRecipe, GridsRun
+from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.grids import LabelledGrids
 from geo3d.train.config import TrainConfig
@@ -37,18 +37,7 @@ def _tiny() -> GridSegmentationRun:
 def _paper() -> GridSegmentationRun:
     """The published fine-tuning: 1,000 epochs, batches of 8, one cycle; grids of 160 voxels a side."""
     method = GridSegmentationConfig("nerf_mae_semantic", side=160, published_loss=True)
-    train = TrainConfig(
-        epochs=1000,
-        batch_size=8,
-        lr=3e-4,
-        schedule="one_cycle",
-        warmup_steps=0,
-        betas=(0.9, 0.999),
-        weight_decay=1e-3,
-        clip_norm=0.1,
-        workers=8,
-    )
-    return GridSegmentationRun(method=method, grid_side=160, train=train)
+    return GridSegmentationRun(method=method, grid_side=160, train=published_training(1000, 8, 3e-4))
 
 
 class GridSegmentationRecipe(GridsRecipe):

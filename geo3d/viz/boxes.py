@@ -8,13 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from geo3d.viz.grids import seen_along
+from geo3d.viz.grids import BELOW_CEILING, seen_along
 from geo3d.viz.sheet import captioned_sheet
 
 _SIDE = 320  # of a panel, pixels
 _LINE = (220, 30, 30)
-#: Share of the height that is looked at, so that no ceiling hides a room.
-_BELOW_CEILING = 0.7
 
 
 def boxes_from_above(values: Tensor, panels: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -27,7 +25,7 @@ def boxes_from_above(values: Tensor, panels: Mapping[str, np.ndarray]) -> np.nda
     Returns:
         (H, W, 3) uint8.
     """
-    seen = seen_along(values, 2, 0, _BELOW_CEILING)
+    seen = seen_along(values, 2, 0, BELOW_CEILING)
     height, width = seen.shape[:2]
     zoom = max(1, round(_SIDE / max(height, width)))
     drawn = []

@@ -10,6 +10,8 @@ from geo3d.viz.points import label_colors
 
 #: What lies behind a grid that lets light through: white.
 _BEHIND = 1.0
+#: Share of the height to look at from above, so that no ceiling hides a room.
+BELOW_CEILING = 0.7
 
 
 def slice_of(values: Tensor, axis: int, number: int | None = None) -> np.ndarray:
@@ -72,4 +74,4 @@ def _pixels(picture: Tensor) -> np.ndarray:
     return (255 * picture).round().byte().permute(2, 1, 0).flip(0).cpu().numpy()
 
 
-__all__ = ["label_slice", "seen_along", "slice_of"]
+__all__ = ["BELOW_CEILING", "label_slice", "seen_along", "slice_of"]

@@ -8,7 +8,8 @@ import torch
 
 from geo3d.errors import InputError
 from geo3d.geometry import VolumeGrid
-from geo3d.methods.grids import GridSampleConfig, crop_grid, draw_grid, fill_up
+from geo3d.methods.grids import GridSampleConfig, crop_grid, draw_grid
+from geo3d.models.grid_encoder import fill_up
 
 
 def _grid(*sides: int) -> VolumeGrid:

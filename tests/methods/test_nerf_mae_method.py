@@ -11,7 +11,7 @@ from memory_grids import MemoryGrids
 
 from geo3d.errors import InputError
 from geo3d.geometry import VolumeGrid
-from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, copied_blocks, draw_mask, psnr
+from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, colour_psnr, copied_blocks, draw_mask
 from geo3d.models.nerf_mae import BLOCK_VOXELS
 
 _B = BLOCK_VOXELS
@@ -116,8 +116,8 @@ def test_psnr_counts_what_is_not_empty() -> None:
     other = values.clone()
     other[0, 0, 0] += 0.3
     other[0, :3, 1] = 9  # empty
-    assert psnr(other, values).item() == pytest.approx(-10 * math.log10(0.09 / 3), abs=1e-5)
-    assert psnr(other, values, torch.zeros(1, 2, 1, 1, dtype=torch.bool)).isinf()
+    assert colour_psnr(other, values).item() == pytest.approx(-10 * math.log10(0.09 / 3), abs=1e-5)
+    assert colour_psnr(other, values, torch.zeros(1, 2, 1, 1, dtype=torch.bool)).isinf()
 
 
 def test_a_copied_block_is_the_nearest_visible_one_of_its_grid() -> None:
