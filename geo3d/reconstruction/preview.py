@@ -15,7 +15,7 @@ from geo3d.geometry import Camera, VolumeGrid
 from geo3d.metrics import psnr
 from geo3d.reconstruction.grid_rendering import render_grid
 from geo3d.reconstruction.routes import Made, Render
-from geo3d.viz.points import label_colors
+from geo3d.viz.grids import label_slice, slice_of
 from geo3d.viz.sheet import MARGIN, Sheet
 
 _TILE = 240  # pixels, the height of photos and the longest side of slices
@@ -23,7 +23,6 @@ _CAPTION = 18
 _MEASURED = 4  # held-out views that PSNR is averaged over, and those that a preview shows
 _SHOWN = 2
 _LONGEST = 480  # pixels; larger photos are compared at this size
-_PAPER = np.array([255, 255, 255])
 
 
 def grid_slices(grid: VolumeGrid, places: Sequence[int] | None = None) -> list[np.ndarray]:
@@ -33,24 +32,19 @@ def grid_slices(grid: VolumeGrid, places: Sequence[int] | None = None) -> list[n
         grid: to be cut.
         places: number of the voxel along x, y and z; None: where the most is in the middle half of each axis.
     """
-    found = []
-    for axis in range(3):
-        place = _fullest(grid, axis) if places is None else places[axis]
-        rgb, opacity = grid.rgb.select(axis, place), grid.opacity.select(axis, place)[..., None]
-        # Rows are the second of the two axes that are left, which is up for the first two, and y, north, for the last.
-        found.append(_pixels((rgb * opacity + (1 - opacity)).transpose(0, 1).flip(0)))
-    return found
+    values = grid.values
+    return [slice_of(values, axis, place) for axis, place in enumerate(places or _fullest_places(grid))]
 
 
 def label_slices(grid: VolumeGrid, classes: int, places: Sequence[int] | None = None) -> list[np.ndarray]:
     """As :func:`grid_slices`, of the classes of voxels; white where there is none."""
-    palette = label_colors(classes)
-    found = []
-    for axis in range(3):
-        place = _fullest(grid, axis) if places is None else places[axis]
-        labels = grid.labels.select(axis, place).T.flip(0).numpy()
-        found.append(np.where((labels >= 0)[..., None], palette[labels], _PAPER).astype(np.uint8))
-    return found
+    return [
+        label_slice(grid.labels, classes, axis, place) for axis, place in enumerate(places or _fullest_places(grid))
+    ]
+
+
+def _fullest_places(grid: VolumeGrid) -> list[int]:
+    return [_fullest(grid, axis) for axis in range(3)]
 
 
 def measured_views(scene: Scene, made: Made) -> list[int]:
