@@ -67,15 +67,16 @@ class NeRFMAERecipe(GridsRecipe):
         output = self.method(batch)
         values, hidden = batch["values"], self.method.hidden(batch)
         found = {f"{name}_loss": value.item() for name, value in output.losses.items()}
-        found |= {"loss": output.loss.item(), "psnr": output.metrics["psnr"].item()}
-        for name, filled in (("masked", self.method.filled(batch, output)), ("copied", copied_blocks(batch))):
-            quality = colour_psnr(filled, values, hidden)
-            if quality.isfinite():
-                found[f"{name}_psnr"] = quality.item()
-            if bool(hidden.any()):
-                prefix = "" if name == "masked" else "copied_"
-                error = (filled[:, 3] - values[:, 3])[hidden].square().mean().sqrt()
-                found[f"{prefix}opacity_error"] = error.item()
+        copied = copied_blocks(batch)
+        quality = {
+            "psnr": output.metrics["psnr"],
+            "masked_psnr": colour_psnr(self.method.filled(batch, output), values, hidden),
+            "copied_psnr": colour_psnr(copied, values, hidden),
+        }
+        found |= {"loss": output.loss.item()} | {name: v.item() for name, v in quality.items() if v.isfinite()}
+        if bool(hidden.any()):
+            for name, filled in (("opacity_error", output.extras["reconstruction"]), ("copied_opacity_error", copied)):
+                found[name] = (filled[:, 3] - values[:, 3])[hidden].square().mean().sqrt().item()
         return found
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
