@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import WeightFile, read_weight_file
+from geo3d.checkpoints.shipped import ShippedWeights, shipped_info, shipped_names
 from geo3d.errors import InputError, did_you_mean
 from geo3d.models.encoder import Encoder, Kind, StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -67,7 +69,9 @@ def create_model(
         name: one of :func:`list_models`. Not needed for a file that geo3d wrote, which says what it holds.
         checkpoint: the authors' file (``.pth``) in its own layout, or one of geo3d's: what ``save_model`` wrote, or a
             checkpoint or run folder of the trainer, whose newest weights are taken (name the ``ema.safetensors`` in it
-            for their moving average). Nothing is ever unpickled unsafely.
+            for their moving average). ``shipped``: the weights of this model that come with geo3d.
+            ``hf://owner/repository/file[@revision]``: a file of the Hugging Face Hub, which is fetched into its cache.
+            Nothing is ever unpickled unsafely.
         generator: draws fresh weights; torch's global one when not given.
         fresh_decoder: take the encoder's weights alone from the file and draw those of decoder and heads.
         options: fields of the family's config, such as ``image_size=(256, 320)``. Those of a file need not be repeated.
@@ -87,6 +91,7 @@ def create_model(
     Example:
         >>> model = create_model("croco_v2_base_small", checkpoint="CroCo_V2_ViTBase_SmallDecoder.pth")
         >>> tokens = model.encode(images)   # (B, N, 768)
+        >>> encoder = create_model("sparse_resnet_tiny", checkpoint="shipped")
     """
     if checkpoint is None:
         if name is None:
@@ -95,7 +100,7 @@ def create_model(
             raise InputError("fresh_decoder goes with a checkpoint, which gives the encoder's weights")
         return family_of(name).build(name, options, generator).eval()
     family = None if name is None else family_of(name)
-    path = Path(checkpoint)
+    path = resolve(checkpoint, name)
     file = read_weight_file(path)
     if family is None:
         family = _family_in(file, path)
@@ -149,6 +154,7 @@ class ModelInfo:
         files: that the authors released and that fit it.
         licence: of these, as an SPDX identifier; empty where there are none, or it is not known.
         non_commercial: whether that is for non-commercial use alone.
+        shipped: weights of it that come with geo3d.
     """
 
     name: str
@@ -160,6 +166,7 @@ class ModelInfo:
     files: tuple[ReleasedFile, ...]
     licence: str
     non_commercial: bool
+    shipped: ShippedWeights | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -180,6 +187,8 @@ class ModelInfo:
         if self.files:
             licence = self.licence or "not known; ask their authors"
             lines.append(f"licence of these: {licence}{', non-commercial use alone' * self.non_commercial}")
+        if self.shipped is not None:
+            lines.append(f"comes with geo3d: {self.shipped}; checkpoint='shipped'")
         return "\n".join(lines)
 
 
@@ -220,4 +229,5 @@ def model_info(name: str) -> ModelInfo:
         files=files,
         licence=family.licence if files else "",
         non_commercial=family.non_commercial and bool(files),
+        shipped=shipped_info(name) if name in shipped_names() else None,
     )
