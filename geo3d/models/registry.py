@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,32 @@ def create_encoder(name: str, *, generator: torch.Generator | None = None, **opt
         InputError: unknown name or option.
     """
     return create_model(name, generator=generator, **(dict(family_of(name).bare) | options))
+
+
+def encoder_of(model: Encoder) -> Encoder:
+    """A model's encoder alone, with its weights, where the family can leave decoder and heads out.
+
+    Args:
+        model: one of a declared family; it is left as it is, and shares no memory with the result.
+
+    Returns:
+        The encoder, in evaluation mode; a copy of the model where its family is all encoder.
+
+    Raises:
+        InputError: the family is not known here.
+    """
+    if model.family not in _FAMILIES:
+        raise InputError(f"encoder_of: the family {model.family!r} is not known here; register it first")
+    family = _FAMILIES[model.family]
+    if not family.bare:
+        return copy.deepcopy(model).eval()
+    usual = family.config()
+    bare = {name: getattr(usual, name) for name in family.of_decoder} | dict(family.bare)
+    alone = family.network(family.configure(model.config, bare))
+    state = model.state_dict()
+    alone.load_state_dict({name: state[name] for name in alone.state_dict()})
+    alone.name, alone.licence = model.name, model.licence
+    return alone.eval()
 
 
 def model_options(name: str) -> dict[str, Any]:
