@@ -181,6 +181,7 @@ class ModelInfo:
         files: that the authors released and that fit it.
         licence: of these, as an SPDX identifier; empty where there are none, or it is not known.
         non_commercial: whether that is for non-commercial use alone.
+        page: address of the page of their authors that says where they are; empty where there are none.
         shipped: weights of it that come with geo3d.
     """
 
@@ -193,6 +194,7 @@ class ModelInfo:
     files: tuple[ReleasedFile, ...]
     licence: str
     non_commercial: bool
+    page: str = ""
     shipped: ShippedWeights | None = None
 
     @property
@@ -210,10 +212,12 @@ class ModelInfo:
             f"{self.name}: {self.network}, family {self.family}, reads {self.kind}, {self.parameters:,} parameters",
             f"stages: {_runs(self.stages)}",
         ]
-        lines += [f"released: {file.file} ({file.task})" for file in self.files]
+        lines += [f"released: {file}" for file in self.files]
         if self.files:
             licence = self.licence or "not known; ask their authors"
             lines.append(f"licence of these: {licence}{', non-commercial use alone' * self.non_commercial}")
+            if self.page:
+                lines.append(f"where they are: {self.page}; nothing is fetched unasked")
         if self.shipped is not None:
             lines.append(f"comes with geo3d: {self.shipped}; checkpoint='shipped'")
         return "\n".join(lines)
@@ -256,5 +260,6 @@ def model_info(name: str) -> ModelInfo:
         files=files,
         licence=family.licence if files else "",
         non_commercial=family.non_commercial and bool(files),
+        page=family.page if files else "",
         shipped=shipped_info(name) if name in shipped_names() else None,
     )
