@@ -94,7 +94,7 @@ def shipped_table() -> str:
     head = ("model", "reads", "weights", "file", "trained on", "time", "date", "licence")
     commands = "\n".join(shipped_info(name).about["command"] for name in shipped_names())
     figures = "\n".join(f"- `{name}`: {shipped_info(name).about['figures']}" for name in shipped_names())
-    return f"{_table(head, rows)}\n\n{figures}\n\n```bash\n{commands}\n```"
+    return f"{_table(head, rows)}\n\n{figures}\n\n```bash no-run: trains for a quarter of an hour each\n{commands}\n```"
 
 
 def released_table() -> str:
