@@ -1,4 +1,4 @@
-"""The documentation as pages: `make docs` builds them into build/docs with Sphinx, and a test builds them without a warning."""
+"""The documentation as pages, by Sphinx: `make docs` builds them, and a test builds them without a warning."""
 
 from __future__ import annotations
 
