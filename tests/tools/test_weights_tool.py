@@ -10,6 +10,7 @@ import weights
 
 import geo3d
 from geo3d.checkpoints import shipped
+from geo3d.models import family_of
 
 
 def test_the_tables_in_the_docs_are_what_the_code_says() -> None:
@@ -18,7 +19,7 @@ def test_the_tables_in_the_docs_are_what_the_code_says() -> None:
 
 def test_every_released_file_has_its_row() -> None:
     table = weights.released_table().splitlines()[2:]
-    files = {file.file for name in geo3d.list_models() for file in geo3d.model_info(name).files}
+    files = {file.file for name in geo3d.list_models() for file in family_of(name).files}
     assert {line.split("`")[1] for line in table} == files
     assert len(table) == len(files)
     assert all(len(line.split(" | ")) == 7 for line in table)
