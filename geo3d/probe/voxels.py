@@ -65,6 +65,10 @@ class ProbeScore(Score):
             "penalty": f"{self.penalty:.0e}",
         }
 
+    def bars(self) -> dict[str, tuple[float, float]]:
+        """Mean IoU and accuracy, %."""
+        return {"mean IoU, %": (100 * self.miou, 0.0), "accuracy, %": (100 * self.accuracy, 0.0)}
+
 
 def network_features(network: VoxelEncoder, device: torch.device | str = "cpu") -> Representation:
     """A network's features of all stages, side by side; the network is moved to the device and stays as it is."""
