@@ -70,9 +70,9 @@ def test_maps_of_a_folder_of_images(place: Path, tmp_path: Path, monkeypatch) ->
         "-1",
     )
     found = np.load(tmp_path / "f.npz")
-    assert found["photos/a.jpg/map"].shape == (64, 2, 2)
-    assert found["photos/a.jpg/map.stage1"].shape == (16, 8, 6)
-    assert found["photos/b.png/map.stage1"].shape == (16, 5, 5)
+    assert found["photos/a.jpg/map"].shape == (256, 2, 2)
+    assert found["photos/a.jpg/map.stage1"].shape == (64, 8, 6)
+    assert found["photos/b.png/map.stage1"].shape == (64, 5, 5)
     assert json.loads(str(found["info"]))["inputs"]["photos/a.jpg"]["strides"] == [8, 32]
 
 

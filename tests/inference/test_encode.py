@@ -378,7 +378,7 @@ def _call_often(count: int) -> tuple[float, float]:
             )
             assert out.points.shape[0] == len(cloud["xyz"])
 
-    some(max(32, count // 10))
+    some(32)
     tracemalloc.start()
     python, process = tracemalloc.get_traced_memory()[0], _resident()
     some(count)
@@ -388,11 +388,11 @@ def _call_often(count: int) -> tuple[float, float]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_calls(count: int) -> None:
     python, process = _call_often(count)
     assert python < 0.5
-    assert process < 20  # what the allocator keeps; a leak of one result a call were 60 MiB in 300 calls of this size
+    assert process < (3 if count == 100 else 20)  # what the allocator keeps; a result a call were 4 and 400 MiB
 
 
 _LEAN = """
