@@ -38,7 +38,7 @@ class MaskedGridsConfig(GridSampleConfig):
     mask_ratio: float = 0.75
     """Share of the blocks that is masked."""
     masking: Literal["exact", "skip", "published"] = "exact"
-    """exact: exactly that share of each grid's blocks, which the encoder reads as mask tokens; skip: the same blocks, which
+    """exact: exactly that share of each grid's blocks, which the encoder reads as mask tokens; skip: the same, which
     it leaves out, faster; published: each block by chance, the same for the whole batch, read as tokens."""
     decoded: float = 1.0
     """Share of each grid's blocks that are filled in and count in a training step, drawn anew for each: the last
