@@ -18,6 +18,7 @@ from geo3d.errors import InputError
 BENCHMARKS = {
     "chamfer": ("chamfer", "ChamferBenchmark"),
     "croco": ("croco", "CroCoBenchmark"),
+    "encode": ("encode", "EncodeBenchmark"),
     "fps": ("fps", "FpsBenchmark"),
     "i2p_guidance": ("i2p_guidance", "GuidanceBenchmark"),
     "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),

@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder",
     "prepare": "make synthetic scenes, find view pairs, make radiance grids",
     "probe": "measure what a checkpoint's frozen features tell",
+    "encode": "write features of scans, photos or grids to a file",
     "segment": "name the class of every point of a scene",
     "models": "list the models, or describe one",
 }

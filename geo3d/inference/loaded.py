@@ -266,7 +266,7 @@ def _fill_colors(rows: UsableRows, index: Tensor, filled: dict[str, str]) -> Ten
 
 def _fill_normals(rows: UsableRows, index: Tensor, filled: dict[str, str]) -> Tensor:
     """(V, 3) normals of the points of voxels."""
-    towards = "the sensor" if rows.sensor is not None else "the mean of the points"
+    towards = "the sensor" if rows.sensor is not None else "the mean of the points or up"
     how = f"estimated from {NEIGHBOURS} neighbours, towards {towards}"
     if rows.normals is None:
         filled["normals"] = how
