@@ -148,16 +148,16 @@ class DepthProbe(Probe):
         readouts = self._fit(representations)
         errors: dict[str, list[Tensor]] = {name: [] for name in representations}
         truth, scenes = [], set()
-        for number, (scene, looked_at, logs) in enumerate(self._views(self.held)):
+        for scene, looked_at, logs in self._views(self.held):
             known = logs.isfinite()
             truth.append(logs[known])
-            scenes.add(scene)
             maps = {}
             for name, features in representations.items():
                 found = readouts[name][0].predict(features(looked_at)).double()
                 errors[name].append(found[known])
                 maps[name] = found
-            self._keep(number, looked_at, {"depth": logs} | maps)
+            self._keep(scene not in scenes, looked_at, {"depth": logs} | maps)
+            scenes.add(scene)
         logs = torch.cat(truth) if truth else torch.zeros(0)
         if not len(logs):
             raise InputError("no depth is known of the held-out views")
@@ -212,10 +212,9 @@ class DepthProbe(Probe):
         pixels = pixel_lattice(shown.camera, self.patch)
         return PixelsOfView(shown, pixels, self.patch), patch_log_depth(shown.depth_at, pixels, self.patch)
 
-    def _keep(self, number: int, looked_at: PixelsOfView, maps: dict[str, Tensor]) -> None:
-        """Keep the maps of some views for the picture: of other scenes, as far as there are any."""
-        every = max(1, len(self.held) // _DRAWN)
-        if self.picture is None or number % every or len(self._drawn) >= _DRAWN:
+    def _keep(self, first: bool, looked_at: PixelsOfView, maps: dict[str, Tensor]) -> None:
+        """Keep the maps of the first view of some scenes for the picture."""
+        if self.picture is None or not first or len(self._drawn) >= _DRAWN:
             return
         camera = looked_at.shown.camera
         shape = camera.height // self.patch, camera.width // self.patch
