@@ -416,7 +416,7 @@ def _beginning(config: ResultsConfig, seconds: float, spent: float) -> list[str]
         "which no pre-training saw: of read-outs that learn, half of these rooms are learnt from and half are measured",
         f"on. ± is the sample deviation over {config.seeds} seeds of weights, order and draws; gains are means over",
         "seeds, ± their standard error. The published recipes train thousands of times longer: these tables tell",
-        "whether minutes teach anything of use, not how good a method is. [probe.md](probe.md) says how it is measured.",
+        "whether minutes teach anything of use, not how good a method is. [probe.md](probe.md) says how that is done.",
         "",
     ]
 

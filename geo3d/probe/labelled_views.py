@@ -76,8 +76,8 @@ class ViewPatches:
             looked_at.append(PixelsOfView(shown, pixels, step))
             places.append(shown.lifted(pixels, depth))
             known.append(depth > 0)
-        xyz = torch.cat(places)
-        index_of, squared = knn(xyz, cloud.xyz.double(), torch.tensor([0, len(xyz)]), cloud.offsets, 1)
+        xyz = torch.cat(places).to(cloud.xyz)
+        index_of, squared = knn(xyz, cloud.xyz, torch.tensor([0, len(xyz)]), cloud.offsets, 1)
         near = torch.cat(known) & (squared[:, 0] <= _REACH**2)
         return looked_at, torch.where(near, cloud.semantic[index_of[:, 0]], IGNORED)
 

@@ -53,7 +53,7 @@ def test_a_probe_of_ones_own_is_found_by_name_and_compares(brightness, checkpoin
     assert Image.open(out.with_suffix(".png")).size > (300, 100)
     config = brightness.settings(checkpoint=checkpoint, baseline="none")
     assert list(run_probe("brightness", config, lines.append)) == ["checkpoint", "input features"]
-    assert "picture" not in lines[-1]
+    assert "picture: " not in lines[-1]
 
 
 def test_a_probe_of_ones_own_is_a_command(brightness, checkpoint: Path, capsys) -> None:

@@ -141,7 +141,7 @@ def test_a_run_on_images_gives_figures_table_and_picture(boxes: Path, croco: Pat
     out = tmp_path / "figures" / "match.json"
     scores = run_probe("match", MatchConfig(**common, out=out, by_layer=True), lines.append)
     assert list(scores) == [
-        "checkpoint", "fresh weights, seed 3", "checkpoint, block0", "checkpoint, block1", "input features"
+        "checkpoint", "fresh weights, seed 3", "input features", "checkpoint, block0", "checkpoint, block1"
     ]  # fmt: skip
     assert scores["checkpoint"].by_angle.keys() == {"2 to 15 degrees", "15 to 40 degrees"}
     assert scores["checkpoint"].columns == 64

@@ -26,7 +26,7 @@ def test_classes_told_by_the_features_are_all_found() -> None:
 
 
 def test_precision_is_that_which_is_written_down() -> None:
-    """On a circle, seen from 0 degrees: right at ranks 1 and 3 gives (1 + 2/3) / 2; the last has no other of its class."""
+    """On a circle, by the definition written out; two are of classes of which there is no other."""
     angles = np.radians([0, 10, 20, 30, 180])
     points = np.stack([np.cos(angles), np.sin(angles)], 1)
     points -= points.mean(0)  # so that nothing is taken off
