@@ -16,7 +16,7 @@ from geo3d.writing import replacing
 UNKNOWN = (190, 190, 190)
 #: Rows that a projection is fitted to at most, of each set as many as its share; more change no colour that one sees.
 _MOST_ROWS = 20_000
-#: Rows beyond which share of the distances from the median are left out of the axes: a few odd features would take them.
+#: Share of the rows, nearest to the median, that the axes are found from; a few odd features would take them over.
 _KEPT = 0.98
 #: Shares of the values along an axis that become the ends of a colour channel.
 _ENDS = (0.02, 0.98)
@@ -46,8 +46,8 @@ class Projection:
         """The projection of some features, which each set and each row of a set takes part in.
 
         Robust: the middle is the median, the few rows farthest from it do not turn the axes, and colours reach from the
-        2 to the 98 % quantile. The same features give the same colours: rows are thinned out evenly, without chance, and
-        an axis points to where it has the longer tail.
+        2 to the 98 % quantile. The same features give the same colours: rows are thinned out evenly, without chance,
+        and an axis points to where it has the longer tail.
 
         Args:
             features: one array or tensor (N, C), or several of as many columns; rows that are not finite are left out.
@@ -129,12 +129,8 @@ class Projection:
                 f"{path}: holds no projection of features ({error}); --save-projection writes one"
             ) from error
         channels = found["centre"].shape
-        if (
-            len(channels) != 1
-            or found["axes"].shape != (*channels, 3)
-            or found["low"].shape != (3,)
-            or found["high"].shape != (3,)
-        ):
+        wanted = {"centre": channels, "axes": (*channels, 3), "low": (3,), "high": (3,)}
+        if len(channels) != 1 or any(found[name].shape != shape for name, shape in wanted.items()):
             raise InputError(f"{path}: holds no projection of features, its arrays do not fit each other")
         return cls(**found)
 
