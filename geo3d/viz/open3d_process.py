@@ -140,8 +140,9 @@ class Window:
             _add(o3d, self.view.scene, space, f"space {number}", task["dot"], 2.0)
             for place, text in space["texts"]:
                 self.view.add_3d_label(np.asarray(place, np.float32), text)
-        bounds = self.view.scene.bounding_box
-        eye = task["eye"]
+        eye, bounds = task["eye"], self.view.scene.bounding_box
+        if not task["spaces"]:
+            bounds = o3d.geometry.AxisAlignedBoundingBox([-1.0, -1.0, -1.0], [1.0, 1.0, 1.0])
         self.view.setup_camera(float(eye["field_of_view"]), bounds, np.asarray(eye["target"], np.float32))
         self.view.look_at(*(np.asarray(eye[name], np.float32) for name in ("target", "eye", "up")))
         self.pressed: tuple[int, int] | None = None
@@ -164,7 +165,13 @@ class Window:
 
     def _layout(self, context: Any) -> None:
         room, gui = self.window.content_rect, self.o3d.visualization.gui
-        beside = min(_PANEL, room.width // 2) if self.task["aside"] is not None else min(260, room.width // 3)
+        beside = (
+            room.width
+            if not self.task["spaces"]
+            else min(_PANEL, room.width // 2)
+            if self.task["aside"] is not None
+            else min(260, room.width // 3)
+        )
         self.view.frame = gui.Rect(room.x, room.y, room.width - beside, room.height)
         self.side.frame = gui.Rect(room.get_right() - beside, room.y, beside, room.height)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from geo3d.errors import InputError
 from geo3d.viz.picture import Lines, Marker, Picture3D, Points, Space, Surface
@@ -32,7 +33,8 @@ _PICTURE = ".png"
 _PATIENCE = 300
 #: Room between spaces in one frame of coordinates, as a share of the widest.
 _GAP = 0.15
-_BESIDE = 360  # width of what stands beside a window's view, pixels
+# Width of what stands beside a window's view, and of what stands in a window without one, pixels.
+_BESIDE, _WHOLE = 360, 1240
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,6 @@ def _offscreen(spaces: list[Space], eyes: list[Viewpoint], size: tuple[int, int]
         _run_open3d(task, Path(folder), answer)
         with np.load(answer) as file:
             drawn = [file[name] for name in file.files]
-    from PIL import Image
-
     return [np.asarray(Image.fromarray(panel).resize(size, Image.Resampling.BOX)) for panel in drawn]
 
 
@@ -195,7 +195,7 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         "window": True,
         "title": picture.title,
         "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
-        "aside": _narrow(compose(aside, [])),
+        "aside": _narrow(compose(aside, []), _BESIDE if spaces else _WHOLE),
         "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),
         "dot": min(_dot(whole, eye, size), 8.0),
@@ -205,11 +205,9 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         _run_open3d(task, Path(folder), Path(folder) / "window", None)
 
 
-def _narrow(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
+def _narrow(pixels: np.ndarray, width: int) -> np.ndarray:
     image = Image.fromarray(pixels)
-    share = min(1.0, _BESIDE / image.width)
+    share = min(1.0, width / image.width)
     return np.asarray(image.resize((round(share * image.width), round(share * image.height)), Image.Resampling.LANCZOS))
 
 
