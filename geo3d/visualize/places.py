@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from geo3d.viz.picture import Frustum, Points
 _OBJECT = 1.8
 #: Points drawn of an object's surface, views lifted by their depth, and pixels of each at most.
 _OBJECT_POINTS, _LIFTED_VIEWS, _LIFTED_PIXELS = 8192, 12, 20_000
+#: Thickness over length below which an object is a sheet.
+_FLAT = 0.15
 #: Length of a drawn camera over the scene's diagonal, and how many are drawn at most.
 _FRUSTUM, _MOST_CAMERAS = 0.035, 80
 
@@ -154,7 +157,7 @@ def find_objects(data: Sequence[Path], numbers: Sequence[int] = (), usual: int =
 
     Args:
         data: folders of datasets, and files of points.
-        numbers: of the objects of all folders; the first ``usual`` ones where none are given.
+        numbers: of the objects of all folders; the first ``usual`` ones that are not flat where none are given.
         usual: how many.
 
     Raises:
@@ -165,7 +168,8 @@ def find_objects(data: Sequence[Path], numbers: Sequence[int] = (), usual: int =
     if not folders:
         return places
     source = ObjectClouds.find(folders)
-    for number in numbers or range(min(usual, len(source))):
+    chosen = list(numbers) or list(islice((n for n in range(len(source)) if not _is_flat(source.cloud(n))), usual))
+    for number in chosen or [0]:
         if not 0 <= number < len(source):
             raise InputError(f"--object {number}: there are {len(source)} objects, from 0 to {len(source) - 1}")
         category = source.category(number)
@@ -174,6 +178,12 @@ def find_objects(data: Sequence[Path], numbers: Sequence[int] = (), usual: int =
         scene = source.opened(number).scene.name
         places.append(Place(f"{kind}{scene} {within}".strip(), object_cloud=source.cloud(number)))
     return places
+
+
+def _is_flat(cloud: PointCloud) -> bool:
+    """Whether an object is a sheet, such as a ceiling or a picture, of which little can be seen."""
+    sides = cloud.xyz.amax(0) - cloud.xyz.amin(0)
+    return bool(sides.min() < _FLAT * sides.max())
 
 
 def _place(dataset: SceneDataset, name: str) -> Place:

@@ -31,6 +31,8 @@ GEOMETRY = (".ply", ".glb")
 _PICTURE = ".png"
 #: Seconds that Open3D has to draw, and a window to appear.
 _PATIENCE = 300
+#: Degrees about z from where spaces that stand side by side along x are seen so on the screen too.
+_ALONG_X = -80.0
 #: Room between spaces in one frame of coordinates, as a share of the widest.
 _GAP = 0.15
 # Width of what stands beside a window's view, and of what stands in a window without one, pixels.
@@ -170,7 +172,7 @@ def _dot(space: Space, eye: Viewpoint, size: tuple[int, int]) -> float:
     uv, _ = eye.project(xyz, size)
     uv = uv[np.isfinite(uv).all(1)]
     covered = len(np.unique((uv // 16).astype(np.int64), axis=0)) * 256
-    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 18))
+    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 32))
 
 
 def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | None, close_after: float | None) -> None:
@@ -185,7 +187,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         is_object=all(space.is_object for space in spaces),
     )
     size = (900, 800)
-    eye = Viewpoint.of(whole, size, azimuth, elevation)
+    beside = _ALONG_X if len(spaces) > 1 and azimuth is None else azimuth
+    eye = Viewpoint.of(whole, size, beside, elevation)
     has_features = any(p.features is not None for space in spaces for p in space.points)
     texts = [[(m.place, m.text) for m in space.markers] for space in spaces]
     if len(spaces) > 1:
