@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     from geo3d.inference import LoadedEncoder
 
 
+class _Checked:
+    """The end of the line of checks: each class of options looks at its own and hands on."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to look at."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions:
+class DrawingOptions(_Checked):
     """How a picture is drawn."""
 
     out: Path | None = None
@@ -30,12 +37,13 @@ class DrawingOptions:
     """Seconds after which a window closes by itself. None: when it is closed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.elevation is not None and not -90 < self.elevation < 90:
             raise InputError(f"elevation must lie between -90 and 90 degrees, got {self.elevation}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceOptions:
+class PlaceOptions(_Checked):
     """What is looked at."""
 
     data: tuple[Path, ...]
@@ -49,6 +57,7 @@ class PlaceOptions:
     """Points that are drawn of a scene at most (count); all are encoded."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.points < 1:
             raise InputError(f"points must be 1 or more, got {self.points}")
 
