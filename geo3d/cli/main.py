@@ -16,6 +16,7 @@ COMMANDS = {
     "probe": "measure what a checkpoint's frozen features tell",
     "encode": "write features of scans, photos or grids to a file",
     "segment": "name the class of every point of a scene",
+    "visualize": "pictures of scenes, features, attention, reconstructions, pairs, matches, grids",
     "models": "list the models, or describe one",
 }
 
