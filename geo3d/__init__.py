@@ -40,6 +40,7 @@ _ROOMS = (
     "cli",
     "datasets",
     "geometry",
+    "interop",
     "methods",
     "models",
     "nn",
