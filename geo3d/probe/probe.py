@@ -27,7 +27,8 @@ class ProbeConfig:
     """What every probe says; probes add their own fields."""
 
     checkpoint: Path
-    """Run folder of `geo3d pretrain`, one of its checkpoints, or the authors' file."""
+    """Run folder of `geo3d pretrain`, one of its checkpoints, the authors' file, hf://owner/repository/file[@revision],
+    or the name of a model whose weights come with geo3d (`geo3d models --shipped`)."""
     model: str | None = None
     """Network that the file holds; None: as it says itself, which the authors' files do not (`swin3d`)."""
     seed: int = 0
