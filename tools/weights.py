@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+
+import torch
 
 import geo3d
 from geo3d.checkpoints import shipped_info, shipped_names
@@ -94,13 +97,14 @@ def shipped_table() -> str:
     head = ("model", "reads", "weights", "file", "trained on", "time", "date", "licence")
     commands = "\n".join(shipped_info(name).about["command"] for name in shipped_names())
     figures = "\n".join(f"- `{name}`: {shipped_info(name).about['figures']}" for name in shipped_names())
-    return f"{_table(head, rows)}\n\n{figures}\n\n```bash\n{commands}\n```"
+    return f"{_table(head, rows)}\n\n{figures}\n\n```bash no-run: trains for a quarter of an hour each\n{commands}\n```"
 
 
+@cache
 def released_table() -> str:
     """The files that authors released, as a table of Markdown."""
     rows: dict[str, tuple[str, ...]] = {}
-    for name in geo3d.list_models():
+    for name in [name for name in geo3d.list_models() if family_of(name).name == name]:
         info = geo3d.model_info(name)
         for file in info.files:
             licence = (info.licence or "not known") + (", non-commercial" if info.non_commercial else "")
@@ -116,14 +120,9 @@ def _size(file: ReleasedFile) -> str:
     if file.megabytes is not None:
         return f"{file.megabytes:g} MB"
     whole = {"encoder": file.models[0]} if file.models[-1] == "spark" else {}
-    name = file.models[-1]
-    parameters = geo3d.model_info(name).parameters
-    if whole:
-        import torch
-
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in family_of(name).build(name, whole).parameters())
-    return f"{parameters * _BYTES / 1e6:.0f} MB of weights"
+    with torch.device("meta"):  # no weights are drawn
+        model = family_of(file.models[-1]).build(file.models[-1], whole)
+    return f"{sum(p.numel() for p in model.parameters()) * _BYTES / 1e6:.0f} MB of weights"
 
 
 def _where(file: ReleasedFile, page: str) -> str:
