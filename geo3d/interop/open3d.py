@@ -433,7 +433,7 @@ def to_feature(features: Any, normalized: bool = True) -> Any:
     >>> registration.registration_ransac_based_on_feature_matching(cloud_a, cloud_b, source, target, True, 0.1)
 
     Open3D matches by the least Euclidean distance, which of rows of unit length is the greatest cosine. Its search
-    slows down with the number of columns; :class:`geo3d.interop.matching.Whitening` brings them down to some 32.
+    slows down with the number of columns; :func:`geo3d.interop.registration.balanced` brings them down to 64.
 
     Args:
         features: (N, C), finite; a row for each point of the cloud, in its order.

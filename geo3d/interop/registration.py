@@ -11,7 +11,7 @@ scans see to within a distance of where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,6 @@ from geo3d.models.voxel_points import points_in_voxels
 
 if TYPE_CHECKING:
     from geo3d.inference import LoadedEncoder
-
-#: What describes points: of a scan and the rows (K,) of its keypoints, descriptors (K, C).
-Describe = Callable[["Scan", Tensor], np.ndarray]
 
 #: Metres between keypoints.
 EDGE = 0.05
@@ -60,7 +57,7 @@ class Scan:
     sensor: np.ndarray
 
     def keypoints(self, edge: float = EDGE) -> Tensor:
-        """(K,) int64 rows of the points that are described: one in every voxel."""
+        """(K,) int64 rows of the points that stand for the scan: one in every voxel."""
         return points_in_voxels(self.cloud, edge).index
 
 
@@ -100,47 +97,13 @@ class PairScore:
 # --- descriptors ---
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """Features brought down to a few columns of equal spread and no correlation, so that none drowns the others.
-
-    Args:
-        centre: (C,) float64 that is taken off.
-        axes: (C, D) float64 main directions, each divided by the spread along it.
-    """
-
-    centre: np.ndarray
-    axes: np.ndarray
-
-    @classmethod
-    def fit(cls, features: Iterable[Any], columns: int = 32) -> Whitening:
-        """Of features (N, C) of some scans, such as the two that are to be matched.
-
-        Raises:
-            InputError: no row that is finite.
-        """
-        rows = np.concatenate([np.asarray(f, np.float64) for f in features])
-        rows = rows[np.isfinite(rows).all(1)]
-        if not len(rows):
-            raise InputError("Whitening: the features have no row that is finite")
-        centre = rows.mean(0)
-        _, spread, axes = np.linalg.svd(np.linalg.qr(rows - centre, mode="r"), full_matrices=False)
-        kept = spread[:columns] > 1e-9 * spread[0]
-        axes = axes[:columns][kept] / (spread[:columns][kept, None] / np.sqrt(len(rows)))
-        return cls(centre, axes.T)
-
-    def __call__(self, features: Any) -> np.ndarray:
-        """(N, D) float64 of features (N, C)."""
-        return (np.asarray(features, np.float64) - self.centre) @ self.axes
-
-
 def turned_features(
-    encoder: LoadedEncoder, scan: Scan, rows: Tensor, turns: int = 8, layers: Sequence[int | str] | None = None
+    encoder: LoadedEncoder, scan: Scan, rows: Tensor, turns: int = 4, layers: Sequence[int | str] | None = None
 ) -> np.ndarray:
     """Features that care less which way a scan is turned: the mean over several turns about z.
 
     Sparse convolutions and windows lie along the axes of the scan, so that a wall's features change as it turns. With
-    ``turns`` of them, the lattice also falls differently each time.
+    each turn the lattice falls differently, too.
 
     Args:
         encoder: of kind ``voxels``.
@@ -150,24 +113,111 @@ def turned_features(
         layers: stages, as the encoder takes them.
 
     Returns:
-        (K, C) float32.
+        (K, C) float32, all stages side by side.
     """
-    total, cloud = None, scan.cloud
+    total, cloud = 0.0, scan.cloud
     for turn in range(turns):
-        angle = 2 * np.pi * turn / turns
-        rotation = torch.tensor(_about_z(angle), dtype=cloud.xyz.dtype)
+        rotation = torch.tensor(_about_z(2 * np.pi * turn / turns), dtype=cloud.xyz.dtype)
         normals = None if cloud.normals is None else cloud.normals @ rotation.T
-        found = encoder(replace(cloud, xyz=cloud.xyz @ rotation.T, normals=normals), layers=layers).points[rows]
-        total = found if total is None else total + found
+        total = total + encoder(replace(cloud, xyz=cloud.xyz @ rotation.T, normals=normals), layers=layers).points[rows]
     return (total / turns).cpu().numpy()
 
 
-def fpfh(scan: Scan, rows: Tensor, radius: float = 5 * EDGE) -> np.ndarray:
-    """Open3D's fast point feature histograms (K, 33) of keypoints among each other; normals are the scan's."""
+def balanced(features: Sequence[Any], channels: Sequence[int], columns: int | None = 64) -> list[np.ndarray]:
+    """Features of scans that are to be matched, of which every stage counts alike.
+
+    What all points share is taken off each stage, its rows are made of unit length, and stages stand side by side
+    again. Then the main directions are kept, as Open3D's search slows down with the number of columns.
+
+    Args:
+        features: (K, C) of each scan.
+        channels: of each stage; they add up to C.
+        columns: at most so many are left; None: all.
+
+    Raises:
+        InputError: features of another number of columns than the stages have.
+    """
+    rows = [np.asarray(f, np.float64) for f in features]
+    ends = np.cumsum(channels)
+    if any(f.shape[1] != ends[-1] for f in rows):
+        raise InputError(f"balanced: stages of {list(channels)} channels add up to {ends[-1]}, got {rows[0].shape[1]}")
+    middle = np.concatenate(rows).mean(0)
+    parts = [np.concatenate([_unit(p) for p in np.split(f - middle, ends[:-1], 1)], 1) for f in rows]
+    if columns is None or columns >= ends[-1]:
+        return parts
+    _, axes = np.linalg.eigh(sum(p.T @ p for p in parts))
+    return [p @ axes[:, ::-1][:, :columns] for p in parts]
+
+
+def rooted(histograms: Sequence[Any]) -> list[np.ndarray]:
+    """Histograms, such as FPFH, of scans that are to be matched, by their root, less what all points share.
+
+    The root keeps a few full bins from drowning the others, as it does for SIFT (Arandjelovic and Zisserman, 2012).
+    """
+    rows = [np.sqrt(np.asarray(h, np.float64).clip(0)) for h in histograms]
+    rows = [_unit(r) for r in rows]
+    middle = np.concatenate(rows).mean(0)
+    return [r - middle for r in rows]
+
+
+def joined(*descriptors: Sequence[Any]) -> list[np.ndarray]:
+    """Several descriptors of the same scans side by side, each of unit length."""
+    return [np.concatenate([_unit(d) for d in of_scan], 1) for of_scan in zip(*descriptors)]
+
+
+def fpfh(scan: Scan, rows: Tensor, among: Tensor | None = None, radius: float = 5 * EDGE) -> np.ndarray:
+    """Open3D's fast point feature histograms (K, 33) of some points among others; normals are the scan's.
+
+    Args:
+        scan: what is described.
+        rows: (K,) points whose histograms are asked for.
+        among: rows of the points that are looked at, all keypoints when not given; ``rows`` are some of them.
+        radius: metres that are looked around.
+    """
     o3d = require_extra("open3d", "open3d", "computing FPFH")
-    cloud = open3d.to_point_cloud(_keypoint_cloud(scan, rows))
+    among = scan.keypoints() if among is None else among
+    cloud = open3d.to_point_cloud(_keypoint_cloud(scan, among))
     search = o3d.geometry.KDTreeSearchParamHybrid(radius=radius, max_nn=100)
-    return open3d.from_feature(o3d.pipelines.registration.compute_fpfh_feature(cloud, search))
+    found = open3d.from_feature(o3d.pipelines.registration.compute_fpfh_feature(cloud, search))
+    place = torch.full((len(scan.cloud),), -1)
+    place[among] = torch.arange(len(among))
+    return found[place[rows].numpy()]
+
+
+def describe(
+    pair: ScanPair,
+    rows: tuple[Tensor, Tensor],
+    encoders: Mapping[str, LoadedEncoder],
+    turns: int = 4,
+    columns: int | None = 64,
+) -> dict[str, list[np.ndarray]]:
+    """Descriptors of the points of a pair: FPFH, of encoders, and of both together.
+
+    Args:
+        pair: the scans.
+        rows: points of source and target; keypoints.
+        encoders: name -> one of kind ``voxels``.
+        turns: of :func:`turned_features`.
+        columns: of :func:`balanced`.
+
+    Returns:
+        Name -> descriptors (K, C) of source and target: ``FPFH``, ``FPFH, rooted``, and of each encoder its name and
+        ``NAME and FPFH``.
+    """
+    scans = list(zip((pair.source, pair.target), rows))
+    histograms = [fpfh(scan, chosen) for scan, chosen in scans]
+    found = {"FPFH": histograms, "FPFH, rooted": rooted(histograms)}
+    for name, encoder in encoders.items():
+        features = [turned_features(encoder, scan, chosen, turns) for scan, chosen in scans]
+        found[name] = balanced(features, [stage.channels for stage in encoder.model.feature_info], columns)
+        found[f"{name} and FPFH"] = joined(found[name], found["FPFH, rooted"])
+    return found
+
+
+def drawn_keypoints(scan: Scan, most: int, seed: int = 0) -> Tensor:
+    """(K,) int64 rows of some of a scan's keypoints, drawn evenly; matching takes time by the square of them."""
+    rows = scan.keypoints()
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]]
 
 
 # --- registration ---
@@ -379,6 +429,11 @@ def _keypoint_cloud(scan: Scan, rows: Tensor) -> PointCloud:
     return PointCloud(scan.cloud.xyz[rows], scan.cloud.colors[rows], scan.cloud.normals[rows])
 
 
+def _unit(rows: Any) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+
+
 def _about_z(angle: float) -> np.ndarray:
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
@@ -398,15 +453,18 @@ __all__ = [
     "EDGE",
     "REGISTERED",
     "WITHIN",
-    "Describe",
     "PairScore",
     "Scan",
     "ScanPair",
     "Surroundings",
-    "Whitening",
+    "balanced",
+    "describe",
+    "drawn_keypoints",
     "fpfh",
+    "joined",
     "matches",
     "register",
+    "rooted",
     "scan_of",
     "scan_pairs",
     "score_pair",
