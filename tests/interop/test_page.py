@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_cloud
+from interop_samples import make_cloud
 
 import geo3d
 from geo3d.viz.points import write_points
