@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,13 @@ def box_room() -> Mesh:
     return Mesh(xyz, np.concatenate(faces).astype(np.int64), colors)
 
 
+@cache
+def pair_of(upright: bool = True) -> registration.ScanPair:
+    """Two views of the room, the same for all tests."""
+    (pair,) = registration.scan_pairs(box_room(), 1, np.random.default_rng(3), upright)
+    return pair
+
+
 def test_a_view_of_a_mesh_is_what_geometry_says() -> None:
     camera = Camera(48, 36, 30.25, 29.5, 20.125, 15.75)
     pose = look_at((2.0, -1.5, 1.4), (0.0, 0.0, 0.8))
@@ -41,7 +50,7 @@ def test_a_view_of_a_mesh_is_what_geometry_says() -> None:
 
 @pytest.mark.parametrize("upright", [True, False])
 def test_the_true_motion_carries_one_scan_onto_the_other(upright: bool) -> None:
-    (pair,) = registration.scan_pairs(box_room(), 1, np.random.default_rng(3), upright)
+    pair = pair_of(upright)
     assert 0.3 <= pair.overlap <= 0.7
     motion = pair.target_from_source
     np.testing.assert_allclose(motion[:3, :3] @ motion[:3, :3].T, np.eye(3), atol=1e-12)
@@ -61,7 +70,7 @@ def test_the_true_motion_carries_one_scan_onto_the_other(upright: bool) -> None:
 
 
 def test_perfect_descriptors_register_and_random_ones_do_not() -> None:
-    (pair,) = registration.scan_pairs(box_room(), 1, np.random.default_rng(3))
+    pair = pair_of()
     rows = tuple(registration.drawn_keypoints(scan, 400) for scan in (pair.source, pair.target))
     motion = pair.target_from_source
     there = pair.source.cloud.xyz[rows[0]].double().numpy() @ motion[:3, :3].T + motion[:3, 3]
@@ -103,7 +112,7 @@ def test_stages_count_alike_and_main_directions_are_kept() -> None:
 
 def test_turned_features_do_not_mind_a_turn() -> None:
     """A stand-in for an encoder, whose features are places: their mean over the circle has no x and y left."""
-    (pair,) = registration.scan_pairs(box_room(), 1, np.random.default_rng(3))
+    pair = pair_of()
 
     class Places:
         def __call__(self, cloud, layers=None):
@@ -118,7 +127,7 @@ def test_turned_features_do_not_mind_a_turn() -> None:
 def test_fpfh_is_open3ds_for_the_rows_asked_for() -> None:
     import open3d as library
 
-    (pair,) = registration.scan_pairs(box_room(), 1, np.random.default_rng(3))
+    pair = pair_of()
     every = pair.source.keypoints()
     scan = registration.Scan(pair.source.cloud, pair.source.sensor)
     cloud = open3d.to_point_cloud(type(scan.cloud)(scan.cloud.xyz[every], normals=scan.cloud.normals[every]))
