@@ -42,6 +42,7 @@ _ROOMS = (
     "datasets",
     "geometry",
     "inference",
+    "interop",
     "methods",
     "models",
     "nn",
