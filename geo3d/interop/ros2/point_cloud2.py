@@ -32,8 +32,8 @@ def from_pointcloud2(message: Any, transform: Any = None) -> PointCloud:
     above 1) comes row by row.
 
     - Colours: ``rgb`` or ``rgba`` in the bits of a float32 or an integer, or ``r``, ``g``, ``b``.
-    - Normals: ``normal_x``, ``normal_y``, ``normal_z`` (or ``nx``, ``ny``, ``nz``), of any length; (0, 0, 1) where one
-      is zero or not a number.
+    - Normals: ``normal_x``, ``normal_y``, ``normal_z`` (or ``nx``, ``ny``, ``nz``), of any length; NaN where one is zero
+      or not a number, which encoders estimate.
     - Labels: ``label`` (or ``class``, ``semantic``) and ``instance``, -1 where they are not numbers.
 
     All other fields, such as ``intensity``, ``ring`` and ``time``, are in :func:`read_fields`.
@@ -55,7 +55,7 @@ def from_pointcloud2(message: Any, transform: Any = None) -> PointCloud:
         with np.errstate(invalid="ignore"):  # the bits of some packed colours are NaN as a float
             found = named_columns(columns)
         xyz = found.xyz.astype(np.float64)
-        normals = None if found.normals is None else unit_normals(found.normals)
+        normals = None if found.normals is None else _normals(found.normals)
         labels = [None if column is None else _labels(column) for column in (found.semantic, found.instance)]
         colors = _colors(found)
     except ValueError as error:
@@ -144,6 +144,12 @@ def _colors(found: PointColumns) -> np.ndarray | None:
     colors = np.full(found.colors.shape, np.nan, np.float32)
     colors[known] = unit_colors(found.colors[known])
     return colors
+
+
+def _normals(normals: np.ndarray) -> np.ndarray:
+    """(N, 3) float32 unit vectors, NaN where they are not known."""
+    known = np.isfinite(normals).all(1) & normals.any(1)
+    return np.where(known[:, None], unit_normals(normals), np.float32(np.nan))
 
 
 def _labels(column: np.ndarray) -> np.ndarray:
