@@ -32,8 +32,8 @@ def from_pointcloud2(message: Any, transform: Any = None) -> PointCloud:
     above 1) comes row by row.
 
     - Colours: ``rgb`` or ``rgba`` in the bits of a float32 or an integer, or ``r``, ``g``, ``b``.
-    - Normals: ``normal_x``, ``normal_y``, ``normal_z`` (or ``nx``, ``ny``, ``nz``), of any length; NaN where one is zero
-      or not a number, which encoders estimate.
+    - Normals: ``normal_x``, ``normal_y``, ``normal_z`` (or ``nx``, ``ny``, ``nz``), of any length; NaN where one is
+      zero or not a number, which encoders estimate.
     - Labels: ``label`` (or ``class``, ``semantic``) and ``instance``, -1 where they are not numbers.
 
     All other fields, such as ``intensity``, ``ring`` and ``time``, are in :func:`read_fields`.
