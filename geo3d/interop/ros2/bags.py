@@ -41,7 +41,7 @@ def read_bag(path: str | Path, topics: Collection[str] = (), types: Collection[s
             is reached.
     """
     require_extra("rosbags", "ros", "reading bags")
-    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
 
     path = Path(path)
@@ -64,5 +64,8 @@ def read_bag(path: str | Path, topics: Collection[str] = (), types: Collection[s
                 yield BagMessage(
                     connection.topic, connection.msgtype, time, reader.deserialize(data, connection.msgtype)
                 )
-    except AnyReaderError as error:
-        raise InputError(f"{path}: this bag cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # what damaged bytes come to in the libraries that unpack them, of any type
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: this bag cannot be read: {type(error).__name__}: {reason}") from error

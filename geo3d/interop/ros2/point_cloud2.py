@@ -52,9 +52,9 @@ def from_pointcloud2(message: Any, transform: Any = None) -> PointCloud:
     """
     columns = read_fields(message)
     try:
-        with np.errstate(invalid="ignore"):  # the bits of some packed colours are NaN as a float
+        with np.errstate(invalid="ignore"):  # NaN of any bits; those of packed colours may be NaN as a float
             found = named_columns(columns)
-        xyz = found.xyz.astype(np.float64)
+            xyz = found.xyz.astype(np.float64)
         normals = None if found.normals is None else _normals(found.normals)
         labels = [None if column is None else _labels(column) for column in (found.semantic, found.instance)]
         colors = _colors(found)
