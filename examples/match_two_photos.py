@@ -98,7 +98,7 @@ def main() -> None:
         "--encoder", default="resnet_tiny", help="run folder, file, or model whose weights come with geo3d"
     )
     parser.add_argument("--fresh", type=int, metavar="SEED", help="fresh weights instead, to compare with")
-    parser.add_argument("--layers", type=int, nargs="+", default=[-3, -2], help="numbers of the stages")
+    parser.add_argument("--layers", type=int, nargs="+", help="numbers of the stages; two fine ones when not given")
     parser.add_argument("--step", type=int, default=8, help="distance of pixels that are matched (pixels)")
     parser.add_argument("--tolerance", type=float, default=0.6, help="by which neighbours may disagree (share)")
     parser.add_argument("--out", type=Path, default=Path("matches.png"), help="picture to write")
@@ -119,8 +119,10 @@ def main() -> None:
             a, b = (scene.view(number) for number in args.views)
 
     out = geo3d.load_encoder(args.encoder, fresh=args.fresh)([a, b])
-    pixels_a, features_a = grid_features(out.first, args.step, args.layers)
-    pixels_b, features_b = grid_features(out.second, args.step, args.layers)
+    strides = out.first.strides
+    layers = args.layers or [n for n, stride in enumerate(strides) if stride <= max(8, *strides[:1])][-2:]
+    pixels_a, features_a = grid_features(out.first, args.step, layers)
+    pixels_b, features_b = grid_features(out.second, args.step, layers)
     rows, cosines = mutual_matches(features_a, features_b)
     pixels_a, pixels_b = pixels_a[rows[:, 0]], pixels_b[rows[:, 1]]
     kept = agreeing(pixels_a, pixels_b, args.tolerance)
