@@ -52,6 +52,7 @@ _ROOMS = (
     "reconstruction",
     "samples",
     "train",
+    "visualize",
     "viz",
 )
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from geo3d.errors import InputError
 from geo3d.viz.picture import Lines, Marker, Picture3D, Points, Space, Surface
 from geo3d.viz.picture_sheet import compose, draw_markers, panel_size
 from geo3d.viz.ply import write_ply
-from geo3d.viz.projection import draw_space
+from geo3d.viz.projection import DOT, draw_space, shaded
 from geo3d.viz.sheet import write_picture
 from geo3d.viz.viewpoint import Viewpoint
 from geo3d.writing import prepare_place, replacing
@@ -30,9 +31,12 @@ GEOMETRY = (".ply", ".glb")
 _PICTURE = ".png"
 #: Seconds that Open3D has to draw, and a window to appear.
 _PATIENCE = 300
+#: Degrees about z from where spaces that stand side by side along x are seen so on the screen too.
+_ALONG_X = -80.0
 #: Room between spaces in one frame of coordinates, as a share of the widest.
 _GAP = 0.15
-_BESIDE = 360  # width of what stands beside a window's view, pixels
+# Width of what stands beside a window's view, and of what stands in a window without one, pixels.
+_BESIDE, _WHOLE = 360, 1240
 
 
 @dataclass(frozen=True)
@@ -150,15 +154,13 @@ def _offscreen(spaces: list[Space], eyes: list[Viewpoint], size: tuple[int, int]
     finer = (2 * size[0], 2 * size[1])
     tasks = []
     for space, eye in zip(spaces, eyes):
-        tasks.append(_plain(space) | {"eye": _plain_eye(eye), "dot": _dot(space, eye, finer)})
+        tasks.append(_plain(space, eye) | {"eye": _plain_eye(eye), "dot": _dot(space, eye, finer)})
     task = {"window": False, "size": finer, "spaces": tasks}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "panels.npz"
         _run_open3d(task, Path(folder), answer)
         with np.load(answer) as file:
             drawn = [file[name] for name in file.files]
-    from PIL import Image
-
     return [np.asarray(Image.fromarray(panel).resize(size, Image.Resampling.BOX)) for panel in drawn]
 
 
@@ -170,7 +172,7 @@ def _dot(space: Space, eye: Viewpoint, size: tuple[int, int]) -> float:
     uv, _ = eye.project(xyz, size)
     uv = uv[np.isfinite(uv).all(1)]
     covered = len(np.unique((uv // 16).astype(np.int64), axis=0)) * 256
-    return float(np.clip(np.ceil(1.5 * np.sqrt(covered / max(len(uv), 1))), 2, 18))
+    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 32))
 
 
 def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | None, close_after: float | None) -> None:
@@ -185,7 +187,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         is_object=all(space.is_object for space in spaces),
     )
     size = (900, 800)
-    eye = Viewpoint.of(whole, size, azimuth, elevation)
+    beside = _ALONG_X if len(spaces) > 1 and azimuth is None else azimuth
+    eye = Viewpoint.of(whole, size, beside, elevation)
     has_features = any(p.features is not None for space in spaces for p in space.points)
     texts = [[(m.place, m.text) for m in space.markers] for space in spaces]
     if len(spaces) > 1:
@@ -195,8 +198,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         "window": True,
         "title": picture.title,
         "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
-        "aside": _narrow(compose(aside, [])),
-        "spaces": [_plain(space) | {"texts": told} for space, told in zip(spaces, texts)],
+        "aside": _narrow(compose(aside, []), _BESIDE if spaces else _WHOLE),
+        "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),
         "dot": min(_dot(whole, eye, size), 8.0),
         "close_after": close_after,
@@ -205,11 +208,9 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         _run_open3d(task, Path(folder), Path(folder) / "window", None)
 
 
-def _narrow(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
+def _narrow(pixels: np.ndarray, width: int) -> np.ndarray:
     image = Image.fromarray(pixels)
-    share = min(1.0, _BESIDE / image.width)
+    share = min(1.0, width / image.width)
     return np.asarray(image.resize((round(share * image.width), round(share * image.height)), Image.Resampling.LANCZOS))
 
 
@@ -229,13 +230,13 @@ def _run_open3d(task: dict[str, Any], folder: Path, answer: Path, patience: floa
         raise _CannotDraw((lines[-1] if lines else f"it ended with code {done.returncode}")[:200])
 
 
-def _plain(space: Space) -> dict[str, Any]:
+def _plain(space: Space, eye: Viewpoint) -> dict[str, Any]:
     """A space as arrays in dictionaries, which another process reads without geo3d's classes."""
     lines = space.every_line()
     points = [{"xyz": p.xyz, "colors": p.colors, "features": p.features} for p in map(_finite, space.points)]
     return {
         "points": points,
-        "surfaces": [{"vertices": s.vertices, "faces": s.faces, "colors": s.colors} for s in space.surfaces],
+        "surfaces": [{"vertices": s.vertices, "faces": s.faces, "colors": shaded(s, eye)} for s in space.surfaces],
         "lines": {"ends": lines.ends, "colors": lines.colors},
     }
 
