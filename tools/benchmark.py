@@ -28,6 +28,7 @@ BENCHMARKS = {
     "pairs": ("pairs", "PairsBenchmark"),
     "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
     "render_rays": ("render_rays", "RenderRaysBenchmark"),
+    "registration": ("registration", "RegistrationBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),
