@@ -201,7 +201,9 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: list[flo
     if ours is None:
         raise ValueError(f"camera model {model} cannot be represented; undistort the images with COLMAP first")
     fx, fy, cx, cy, *k = parameters if focal_lengths == 2 else [parameters[0], *parameters]
-    terms = 0 if ours == "PINHOLE" else 4
+    if model == "FULL_OPENCV" and any(k[4:]):
+        ours = "FULL_OPENCV"
+    terms = {"PINHOLE": 0, "FULL_OPENCV": 8}.get(ours, 4)
     if any(k[terms:]):
         raise ValueError(f"camera model {model} with k3 and beyond cannot be represented; undistort the images first")
     distortion = tuple(float(term) for term in [*k, 0, 0, 0, 0][:terms])

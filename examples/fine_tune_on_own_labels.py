@@ -3,8 +3,8 @@
     python examples/fine_tune_on_own_labels.py                       # synthetic rooms, made for it
     python examples/fine_tune_on_own_labels.py scans/ --encoder runs/spark3d-001 --out tuned/
 
-``scans/`` holds clouds with what the encoder reads (colours, normals) and labels, as PLY with a property ``label`` or as
-NPZ of ``PointCloud.to_numpy``; a label below 0 is none. Every fourth scan is held out. The same is done with fresh
+``scans/`` holds clouds with what the encoder reads (colours, normals) and labels, as PLY with a property ``label`` or
+as NPZ of ``PointCloud.to_numpy``; a label below 0 is none. Every fourth scan is held out. The same is done with fresh
 weights, since only the difference to them tells what the encoder has brought along.
 """
 

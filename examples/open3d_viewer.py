@@ -10,15 +10,15 @@ Click: colours from blue to yellow tell the cosine similarity to the features of
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import geo3d
-from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.datasets.synthetic.furnished import furnished_mesh
 from geo3d.errors import require_extra
 from geo3d.viz.feature_colors import Projection, similarity_colors
+from geo3d.viz.picture import ceiling_cut
 
 o3d = require_extra("open3d", "open3d", "a window of points")
 gui, rendering = o3d.visualization.gui, o3d.visualization.rendering
@@ -28,8 +28,10 @@ class Points:
     """A cloud with features, in an Open3D scene."""
 
     def __init__(self, xyz: np.ndarray, features: np.ndarray) -> None:
-        self.xyz, self.features = xyz, features
-        self.feature_colors = Projection.fit(features).colors(features)
+        cut = ceiling_cut(xyz)  # or one would see a room from outside
+        shown = xyz[:, 2] < (np.inf if cut is None else cut)
+        self.xyz, self.features = xyz[shown], features[shown]
+        self.feature_colors = Projection.fit(features).colors(self.features)
         self.material = rendering.MaterialRecord()
         self.material.shader, self.material.point_size = "defaultUnlit", 4.0
 
@@ -50,7 +52,7 @@ class Points:
         """Where to look, from where, and what is up: from above one corner."""
         low, high = self.xyz.min(0), self.xyz.max(0)
         middle, size = (low + high) / 2, np.linalg.norm(high - low)
-        return middle, middle + size * np.array([0.45, -0.6, 0.75]), np.array([0.0, 0.0, 1.0])
+        return middle, middle + size * np.array([0.3, -0.45, 0.65]), np.array([0.0, 0.0, 1.0])
 
 
 class Window:
@@ -131,9 +133,7 @@ def main() -> None:
     parser.add_argument("--point", type=float, nargs=3, help="place of the point of the screenshot (metres)")
     args = parser.parse_args()
     if args.scan is None:
-        with tempfile.TemporaryDirectory() as folder:
-            write_synthetic(SyntheticConfig(output=Path(folder), scenes=1, objects=0, views=2, workers=1))
-            cloud = geo3d.open_dataset(Path(folder) / "scannet")[0].cloud()
+        cloud = furnished_mesh(0).to_points(np.zeros(3))
     else:
         cloud = geo3d.read_points(args.scan)
     encoder = geo3d.load_encoder(args.encoder, fresh=args.fresh)
