@@ -18,6 +18,7 @@ import geo3d
 from geo3d.datasets.synthetic.furnished import furnished_mesh
 from geo3d.errors import require_extra
 from geo3d.viz.feature_colors import Projection, similarity_colors
+from geo3d.viz.open3d_process import picked
 from geo3d.viz.picture import ceiling_cut
 
 o3d = require_extra("open3d", "open3d", "a window of points")
@@ -59,7 +60,7 @@ class Window:
     """A window that shows points and takes clicks."""
 
     def __init__(self, points: Points) -> None:
-        self.points = points
+        self.points, self.pressed = points, None
         gui.Application.instance.initialize()
         self.window = gui.Application.instance.create_window("geo3d", 1280, 800)
         self.view, self.line = gui.SceneWidget(), gui.Label("click a point")
@@ -83,28 +84,23 @@ class Window:
         if event.type == gui.MouseEvent.Type.BUTTON_DOWN:
             self.pressed = (event.x, event.y)
         if event.type == gui.MouseEvent.Type.BUTTON_UP and self.pressed == (event.x, event.y):  # no drag
-            column, row = event.x - self.view.frame.x, event.y - self.view.frame.y
-            self.view.scene.scene.render_to_depth_image(lambda image: self.on_depth(np.asarray(image), column, row))
+            self.click(event.x - self.view.frame.x, event.y - self.view.frame.y)
         return gui.Widget.EventCallbackResult.IGNORED  # the widget turns the view
 
-    def on_depth(self, depth: np.ndarray, column: int, row: int) -> None:
-        """Find the point under the mouse: the nearest depth around it, taken back into space."""
-        top, left = max(row - 4, 0), max(column - 4, 0)
-        around = depth[top : row + 5, left : column + 5]
-        if around.size and around.min() < 1:  # 1 is the background
-            down, across = np.unravel_index(around.argmin(), around.shape)
-            size = (self.view.frame.width, self.view.frame.height)
-            place = self.view.scene.camera.unproject(int(left + across), int(top + down), float(around.min()), *size)
-            gui.Application.instance.post_to_main_thread(self.window, lambda: self.show_similar(place))
-
-    def show_similar(self, place: np.ndarray) -> None:
-        self.line.text, colors = self.points.similar_to(place)
-        self.points.show(self.view.scene, colors)
+    def click(self, column: int, row: int) -> None:
+        """Show what is like the point at a pixel of the view."""
+        camera, size = self.view.scene.camera, (self.view.frame.width, self.view.frame.height)
+        seen = (np.asarray(camera.get_view_matrix()), np.asarray(camera.get_projection_matrix()))
+        number = picked((column, row), self.points.xyz, *seen, size)
+        if number is not None:
+            self.line.text, colors = self.points.similar_to(self.points.xyz[number])
+            self.points.show(self.view.scene, colors)
+            self.view.force_redraw()
 
     def on_key(self, event) -> bool:
         if event.type == gui.KeyEvent.DOWN and event.key == gui.KeyName.F:
             self.points.show(self.view.scene, self.points.feature_colors)
-            self.line.text = "click a point"
+            self.view.force_redraw()
         return False
 
 
