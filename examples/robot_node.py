@@ -49,6 +49,7 @@ def run_node(add: AddFeatures, topic: str, frame: str | None, oldest: float) -> 
     from sensor_msgs.msg import PointCloud2
     from tf2_ros import Buffer, TransformException, TransformListener
 
+    add.encoder.warm_up()
     rclpy.init()
     node = rclpy.create_node("geo3d_features")
     with_features = node.create_publisher(PointCloud2, "~/points", 1)
