@@ -10,6 +10,7 @@ Without ROS 2 it plays a recording through the same code, into another one:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("features"), help="recording to write")
     parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="mcap", help="of the recording")
     args = parser.parse_args()
+    if args.bag is None and importlib.util.find_spec("rclpy") is None:
+        parser.error("rclpy is not there: source the set-up file of ROS 2, or play a recording by --bag")
     add = AddFeatures(geo3d.load_encoder(args.encoder), args.layers)
     if args.bag:
         play_bag(add, args.bag, [args.topic] if args.topic else [], args.out, args.storage)

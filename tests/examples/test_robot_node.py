@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -132,8 +134,20 @@ def _stand_in(monkeypatch, node: _Node, transform) -> None:
     }
     for name, content in modules.items():
         module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)  # by which one sees that it is there
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_without_ros_and_without_a_recording(monkeypatch, capsys):
+    if importlib.util.find_spec("rclpy") is not None:
+        pytest.skip("ROS 2 is here")
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert (
+        "rclpy is not there: source the set-up file of ROS 2, or play a recording by --bag" in capsys.readouterr().err
+    )
 
 
 def test_the_node(monkeypatch, encoder_file):

@@ -51,7 +51,7 @@ def test_fine_tuning(tmp_path, monkeypatch, capsys, encoder_file):
     cloud = scan(3)
     write_points(scans / "3.ply", cloud, **{f"n{axis}": cloud.normals[:, i].numpy() for i, axis in enumerate("xyz")},
                  label=cloud.semantic.numpy().astype(np.int16))  # fmt: skip
-    options = ["--encoder", encoder_file, "--head-steps", 60, "--steps", 6, "--out", out]
+    options = ["--encoder", encoder_file, "--head-steps", 40, "--steps", 3, "--out", out]
     monkeypatch.setattr("sys.argv", [str(TUNE), str(scans), *map(str, options)])
     runpy.run_path(str(TUNE), run_name="__main__")
     first, *rows, last = capsys.readouterr().out.splitlines()
