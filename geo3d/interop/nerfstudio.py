@@ -48,7 +48,7 @@ def camera_values(views: Scene | Sequence[View], origin: np.ndarray | None = Non
     posed = posed_views(views, "nerfstudio's Cameras", origin)
     bent = np.zeros((len(posed.names), len(_ORDER)))
     for row, camera in zip(bent, posed.cameras):
-        for key, value in zip(_KEYS[camera.model], camera.distortion):
+        for key, value in _bent(camera).items():
             row[_ORDER.index(key)] = value
     cameras = posed.cameras
     return {
@@ -220,7 +220,14 @@ def _write_image(path: Path, pixels: np.ndarray) -> None:
 def _intrinsics(camera: Camera) -> dict[str, Any]:
     values = {"w": camera.width, "h": camera.height, "fl_x": camera.fx, "fl_y": camera.fy}
     values |= {"cx": camera.cx + _HALF_PIXEL, "cy": camera.cy + _HALF_PIXEL}
-    return values | dict(zip(_KEYS[camera.model], camera.distortion))
+    return values | _bent(camera)
+
+
+def _bent(camera: Camera) -> dict[str, float]:
+    """Coefficients of distortion by nerfstudio's names; raises InputError for a lens that it does not know."""
+    if camera.model not in _KEYS:
+        raise InputError(f"nerfstudio: lenses of model {camera.model} are not known there; undistort the images first")
+    return dict(zip(_KEYS[camera.model], camera.distortion))
 
 
 def _check_view(view: View, folder: Path) -> None:

@@ -27,6 +27,12 @@ VIEW = make_views(count=1)[0]
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "open3d: bent": (lambda _: open3d.to_camera(BENT[0]), "pinhole.*OPENCV.*undistort"),
     "open3d: fisheye": (lambda _: open3d.to_intrinsic(LENSES["fisheye"]), "pinhole.*OPENCV_FISHEYE"),
+    "nerfstudio: a ratio": (
+        lambda _: nerfstudio.camera_values(
+            make_views(replace(CAMERA, model="FULL_OPENCV", distortion=(0.1, 0, 0, 0, 0, 0.1, 0, 0)), 1)
+        ),
+        "lenses of model FULL_OPENCV are not known there; undistort",
+    ),
     "open3d: labels": (
         lambda _: open3d.to_point_cloud(make_cloud()),
         r"hold semantic, instance; make a tensor one \(tensor=True\), or say leave_out=\['semantic', 'instance'\]",
