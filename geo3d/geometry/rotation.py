@@ -18,4 +18,22 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     )
 
 
-__all__ = ["random_rotation"]
+def quaternion_of(rotation: np.ndarray) -> np.ndarray:
+    """Unit quaternion (w, x, y, z), w not negative, of a rotation matrix (3, 3).
+
+    The eigenvector of its symmetric 4 x 4 form, which is right near half turns too.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    form = np.array(
+        [
+            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
+        ]
+    )
+    quaternion = np.linalg.eigh(form)[1][:, -1]
+    return quaternion * (1 if quaternion[0] >= 0 else -1)
+
+
+__all__ = ["quaternion_of", "random_rotation"]

@@ -8,22 +8,22 @@ import io
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from geo3d.errors import InputError, require_extra
+from geo3d.geometry.rotation import quaternion_of
+from geo3d.visualize.coloring import FEATURES, SIMILARITY, Coloring, joined, spacing
+from geo3d.visualize.timeline import FeatureTimeline
 from geo3d.viz.feature_colors import likeness_ends, similarity, value_colors
 from geo3d.viz.picture import Frustum, Picture3D, Space, ceiling_cut
 from geo3d.viz.viewpoint import Viewpoint
-from geo3d.visualize.timeline import FeatureTimeline
 
 #: Where the page is served when nothing else is said: for this machine alone.
 HOST, PORT = "127.0.0.1", 8080
-#: Colourings that the page makes itself.
-FEATURES, SIMILARITY = "features", "similarity"
 #: Width and height of the window that the first view is made for: a browser's, less what the panel hides.
 _WINDOW = (900, 800)
 #: Share of its distance by which a point may lie off the ray of a click, and how much nearer than others, in widths of
@@ -31,26 +31,11 @@ _WINDOW = (900, 800)
 _OFF_RAY, _BEFORE = 0.004, 3.0
 #: Longest side of the images that cameras hold, and of those in the panel, pixels.
 _THUMBNAIL, _PANEL_IMAGE = 240, 480
-#: Points of which the spacing is measured, and how many times it a dot is wide.
-_SAMPLED, _DOT = 200, 1.5
+#: How many times the spacing of points a dot is wide.
+_DOT = 1.5
 #: Cameras beyond which they are hidden at first.
 _MANY_CAMERAS = 60
 _HINT = "Click a point to see what is like it; click beside the points to go back."
-
-
-@dataclass(frozen=True, eq=False)
-class Coloring:
-    """One way to colour the points of a page.
-
-    Args:
-        name: in the list of all.
-        colors: (N, 3) uint8.
-        legend: names and their colours.
-    """
-
-    name: str
-    colors: np.ndarray
-    legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
 
 
 class WebPage:
@@ -64,8 +49,8 @@ class WebPage:
 
     Args:
         picture: what is shown; of several spaces one at a time.
-        timeline: features of the points of the first space at each state of a network; without one, a click compares the
-            features that points hold.
+        timeline: features of the points of the first space at each state of a network; without one, a click compares
+            the features that points hold.
         colorings: more ways to colour the points of the first space.
         own: what the picture's own colours are called.
         start: the colouring to begin with; ``own`` when not given.
@@ -205,7 +190,7 @@ class WebPage:
     def _show(self) -> None:
         """Bring colours, places, marks and texts up to date with the panel's state."""
         with self._lock, self._server.atomic():
-            subject, panel, scene = self._subject, self._panel, self._server.scene
+            subject, panel = self._subject, self._panel
             legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
             ends = None
             self.likeness = None
@@ -232,7 +217,6 @@ class WebPage:
             if self.selected is not None:
                 self._mark.position = subject.xyz[self.selected]
                 self._mark.scale = 0.8 * max(panel.dot, 0.008 * subject.size)
-            scene.set_global_visibility(True)
             panel.tell(self._told(), legend, ends, self._picture.scale if ends is None else None)
 
     def _told(self) -> str:
@@ -242,11 +226,11 @@ class WebPage:
             return _HINT if subject.timeline is not None else ""
         x, y, z = subject.xyz[self.selected]
         names = [f"point {self.selected:,} at {x:.2f}, {y:.2f}, {z:.2f} m"]
-        for coloring in subject.colorings.values():
-            names += _name_of(coloring, self.selected)
-        if subject.timeline is not None and not np.isfinite(
-            subject.timeline.features(self.step, self.layer)[self.selected]
-        ).all():
+        names += filter(None, (coloring.name_of(self.selected) for coloring in subject.colorings.values()))
+        if (
+            subject.timeline is not None
+            and not np.isfinite(subject.timeline.features(self.step, self.layer)[self.selected]).all()
+        ):
             names.append("it has no feature")
         return ", ".join(names)
 
@@ -305,7 +289,7 @@ class WebPage:
             thickness_units="screen",
             color=frustum.color,
             image=None if frustum.image is None else shrunk(frustum.image, _THUMBNAIL),
-            wxyz=quaternion(pose[:3, :3]),
+            wxyz=quaternion_of(pose[:3, :3]),
             position=pose[:3, 3],
             cast_shadow=False,
         )
@@ -323,13 +307,11 @@ class _Subject:
     """A space, and what its points can be coloured by."""
 
     def __init__(self, space: Space, own: str, legend: tuple[tuple[str, tuple[int, int, int]], ...]) -> None:
-        joined = [points.rows(np.isfinite(points.xyz).all(1)) for points in space.points]
-        self.kept = [np.isfinite(points.xyz).all(1) for points in space.points]
-        self.space = space
-        none = np.zeros((0, 3))
-        self.xyz = np.concatenate([none, *(points.xyz for points in joined)]).astype(np.float32)
-        colors = np.concatenate([none, *(points.colors for points in joined)]).astype(np.uint8)
-        self.colorings = {own: Coloring(own, colors, legend)}
+        points = joined(space)
+        self.space, self.kept = space, np.isfinite(points.xyz).all(1)
+        points = points.rows(self.kept)
+        self.xyz = points.xyz.astype(np.float32)
+        self.colorings = {own: Coloring(own, points.colors, legend)}
         frame = space.frame()
         self.low, self.high = (float(edge) for edge in (frame[:, 2].min(), frame[:, 2].max()))
         self.size = float(max(np.linalg.norm(np.ptp(frame, axis=0)), 1e-3))
@@ -337,12 +319,9 @@ class _Subject:
         self.cut = self.high if cut is None else cut
         self.spacing = spacing(self.xyz) or self.size / 100
         self.viewpoint = Viewpoint.of(space.without_ceiling(), _WINDOW)
-        features = [points.features for points in joined]
         self.timeline: FeatureTimeline | None = None
-        if features and all(part is not None for part in features) and len({part.shape[1] for part in features}) == 1:
-            every = np.concatenate(features)
-            if np.isfinite(every).all(1).any():
-                self.timeline = FeatureTimeline(["features"], [0], {"features": slice(None)}, lambda _: every)
+        if points.features is not None and np.isfinite(points.features).all(1).any():
+            self.timeline = FeatureTimeline(["features"], [0], {"features": slice(None)}, lambda _: points.features)
 
     def add(self, timeline: FeatureTimeline | None, colorings: Sequence[Coloring]) -> None:
         """More to colour its points by.
@@ -350,16 +329,17 @@ class _Subject:
         Raises:
             InputError: of another number of points.
         """
-        kept = np.concatenate([np.zeros(0, bool), *self.kept])
-        for name, count in [(c.name, len(c.colors)) for c in colorings] + (
-            [] if timeline is None else [(FEATURES, len(timeline))]
-        ):
-            if count != len(kept):
-                raise InputError(f"the page has {len(kept)} points, its {name} are of {count}; make both of one cloud")
-        if timeline is not None and not kept.all():
+        counts = {coloring.name: len(coloring.colors) for coloring in colorings}
+        counts |= {} if timeline is None else {FEATURES: len(timeline)}
+        for name, count in counts.items():
+            if count != len(self.kept):
+                raise InputError(
+                    f"the page has {len(self.kept)} points, its {name} are of {count}; make both of one cloud"
+                )
+        if timeline is not None and not self.kept.all():
             raise InputError("the page has points without a place, which features cannot be shown of; leave them out")
         self.timeline = timeline or self.timeline
-        self.colorings |= {c.name: replace(c, colors=c.colors[kept]) for c in colorings}
+        self.colorings |= {c.name: replace(c, colors=c.colors[self.kept]) for c in colorings}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -477,33 +457,6 @@ def nearest_to_ray(xyz: np.ndarray, origin: np.ndarray, direction: np.ndarray, w
     return int(foremost[off[foremost].argmin()])
 
 
-def spacing(xyz: np.ndarray) -> float:
-    """Median distance of points (N, 3) to the point nearest to each, of a sample, metres; 0 of fewer than two."""
-    sampled = xyz[:: max(1, len(xyz) // _SAMPLED)].astype(np.float64)
-    nearest = []
-    for place in sampled:
-        squared = ((xyz - place) ** 2).sum(1)
-        squared = squared[squared > 0]
-        nearest += [squared.min()] if len(squared) else []
-    return float(np.sqrt(np.median(nearest))) if nearest else 0.0
-
-
-def quaternion(rotation: np.ndarray) -> np.ndarray:
-    """(4,) w, x, y, z of a rotation (3, 3)."""
-    # The eigenvector of the largest eigenvalue, which holds for rotations that are a little off as well.
-    m = rotation
-    k = np.array(
-        [
-            [m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
-            [m[2, 1] - m[1, 2], m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
-            [m[0, 2] - m[2, 0], m[0, 1] + m[1, 0], m[1, 1] - m[0, 0] - m[2, 2], m[1, 2] + m[2, 1]],
-            [m[1, 0] - m[0, 1], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], m[2, 2] - m[0, 0] - m[1, 1]],
-        ]
-    )
-    found = np.linalg.eigh(k)[1][:, -1]
-    return found * (1 if found[0] >= 0 else -1)
-
-
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
     """An image (H, W, 3) uint8 whose longest side has so many pixels at most."""
     scale = side / max(image.shape[:2])
@@ -511,12 +464,6 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
         return image
     height, width = (max(1, round(scale * edge)) for edge in image.shape[:2])
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-
-
-def _name_of(coloring: Coloring, point: int) -> list[str]:
-    """What the legend calls a point's colour."""
-    color = tuple(int(channel) for channel in coloring.colors[point])
-    return [name for name, meant in coloring.legend if tuple(meant) == color][:1]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -567,4 +514,4 @@ def _swatches(legend: Sequence[tuple[str, tuple[int, int, int]]]) -> str:
     return f'<div style="display:grid;grid-template-columns:1fr 1fr;gap:0 0.6em">{names}</div>'
 
 
-__all__ = ["FEATURES", "HOST", "PORT", "SIMILARITY", "Coloring", "WebPage"]
+__all__ = ["HOST", "PORT", "WebPage", "nearest_to_ray"]
