@@ -59,6 +59,7 @@ class WebPage:
 
     Attributes:
         address: where the page is.
+        server: viser's, to add to the page what else one wants to see.
         selected: number of the point that was clicked, or None.
         likeness: (N,) cosines to its feature while they are shown, or None.
         colors: (N, 3) uint8 colours of the points of the space that is shown.
@@ -89,16 +90,16 @@ class WebPage:
         self.likeness: np.ndarray | None = None
         _check_host(host)
         with _silent():
-            self._server = viser.ViserServer(host=host, port=port, label="geo3d", verbose=False)
-        self._server.gui.configure_theme(show_logo=False, show_share_button=False)
+            self.server = viser.ViserServer(host=host, port=port, label="geo3d", verbose=False)
+        self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::1", "::") else host
-        self.address = f"http://{shown}:{self._server.get_port()}"
-        self._panel = _Panel(self._server.gui, picture, self._subjects, start or own)
+        self.address = f"http://{shown}:{self.server.get_port()}"
+        self._panel = _Panel(self.server.gui, picture, self._subjects, start or own)
         self._before = self.coloring
         self._nodes: list[Any] = []
         self._draw()
         self._panel.on_change(self._show, self._draw)
-        self._server.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
+        self.server.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
 
     def __enter__(self) -> WebPage:
         return self
@@ -109,7 +110,7 @@ class WebPage:
     def close(self) -> None:
         """Serve no more."""
         with _silent():
-            self._server.stop()
+            self.server.stop()
 
     def wait(self) -> None:
         """Return on Ctrl-C."""
@@ -124,6 +125,15 @@ class WebPage:
     @coloring.setter
     def coloring(self, name: str) -> None:
         self._panel.coloring.value = name
+
+    @property
+    def space(self) -> str:
+        """Caption of the space that is shown."""
+        return self._panel.space.value
+
+    @space.setter
+    def space(self, caption: str) -> None:
+        self._panel.space.value = caption
 
     @property
     def step(self) -> int:
@@ -178,7 +188,7 @@ class WebPage:
 
     def _draw(self) -> None:
         """Put the things of a space into the scene, in place of those of another."""
-        with self._lock, self._server.atomic():
+        with self._lock, self.server.atomic():
             for node in self._nodes:
                 node.remove()
             self.selected = self.likeness = None
@@ -189,7 +199,7 @@ class WebPage:
 
     def _show(self) -> None:
         """Bring colours, places, marks and texts up to date with the panel's state."""
-        with self._lock, self._server.atomic():
+        with self._lock, self.server.atomic():
             subject, panel = self._subject, self._panel
             legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
             ends = None
@@ -236,13 +246,13 @@ class WebPage:
 
     def _things(self, space: Space) -> Iterator[Any]:
         """Nodes of the scene, made anew."""
-        scene, subject = self._server.scene, self._subject
-        camera = self._server.initial_camera
+        scene, subject = self.server.scene, self._subject
+        camera = self.server.initial_camera
         view = subject.viewpoint
         camera.position, camera.look_at, camera.up = view.eye, view.target, (0.0, 0.0, 1.0)
         camera.fov = float(np.radians(view.field_of_view))
         camera.near, camera.far = 0.002 * subject.size, 100 * subject.size
-        for client in self._server.get_clients().values():
+        for client in self.server.get_clients().values():
             client.camera.position, client.camera.look_at = view.eye, view.target
         self._points = scene.add_point_cloud(
             "/points",
@@ -276,11 +286,11 @@ class WebPage:
         import trimesh
 
         mesh = trimesh.Trimesh(surface.vertices, surface.faces, vertex_colors=surface.colors, process=False)
-        return self._server.scene.add_mesh_trimesh(f"/surfaces/{number}", mesh, cast_shadow=False)
+        return self.server.scene.add_mesh_trimesh(f"/surfaces/{number}", mesh, cast_shadow=False)
 
     def _add_camera(self, number: int, frustum: Frustum) -> Any:
         camera, pose = frustum.camera, np.asarray(frustum.world_from_camera, float)
-        node = self._server.scene.add_camera_frustum(
+        node = self.server.scene.add_camera_frustum(
             f"/cameras/{number}",
             fov=2 * float(np.arctan(camera.height / 2 / camera.fy)),
             aspect=camera.width / camera.height * camera.fy / camera.fx,
