@@ -51,6 +51,7 @@ _ROOMS = (
     "reconstruction",
     "samples",
     "train",
+    "visualize",
     "viz",
 )
 

@@ -65,8 +65,7 @@ def _add(o3d: Any, scene: Any, space: dict[str, Any], name: str, dot: float, lin
             o3d.utility.Vector3iVector(part["faces"].astype(np.int32)),
         )
         mesh.vertex_colors = o3d.utility.Vector3dVector(part["colors"] / 255.0)
-        mesh.compute_vertex_normals()
-        scene.add_geometry(f"{name} surface {number}", mesh, _material(o3d, "defaultLit"))
+        scene.add_geometry(f"{name} surface {number}", mesh, _material(o3d, "defaultUnlit"))
     for number, part in enumerate(space["points"]):
         if len(part["xyz"]):
             material = _material(o3d, "defaultUnlit")

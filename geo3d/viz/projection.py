@@ -15,6 +15,8 @@ _LINE_WIDTH = 3  # pixels of the drawing
 _MOST_STEPS, _AT_A_TIME = 4000, 4_000_000
 #: Share of a surface's colour that does not depend on how it is turned to the eye.
 _AMBIENT = 0.55
+#: Width of dots over the distance between points, which are not everywhere as dense.
+DOT = 2.0
 
 
 def draw_space(space: Space, viewpoint: Viewpoint, size: tuple[int, int]) -> np.ndarray:
@@ -33,9 +35,22 @@ def draw_space(space: Space, viewpoint: Viewpoint, size: tuple[int, int]) -> np.
     for points in space.points:
         uv, depth = viewpoint.project(points.xyz, finer)
         known = np.isfinite(uv).all(1)
-        drawn.append(dots(uv[known], depth[known], points.colors[known], _FINER * LARGEST_DOT))
+        drawn.append(dots(uv[known], depth[known], points.colors[known], _FINER * LARGEST_DOT, DOT))
     drawn.append(_lines(space.every_line(), viewpoint, finer))
     return np.asarray(Image.fromarray(paint(drawn, finer)).resize(size, Image.Resampling.BOX))
+
+
+def shaded(surface: Surface, viewpoint: Viewpoint) -> np.ndarray:
+    """(V, 3) uint8 colours of a surface's vertices, darker where they are turned away from the eye."""
+    corners = surface.vertices[surface.faces].astype(np.float64)
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros((len(surface.vertices), 3))
+    for corner in range(3):
+        np.add.at(normals, surface.faces[:, corner], across)
+    rays = surface.vertices - viewpoint.eye
+    lengths = np.linalg.norm(normals, axis=1) * np.linalg.norm(rays, axis=1)
+    light = _AMBIENT + (1 - _AMBIENT) * np.abs((normals * rays).sum(1)) / np.maximum(lengths, 1e-12)
+    return (surface.colors * light[:, None]).round().clip(0, 255).astype(np.uint8)
 
 
 def _lines(lines: Lines, viewpoint: Viewpoint, size: tuple[int, int]) -> Fragments:
@@ -81,14 +96,10 @@ def _surface(surface: Surface, viewpoint: Viewpoint, size: tuple[int, int]) -> F
     in_view = np.isfinite(uv).all((1, 2))
     in_view &= (uv.max(1) >= 0).all(1) & (uv.min(1) <= size).all(1)
     corners, uv, depth = corners[in_view], uv[in_view], depth[in_view]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-    rays = corners.mean(1) - viewpoint.eye
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-12)
-    light = _AMBIENT + (1 - _AMBIENT) * np.abs((normals * rays).sum(1))
-    colors = surface.colors[surface.faces[in_view]].astype(np.float32) * light[:, None, None]
+    colors = shaded(surface, viewpoint)[surface.faces[in_view]].astype(np.float32)
     edges = np.linalg.norm(uv - np.roll(uv, 1, axis=1), axis=2).max(1, initial=0)
-    steps = np.minimum(2 ** np.ceil(np.log2(np.maximum(1.5 * edges, 1))).astype(np.int64), _MOST_STEPS)
+    powers = np.ceil(2 * np.log2(np.maximum(1.2 * edges, 1))) / 2  # few numbers of steps, so that many go at once
+    steps = np.minimum(np.ceil(2**powers).astype(np.int64), _MOST_STEPS)
     drawn = [Fragments(np.zeros((0, 2), np.int64), np.zeros(0), np.zeros((0, 3), np.uint8))]
     for count in np.unique(steps):
         first, second = np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij")
@@ -96,13 +107,13 @@ def _surface(surface: Surface, viewpoint: Viewpoint, size: tuple[int, int]) -> F
         weights = np.stack([first[kept], second[kept], count - first[kept] - second[kept]], 1) / count
         rows = np.flatnonzero(steps == count)
         for part in np.array_split(rows, -(-len(rows) * len(weights) // _AT_A_TIME)):
-            at = np.round(np.einsum("sk,tkc->tsc", weights, uv[part])).astype(np.int64).reshape(-1, 2)
+            at = np.round(weights @ uv[part]).astype(np.int64).reshape(-1, 2)
             far = 1 / (weights @ (1 / depth[part]).T).T.reshape(-1)
-            shade = np.einsum("sk,tkc->tsc", weights.astype(np.float32), colors[part]).reshape(-1, 3)
+            shade = (weights.astype(np.float32) @ colors[part]).reshape(-1, 3)
             inside = ((at >= 0) & (at < size)).all(1)
             drawn.append(Fragments(at[inside], far[inside], shade[inside].round().clip(0, 255).astype(np.uint8)))
     every = (np.concatenate([getattr(f, name) for f in drawn]) for name in ("pixels", "depth", "colors"))
     return Fragments(*every)
 
 
-__all__ = ["draw_space"]
+__all__ = ["DOT", "draw_space", "shaded"]

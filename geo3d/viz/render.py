@@ -18,7 +18,7 @@ from geo3d.errors import InputError
 from geo3d.viz.picture import Lines, Marker, Picture3D, Points, Space, Surface
 from geo3d.viz.picture_sheet import compose, draw_markers, panel_size
 from geo3d.viz.ply import write_ply
-from geo3d.viz.projection import draw_space
+from geo3d.viz.projection import DOT, draw_space, shaded
 from geo3d.viz.sheet import write_picture
 from geo3d.viz.viewpoint import Viewpoint
 from geo3d.writing import prepare_place, replacing
@@ -150,7 +150,7 @@ def _offscreen(spaces: list[Space], eyes: list[Viewpoint], size: tuple[int, int]
     finer = (2 * size[0], 2 * size[1])
     tasks = []
     for space, eye in zip(spaces, eyes):
-        tasks.append(_plain(space) | {"eye": _plain_eye(eye), "dot": _dot(space, eye, finer)})
+        tasks.append(_plain(space, eye) | {"eye": _plain_eye(eye), "dot": _dot(space, eye, finer)})
     task = {"window": False, "size": finer, "spaces": tasks}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "panels.npz"
@@ -170,7 +170,7 @@ def _dot(space: Space, eye: Viewpoint, size: tuple[int, int]) -> float:
     uv, _ = eye.project(xyz, size)
     uv = uv[np.isfinite(uv).all(1)]
     covered = len(np.unique((uv // 16).astype(np.int64), axis=0)) * 256
-    return float(np.clip(np.ceil(1.5 * np.sqrt(covered / max(len(uv), 1))), 2, 18))
+    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 18))
 
 
 def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | None, close_after: float | None) -> None:
@@ -196,7 +196,7 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         "title": picture.title,
         "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
         "aside": _narrow(compose(aside, [])),
-        "spaces": [_plain(space) | {"texts": told} for space, told in zip(spaces, texts)],
+        "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),
         "dot": min(_dot(whole, eye, size), 8.0),
         "close_after": close_after,
@@ -229,13 +229,13 @@ def _run_open3d(task: dict[str, Any], folder: Path, answer: Path, patience: floa
         raise _CannotDraw((lines[-1] if lines else f"it ended with code {done.returncode}")[:200])
 
 
-def _plain(space: Space) -> dict[str, Any]:
+def _plain(space: Space, eye: Viewpoint) -> dict[str, Any]:
     """A space as arrays in dictionaries, which another process reads without geo3d's classes."""
     lines = space.every_line()
     points = [{"xyz": p.xyz, "colors": p.colors, "features": p.features} for p in map(_finite, space.points)]
     return {
         "points": points,
-        "surfaces": [{"vertices": s.vertices, "faces": s.faces, "colors": s.colors} for s in space.surfaces],
+        "surfaces": [{"vertices": s.vertices, "faces": s.faces, "colors": shaded(s, eye)} for s in space.surfaces],
         "lines": {"ends": lines.ends, "colors": lines.colors},
     }
 
