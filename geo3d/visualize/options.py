@@ -14,7 +14,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions:
+class ViewerOptions:
+    """What else than a still picture is made."""
+
+    web: bool = False
+    """Serve a page for the browser: turn the scene, click a point, move through a run's checkpoints (extra `web`)."""
+    host: str = "127.0.0.1"
+    """With --web, address to listen at; 0.0.0.0: all of this machine's, for other machines to open the page."""
+    port: int = 8080
+    """With --web, port to listen at; the next free one where it is taken. 0: any."""
+    rerun: Path | None = None
+    """File (.rrd) to write for rerun's viewer, with a run's checkpoints as a timeline (extra `rerun`)."""
+    checkpoints: int = 10
+    """With --web and --rerun, states of a run that are shown at most, evenly spread, fresh weights among them
+    (count)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions(ViewerOptions):
     """How a picture is drawn."""
 
     out: Path | None = None
@@ -32,6 +49,10 @@ class DrawingOptions:
     def __post_init__(self) -> None:
         if self.elevation is not None and not -90 < self.elevation < 90:
             raise InputError(f"elevation must lie between -90 and 90 degrees, got {self.elevation}")
+        if not 0 <= self.port < 65536:
+            raise InputError(f"port must lie between 0 and 65535, got {self.port}")
+        if self.checkpoints < 1:
+            raise InputError(f"checkpoints must be 1 or more, got {self.checkpoints}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,4 +112,4 @@ def layers_of(config: EncoderOptions) -> list[int | str] | None:
     return named or None
 
 
-__all__ = ["DrawingOptions", "EncoderOptions", "PlaceOptions", "layers_of", "load"]
+__all__ = ["DrawingOptions", "EncoderOptions", "PlaceOptions", "ViewerOptions", "layers_of", "load"]

@@ -29,6 +29,8 @@ def write_rerun(
     timeline: FeatureTimeline | None = None,
     colorings: Sequence[Coloring] = (),
     own: str = "colours",
+    azimuth: float | None = None,
+    elevation: float | None = None,
 ) -> Path:
     """Write a picture as an .rrd file, which ``rerun FILE`` opens.
 
@@ -43,6 +45,7 @@ def write_rerun(
         timeline: features of the points of the first space at each state of a network.
         colorings: more ways to colour these points; those with a legend become classes with names.
         own: what the picture's own colours are called.
+        azimuth, elevation: degrees, from where spaces are seen at first; the usual ones where not given.
 
     Returns:
         The path.
@@ -66,7 +69,7 @@ def write_rerun(
             root = [space.caption or ("scene" if len(picture.spaces) == 1 else f"panel {number + 1}")]
             first = number == 0
             more = (timeline, colorings) if first else (None, ())
-            views += _Writer(rr, recording, root).write(space, picture.legend, own, *more)
+            views += _Writer(rr, recording, root, azimuth, elevation).write(space, picture.legend, own, *more)
         for number, panel in enumerate(picture.images):
             name = ["images", panel.caption or str(number + 1)]
             recording.log(name, rr.Image(panel.pixels).compress(jpeg_quality=_JPEG_QUALITY), static=True)
@@ -83,8 +86,11 @@ def write_rerun(
 class _Writer:
     """Writes one space below an entity."""
 
-    def __init__(self, rr: Any, recording: Any, root: list[str]) -> None:
+    def __init__(
+        self, rr: Any, recording: Any, root: list[str], azimuth: float | None, elevation: float | None
+    ) -> None:
         self._rr, self._recording, self._root = rr, recording, root
+        self._seen_from = azimuth, elevation
 
     def write(
         self,
@@ -172,7 +178,7 @@ class _Writer:
 
     def _views(self, space: Space, shown: Sequence[tuple[str, list[str]]]) -> list[Any]:
         blueprint, origin = self._rr.blueprint, _path(self._rr, self._root)
-        eye = Viewpoint.of(space, _WINDOW)
+        eye = Viewpoint.of(space, _WINDOW, *self._seen_from)
         controls = blueprint.EyeControls3D(position=eye.eye, look_target=eye.target, eye_up=(0, 0, 1))
         others = [f"$origin/{name}/**" for name in ("surfaces", "lines", "markers", "cameras")]
         return [

@@ -28,7 +28,7 @@ class FeatureTimeline:
         numbers: optimizer steps done at each.
         layers: name -> columns of the features.
         encode: number of a state -> (N, C) features of the points, rows not finite where there is none.
-        report: told how many states are done and how many there are, while the projection is fitted.
+        report: told how many states are done, how many there are, and the name of the last.
         kept_bytes: of features that are kept at most, one state's at least.
 
     Raises:
@@ -42,7 +42,7 @@ class FeatureTimeline:
         numbers: Sequence[int],
         layers: Mapping[str, slice],
         encode: Callable[[int], np.ndarray],
-        report: Callable[[int, int], None] = lambda done, total: None,
+        report: Callable[[int, int, str], None] = lambda done, total, name: None,
         kept_bytes: int = _KEPT_BYTES,
     ) -> None:
         if not steps or not layers or len(steps) != len(numbers):
@@ -59,7 +59,7 @@ class FeatureTimeline:
             for layer, columns in self.layers.items():
                 centre, spread = self._frames[step, layer] = _frame(rows[:, columns])
                 fitted[layer].append((rows[:, columns] - centre) / spread)
-            report(step + 1, len(self.steps))
+            report(step + 1, len(self.steps), self.steps[step])
         self._projections = {layer: Projection.fit(parts) for layer, parts in fitted.items()}
 
     def __len__(self) -> int:

@@ -55,7 +55,8 @@ class WebPage:
         own: what the picture's own colours are called.
         start: the colouring to begin with; ``own`` when not given.
         host: address to listen at.
-        port: to listen at; the next free one where it is taken.
+        port: to listen at; the next free one where it is taken, any where it is 0.
+        azimuth, elevation: degrees, from where spaces are seen at first; the usual ones where not given.
 
     Attributes:
         address: where the page is.
@@ -78,12 +79,14 @@ class WebPage:
         start: str | None = None,
         host: str = HOST,
         port: int = PORT,
+        azimuth: float | None = None,
+        elevation: float | None = None,
     ) -> None:
         viser = require_extra("viser", "web", "a page in the browser")
         if not picture.spaces:
             raise InputError(f"{picture.title}: there is nothing in 3D to turn in a browser; leave out --web")
         self._picture = picture
-        self._subjects = [_Subject(space, own, picture.legend) for space in picture.spaces]
+        self._subjects = [_Subject(space, own, picture.legend, azimuth, elevation) for space in picture.spaces]
         self._subjects[0].add(timeline, colorings)
         self._lock = threading.RLock()
         self.selected: int | None = None
@@ -316,7 +319,14 @@ class WebPage:
 class _Subject:
     """A space, and what its points can be coloured by."""
 
-    def __init__(self, space: Space, own: str, legend: tuple[tuple[str, tuple[int, int, int]], ...]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        own: str,
+        legend: tuple[tuple[str, tuple[int, int, int]], ...],
+        azimuth: float | None,
+        elevation: float | None,
+    ) -> None:
         points = joined(space)
         self.space, self.kept = space, np.isfinite(points.xyz).all(1)
         points = points.rows(self.kept)
@@ -328,7 +338,7 @@ class _Subject:
         cut = None if space.is_object else ceiling_cut(frame)
         self.cut = self.high if cut is None else cut
         self.spacing = spacing(self.xyz) or self.size / 100
-        self.viewpoint = Viewpoint.of(space.without_ceiling(), _WINDOW)
+        self.viewpoint = Viewpoint.of(space.without_ceiling(), _WINDOW, azimuth, elevation)
         self.timeline: FeatureTimeline | None = None
         if points.features is not None and np.isfinite(points.features).all(1).any():
             self.timeline = FeatureTimeline(["features"], [0], {"features": slice(None)}, lambda _: points.features)
