@@ -93,6 +93,8 @@ def explore(config: Options, most: int, report: Callable[[int, int, str], None])
     total = len(place.cloud()) if place is not None and encoder.kind != "image" else len(xyz)
     counted = f"{len(points.xyz):,} points" + ("" if total == len(points.xyz) else f" of {total:,}")
     filled = sorted({one.filled for one in featured if one.filled})
+    if len(found) > 2:
+        told = f"checkpoints of {config.checkpoint}"
     notes = (counted, told, *filled, *left_out)
     labels = () if place is None or encoder.kind == "image" else _labels(place, config.points, kept)
     return Explored(Picture3D(title, (space,), notes=notes), timeline, labels, _selected(config, place, points.xyz))

@@ -24,8 +24,8 @@ from geo3d.viz.viewpoint import Viewpoint
 
 #: Where the page is served when nothing else is said: for this machine alone.
 HOST, PORT = "127.0.0.1", 8080
-#: Width and height of the window that the first view is made for: a browser's, less what the panel hides.
-_WINDOW = (900, 800)
+#: Width and height of what the first view has to fit into: the middle of a browser's window, where no panel hides it.
+_WINDOW = (760, 800)
 #: Share of its distance by which a point may lie off the ray of a click, and how much nearer than others, in widths of
 #: a dot, it must be to be the one that is seen.
 _OFF_RAY, _BEFORE = 0.004, 3.0
@@ -156,6 +156,10 @@ class WebPage:
     def layer(self, name: str) -> None:
         self._panel.layer.value = name
 
+    def hide_above(self, height: float | None) -> None:
+        """Show only what lies below a height, metres; None: everything."""
+        self._panel.set_top(height)
+
     def click(self, origin: Sequence[float], direction: Sequence[float]) -> None:
         """What a click does: select the point that a ray meets first, or none.
 
@@ -205,22 +209,22 @@ class WebPage:
         with self._lock, self.server.atomic():
             subject, panel = self._subject, self._panel
             legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-            ends = None
-            self.likeness = None
+            likeness = ends = None
             if self.coloring == SIMILARITY and self.selected is not None:
-                features = subject.timeline.features(self.step, self.layer)
-                self.likeness = similarity(features, self.selected)
-                ends = likeness_ends(self.likeness)
-                self.colors = value_colors(self.likeness, *ends)
+                likeness = similarity(subject.timeline.features(self.step, self.layer), self.selected)
+                ends = likeness_ends(likeness)
+                self.colors = value_colors(likeness, *ends)
             elif self.coloring in (FEATURES, SIMILARITY):
                 self.colors = subject.timeline.colors(self.step, self.layer)
             else:
                 chosen = subject.colorings[self.coloring]
                 self.colors, legend = chosen.colors, chosen.legend
+            self.likeness = likeness
             shown = subject.xyz[:, 2] <= panel.top
-            if len(subject.xyz):
-                self._points.points = subject.xyz[shown]
-                self._points.colors = self.colors[shown]
+            if self._points is not None:
+                self._points.visible = bool(shown.any())
+            if shown.any():
+                self._points.points, self._points.colors = subject.xyz[shown], self.colors[shown]
                 self._points.point_size = panel.dot
             for node in self._camera_nodes:
                 node.visible = panel.cameras.value
@@ -257,16 +261,18 @@ class WebPage:
         camera.near, camera.far = 0.002 * subject.size, 100 * subject.size
         for client in self.server.get_clients().values():
             client.camera.position, client.camera.look_at = view.eye, view.target
-        self._points = scene.add_point_cloud(
-            "/points",
-            subject.xyz,
-            subject.colorings[next(iter(subject.colorings))].colors,
-            point_size=self._panel.dot,
-            point_shape="circle",
-            point_shading="flat",
-            precision="float32",
-        )
-        yield self._points
+        self._points = None
+        if len(subject.xyz):
+            self._points = scene.add_point_cloud(
+                "/points",
+                subject.xyz,
+                next(iter(subject.colorings.values())).colors,
+                point_size=self._panel.dot,
+                point_shape="circle",
+                point_shading="flat",
+                precision="float32",
+            )
+            yield self._points
         self._mark = scene.add_icosphere("/selected", 1.0, color=(230, 30, 30), visible=False, cast_shadow=False)
         yield self._mark
         self._surface_nodes = [self._add_surface(number, surface) for number, surface in enumerate(space.surfaces)]
@@ -283,7 +289,7 @@ class WebPage:
                 f"/markers/{number}", 0.006 * subject.size, color=marker.color, position=place, cast_shadow=False
             )
             if marker.text:
-                yield scene.add_label(f"/markers/{number}/text", marker.text)
+                yield scene.add_label(f"/texts/{number}", marker.text, position=place)
 
     def _add_surface(self, number: int, surface: Any) -> Any:
         import trimesh
@@ -404,7 +410,7 @@ class _Panel:
         if tuple(self.coloring.options) != subject.names:
             self.coloring.options = subject.names
         self._size.visible = self._cut.visible = bool(len(subject.xyz))
-        self._cut.value = round(float(np.clip((subject.cut - subject.low) / max(self._height, 1e-9), 0, 1)), 2)
+        self.set_top(subject.cut)
         self.cameras.visible, self.surfaces.visible = bool(subject.space.cameras), bool(subject.space.surfaces)
 
     @property
@@ -427,6 +433,11 @@ class _Panel:
     def top(self) -> float:
         """Height above which nothing is shown, metres."""
         return np.inf if self._cut.value >= 1 else self._subject.low + self._cut.value * self._height
+
+    def set_top(self, height: float | None) -> None:
+        """Move the slider to a height, metres; None: to its end."""
+        share = 1.0 if height is None else (height - self._subject.low) / max(self._height, 1e-9)
+        self._cut.value = round(float(np.clip(share, 0, 1)), 2)
 
     @property
     def _height(self) -> float:

@@ -115,7 +115,7 @@ def _wait(until: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < end:
         if found := until():
             return found
-        time.sleep(0.05)
+        time.sleep(0.1)
     raise AssertionError(f"waited {_PATIENCE} s for {what}")
 
 
@@ -300,6 +300,9 @@ def test_every_kind_of_thing_is_shown_one_space_at_a_time(browser: Any) -> None:
         _wait(lambda: page.server.get_clients(), "the browser to connect")
         page.space = "surface (2)"
         _wait(lambda: _is_drawn(page, browser, _COLORS), "points of the second space")
+        page.hide_above(-1.0)
+        _wait(lambda: not _is_drawn(page, browser, _COLORS), "all points to be hidden")
+        page.hide_above(None)
         page.select(5)  # without features there is nothing to compare
         assert page.coloring == "colours"
         assert page.likeness is None
