@@ -19,7 +19,7 @@ from geo3d.geometry.rotation import quaternion_of
 from geo3d.visualize.coloring import FEATURES, SIMILARITY, Coloring, joined, spacing
 from geo3d.visualize.timeline import FeatureTimeline
 from geo3d.viz.feature_colors import likeness_ends, similarity, value_colors
-from geo3d.viz.picture import Frustum, Picture3D, Space, ceiling_cut
+from geo3d.viz.picture import MARK_COLOR, Frustum, Picture3D, Space, ceiling_cut
 from geo3d.viz.viewpoint import Viewpoint
 
 #: Where the page is served when nothing else is said: for this machine alone.
@@ -35,6 +35,9 @@ _THUMBNAIL, _PANEL_IMAGE = 240, 480
 _DOT = 1.5
 #: Cameras beyond which they are hidden at first.
 _MANY_CAMERAS = 60
+#: (60, 3) evenly spread over the unit sphere, along a spiral.
+_TURNS, _HEIGHTS = np.arange(60) * np.pi * (1 + 5**0.5), np.linspace(-1, 1, 60)
+_BALL = np.c_[np.sqrt(1 - _HEIGHTS[:, None] ** 2) * np.c_[np.cos(_TURNS), np.sin(_TURNS)], _HEIGHTS]
 _HINT = "Click a point to see what is like it; click beside the points to go back."
 
 
@@ -95,6 +98,7 @@ class WebPage:
         with _silent():
             self.server = viser.ViserServer(host=host, port=port, label="geo3d", verbose=False)
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
+        self.server.scene.configure_default_lights(cast_shadow=False)  # slow to draw without a GPU
         shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::1", "::") else host
         self.address = f"http://{shown}:{self.server.get_port()}"
         self._panel = _Panel(self.server.gui, picture, self._subjects, start or own)
@@ -273,7 +277,8 @@ class WebPage:
                 precision="float32",
             )
             yield self._points
-        self._mark = scene.add_icosphere("/selected", 1.0, color=(230, 30, 30), visible=False, cast_shadow=False)
+        self._mark = self._add_ball("/selected", np.zeros(3), 1.0, MARK_COLOR)
+        self._mark.visible = False
         yield self._mark
         self._surface_nodes = [self._add_surface(number, surface) for number, surface in enumerate(space.surfaces)]
         self._camera_nodes = [self._add_camera(number, frustum) for number, frustum in enumerate(space.cameras)]
@@ -285,11 +290,23 @@ class WebPage:
             )
         for number, marker in enumerate(space.markers):
             place = np.asarray(marker.place, float)
-            yield scene.add_icosphere(
-                f"/markers/{number}", 0.006 * subject.size, color=marker.color, position=place, cast_shadow=False
-            )
+            yield self._add_ball(f"/markers/{number}", place, 0.006 * subject.size, marker.color)
             if marker.text:
                 yield scene.add_label(f"/texts/{number}", marker.text, position=place)
+
+    def _add_ball(self, name: str, place: np.ndarray, radius: float, color: tuple[int, int, int]) -> Any:
+        """A ball of dots, for which no shader of surfaces has to be made: without a GPU that takes seconds."""
+        return self.server.scene.add_point_cloud(
+            name,
+            _BALL,
+            np.array(color, np.uint8),
+            point_size=0.5,
+            point_shape="circle",
+            point_shading="flat",
+            precision="float32",
+            scale=radius,
+            position=place,
+        )
 
     def _add_surface(self, number: int, surface: Any) -> Any:
         import trimesh
