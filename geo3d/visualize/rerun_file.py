@@ -11,7 +11,7 @@ import numpy as np
 from geo3d.errors import InputError, require_extra
 from geo3d.visualize.coloring import FEATURES, Coloring, joined, spacing
 from geo3d.visualize.timeline import FeatureTimeline
-from geo3d.viz.picture import Frustum, Picture3D, Space
+from geo3d.viz.picture import Frustum, Picture3D, Space, ceiling_cut
 from geo3d.viz.viewpoint import Viewpoint
 from geo3d.writing import prepare_place, replacing
 
@@ -20,6 +20,8 @@ TIMELINE = "step"
 #: How many times the spacing of points a dot is wide.
 _DOT = 1.5
 _JPEG_QUALITY = 90
+#: How much nearer the eye is than where a picture is seen from: the viewer's field of view is 55 degrees, not 30.
+_NEARER = 0.6
 _WINDOW = (1000, 800)
 
 
@@ -36,8 +38,9 @@ def write_rerun(
 
     Each space is an entity by its caption (``scene`` where it has none). Below it lie its points, once for each
     colouring, ``features/LAYER`` whose colours change along the timeline ``step``, ``surfaces``, ``lines``,
-    ``markers``, and ``cameras/NAME``, each a pinhole with its pose and its image. A layout with a tab for each
-    colouring comes along.
+    ``markers``, and ``cameras/NAME``, each a pinhole with its pose and its image. Points that hide a room from above
+    are in ``ceiling`` below each of these entities. A layout with a tab for each colouring comes along, which leaves
+    ceilings out.
 
     Args:
         picture: what to write.
@@ -76,7 +79,8 @@ def write_rerun(
             views.append(rr.blueprint.Spatial2DView(origin=_path(rr, name), name=name[-1]))
         if picture.notes:
             recording.log("notes", rr.TextDocument("\n".join((picture.title, *picture.notes))), static=True)
-        tabs = rr.blueprint.Tabs(*views)
+        active = next((str(view.name) for view in views if FEATURES in str(view.name)), None)
+        tabs = rr.blueprint.Tabs(*views, active_tab=active)
         recording.send_blueprint(rr.blueprint.Blueprint(tabs, collapse_panels=True))
         recording.flush()
         recording.disconnect()
@@ -104,42 +108,53 @@ class _Writer:
         rr = self._rr
         self._log([], rr.ViewCoordinates.RIGHT_HAND_Z_UP)
         points = joined(space)
-        every = [Coloring(own, points.colors, tuple(legend)), *colorings]
+        cut = None if space.is_object else ceiling_cut(space.frame())
+        hiding = np.zeros(len(points.xyz), bool) if cut is None else points.xyz[:, 2] > cut
+        self._parts = [([], ~hiding), *([(["ceiling"], hiding)] if hiding.any() else [])]
         shown = []
         if len(points.xyz):
             radius = _DOT / 2 * (spacing(points.xyz) or 0.01)
-            for coloring in every:
-                self._log([coloring.name], self._points(points.xyz, radius, coloring))
+            for coloring in (Coloring(own, points.colors, tuple(legend)), *colorings):
+                self._points(points.xyz, radius, coloring)
                 shown.append((coloring.name, [coloring.name]))
             if timeline is not None:
-                for layer in timeline.layers:
-                    self._log([FEATURES, layer], rr.Points3D(points.xyz, radii=radius))
-                    shown.append((f"{FEATURES}, {layer}", [FEATURES, layer]))
-                for step, number in enumerate(timeline.numbers):
-                    self._recording.set_time(TIMELINE, sequence=number)
-                    self._log(["state"], rr.TextDocument(timeline.steps[step]), static=False)
-                    for layer in timeline.layers:
-                        colors = rr.Points3D.from_fields(colors=timeline.colors(step, layer))
-                        self._log([FEATURES, layer], colors, static=False)
-                self._recording.reset_time()
+                self._features(points.xyz, radius, timeline)
+                shown += [(f"{FEATURES}, {layer}", [FEATURES, layer]) for layer in timeline.layers]
         self._others(space)
         return self._views(space, shown or [(self._root[-1], [])])
 
     def _log(self, below: Sequence[str], what: Any, static: bool = True) -> None:
         self._recording.log([*self._root, *below], what, static=static)
 
-    def _points(self, xyz: np.ndarray, radius: float, coloring: Coloring) -> Any:
-        """Points; those that a legend names as members of classes, which the viewer tells."""
+    def _points(self, xyz: np.ndarray, radius: float, coloring: Coloring) -> None:
+        """Points; those that a legend names are members of classes, whose names the viewer tells."""
+        rr, name = self._rr, [coloring.name]
+        classes = None
+        if coloring.legend:
+            numbered = list(enumerate(coloring.legend, 1))
+            infos = [rr.AnnotationInfo(id=number, label=label, color=color) for number, (label, color) in numbered]
+            self._log(name, rr.AnnotationContext(infos))
+            classes = np.zeros(len(xyz), np.uint16)
+            for number, (_, color) in numbered:
+                classes[(coloring.colors == np.array(color)).all(1)] = number
+        for below, rows in self._parts:
+            ids = None if classes is None else classes[rows]
+            points = rr.Points3D(xyz[rows], colors=coloring.colors[rows], class_ids=ids, radii=radius)
+            self._log([*name, *below], points)
+
+    def _features(self, xyz: np.ndarray, radius: float, timeline: FeatureTimeline) -> None:
+        """Points whose colours change from state to state, once for each layer, and what the states are called."""
         rr = self._rr
-        if not coloring.legend:
-            return rr.Points3D(xyz, colors=coloring.colors, radii=radius)
-        numbered = list(enumerate(coloring.legend, 1))
-        names = [rr.AnnotationInfo(id=number, label=name, color=color) for number, (name, color) in numbered]
-        self._log([coloring.name], rr.AnnotationContext(names))
-        classes = np.zeros(len(xyz), np.uint16)
-        for number, (_, color) in numbered:
-            classes[(coloring.colors == np.array(color)).all(1)] = number
-        return rr.Points3D(xyz, colors=coloring.colors, class_ids=classes, radii=radius)
+        names = [([FEATURES, layer, *below], layer, rows) for layer in timeline.layers for below, rows in self._parts]
+        for name, _, rows in names:
+            self._log(name, rr.Points3D(xyz[rows], radii=radius))
+        for step, number in enumerate(timeline.numbers):
+            self._recording.set_time(TIMELINE, sequence=number)
+            self._log(["state"], rr.TextDocument(timeline.steps[step]), static=False)
+            for name, layer, rows in names:
+                colors = timeline.colors(step, layer)[rows]
+                self._log(name, rr.Points3D.from_fields(colors=colors), static=False)
+        self._recording.reset_time()
 
     def _others(self, space: Space) -> None:
         rr = self._rr
@@ -178,8 +193,9 @@ class _Writer:
 
     def _views(self, space: Space, shown: Sequence[tuple[str, list[str]]]) -> list[Any]:
         blueprint, origin = self._rr.blueprint, _path(self._rr, self._root)
-        eye = Viewpoint.of(space, _WINDOW, *self._seen_from)
-        controls = blueprint.EyeControls3D(position=eye.eye, look_target=eye.target, eye_up=(0, 0, 1))
+        seen = Viewpoint.of(space.without_ceiling(), _WINDOW, *self._seen_from)
+        eye = seen.target + _NEARER * (seen.eye - seen.target)
+        controls = blueprint.EyeControls3D(position=eye, look_target=seen.target, eye_up=(0, 0, 1))
         others = [f"$origin/{name}/**" for name in ("surfaces", "lines", "markers", "cameras")]
         return [
             blueprint.Spatial3DView(
