@@ -23,12 +23,13 @@ from geo3d.nn.attention_weights import (
     self_attention_weights,
     window_attention_weights,
 )
-from geo3d.nn.patches import token_positions
+from geo3d.nn.position import token_positions
+from geo3d.ops import knn
 from geo3d.visualize.features import image_files, read_image
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, load
-from geo3d.visualize.places import Place, cloud_colors, find_places, image_of, shown_points
+from geo3d.visualize.places import Place, cloud_colors, find_objects, find_places, image_of, shown_points
 from geo3d.viz.feature_colors import value_colors
-from geo3d.viz.picture import ImagePanel, Lines, Marker, Picture3D, Points, Scale, Space
+from geo3d.viz.picture import ImagePanel, Lines, Marker, Picture3D, Points, Scale, Space, Surface
 from geo3d.viz.raster import ringed
 
 _BOX_COLOR = (230, 30, 30)
@@ -45,7 +46,7 @@ class AttentionOptions(DrawingOptions, EncoderOptions, PlaceOptions):
     """Query of CroCo, x y in the first image. None: the middle."""
     pair: tuple[str, str] | None = None
     """Names or numbers of two views of a scene, for CroCo. None: two that follow each other."""
-    stage: int = 0
+    stage: int = 1
     """Stage of a Swin3D, or level of an I2P-MAE, from 0, the finest with attention."""
     block: int = -1
     """Block of the stage, the encoder or the decoder; negative from the end."""
@@ -93,25 +94,22 @@ def _of_voxels(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> P
     rows, weights = window_attention_weights(block.attn, x, windows, row)
     weights, head = _of_head(weights, config.head)
     rows, edge = rows.cpu().numpy(), topology.stride * size
-    colors = _voxel_colors(cloud, centres)
-    shown, inside = centres.copy(), np.zeros(len(centres), bool)
-    inside[rows] = True
-    painted = colors.copy()
-    painted[~inside] = _paled(painted[~inside])
+    nearest = _nearest_points(cloud, centres)
+    own = cloud_colors(cloud)
+    painted = _paled(np.full((len(centres), 3), 190, np.uint8) if own is None else own[nearest])
+    normals = None if cloud.normals is None else cloud.normals.numpy()[nearest]
     high = weights.max()
-    painted[rows] = value_colors(weights, 0, high)
+    looked_at = value_colors(weights, 0, high)
+    others = np.ones(len(centres), bool)
+    others[rows] = False
+    around = Points(centres[others], painted[others], None if normals is None else normals[others])
+    cubes = _cubes(centres[rows], 0.9 * edge, looked_at)
     marker = Marker(centres[row], "query")
     box = _box(centres[rows].min(0) - edge / 2, centres[rows].max(0) + edge / 2)
     caption = f"{place.name}: voxels of {100 * edge:.0f} cm, a window of {len(rows)}"
     spaces = (
-        Space(caption, (Points(shown, painted),), (box,), markers=(marker,)),
-        Space(
-            f"the window: weights of {head}",
-            (Points(centres[rows], value_colors(weights, 0, high)),),
-            (box,),
-            markers=(marker,),
-            is_object=True,
-        ),
+        Space(caption, (around,), (box,), (cubes,), markers=(marker,)),
+        Space(f"the window: weights, {head}", lines=(box,), surfaces=(cubes,), markers=(marker,), is_object=True),
     )
     scale = Scale(0, float(high), f"weight; all {len(rows)} sum to 1, even ones were {1 / len(rows):.2g}")
     where = f"stage {config.stage}, block {config.block}, {head}"
@@ -120,7 +118,7 @@ def _of_voxels(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> P
 
 def _of_groups(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> Picture3D:
     """Groups of points of an object, of an I2P-MAE."""
-    place, model = find_places(config.data, config.scene)[0], encoder.model
+    place, model = find_objects(config.data, config.object)[0], encoder.model
     cloud = place.cloud()
     inputs = model.prepare(PointCloud(cloud.xyz))
     level = config.stage
@@ -288,16 +286,21 @@ def _filled(encoder: LoadedEncoder, cloud: PointCloud) -> tuple[Tensor | None, T
     return cloud.colors, cloud.normals
 
 
-def _voxel_colors(cloud: PointCloud, centres: np.ndarray) -> np.ndarray:
-    """(V, 3) uint8 of the points nearest to centres."""
-    from geo3d.ops import knn
-
-    colors = cloud_colors(cloud)
-    if colors is None:
-        return np.full((len(centres), 3), 190, np.uint8)
+def _nearest_points(cloud: PointCloud, centres: np.ndarray) -> np.ndarray:
+    """(V,) rows of the points nearest to centres."""
     ends = [torch.tensor([0, n]) for n in (len(centres), len(cloud))]
     index, _ = knn(torch.from_numpy(centres).float(), cloud.xyz.float(), *ends, 1)
-    return colors[index[:, 0].numpy()]
+    return index[:, 0].numpy()
+
+
+def _cubes(centres: np.ndarray, edge: float, colors: np.ndarray) -> Surface:
+    """Cubes of an edge around centres (V, 3), in colours (V, 3) uint8."""
+    corners = np.array([[i >> a & 1 for a in range(3)] for i in range(8)]) - 0.5
+    sides = [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]
+    faces = np.array([face for a, b, c, d in sides for face in ((a, b, c), (a, c, d))])
+    # Corners of their own for each side, so that shading does not blur the edges.
+    vertices = (centres[:, None, None] + edge * corners[faces]).reshape(-1, 3)
+    return Surface(vertices, np.arange(len(vertices)).reshape(-1, 3), colors.repeat(3 * len(faces), 0))
 
 
 def _paled(colors: np.ndarray) -> np.ndarray:

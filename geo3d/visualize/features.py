@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, VolumeGrid
 from geo3d.inference import LoadedEncoder
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, layers_of, load
-from geo3d.visualize.places import Place, find_places, image_of, lifted, shown_points
+from geo3d.visualize.places import Place, find_objects, find_places, image_of, lifted, shown_points, shown_rows
 from geo3d.viz.feature_colors import Projection
 from geo3d.viz.picture import ImagePanel, Picture3D, Points, Space
 
@@ -47,6 +48,7 @@ class Featured:
         lifted: points of the image, with features, where depth and pose are known.
         cell: pixels along a side of a cell of ``maps``.
         filled: what the encoder says that it filled in.
+        origin: (3,) that was taken off the points.
     """
 
     caption: str
@@ -57,6 +59,7 @@ class Featured:
     lifted: Points | None = None
     cell: int = 1
     filled: str = ""
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     @property
     def rows(self) -> np.ndarray:
@@ -102,7 +105,7 @@ def encode_places(encoder: LoadedEncoder, config: FeaturesOptions, views: int) -
         return [one for path in config.data for one in _grids(encoder, path, config.scene, layers, config.points)]
     if encoder.kind == "image" and (pictures := image_files(config.data)):
         return [encoded_image(encoder, path.name, read_image(path), layers) for path in pictures]
-    places = find_places(config.data, config.scene)
+    places = find_objects(config.data, config.object, views) if encoder.kind == "points" else all_places(config)
     found: list[Featured] = []
     for place in places:
         if encoder.kind == "image":
@@ -115,6 +118,13 @@ def encode_places(encoder: LoadedEncoder, config: FeaturesOptions, views: int) -
     return found
 
 
+def all_places(config: PlaceOptions) -> list[Place]:
+    """The places that some options name: objects where they give numbers of them, else scenes and files."""
+    if config.object:
+        return find_objects(config.data, config.object)
+    return find_places(config.data, config.scene)
+
+
 def encoded_points(encoder: LoadedEncoder, place: Place, layers: Sequence[int | str] | None, most: int) -> Featured:
     """The points of a place with their features, thinned out to so many."""
     cloud = place.cloud()
@@ -125,7 +135,8 @@ def encoded_points(encoder: LoadedEncoder, place: Place, layers: Sequence[int | 
     points = shown_points(cloud, most, features=out.points.cpu().numpy())
     filled = "; ".join(f"{name}: {how}" for name, how in out.filled.items())
     is_object = encoder.kind == "points" or place.is_object
-    return Featured(place.name, points, is_object=is_object, filled=f"filled in: {filled}" if filled else "")
+    told = f"filled in: {filled}" if filled else ""
+    return Featured(place.name, points, is_object=is_object, filled=told, origin=place.origin)
 
 
 def encoded_image(
@@ -141,8 +152,8 @@ def encoded_view(encoder: LoadedEncoder, place: Place, number: int, layers: Sequ
     view = place.scene.view(number)
     found = encoded_image(encoder, f"{place.name}: {view.name}", image_of(view), layers)
     if view.depth is not None and view.world_from_camera is not None and view.camera is not None:
-        xyz, uv, colors = lifted(view)
-        found.lifted = Points(xyz, colors, features=at_pixels(found, uv))
+        points, uv = lifted(view)
+        found.lifted = replace(points, features=at_pixels(found, uv))
     return found
 
 
@@ -163,7 +174,7 @@ def colored(
         if one.points is not None:
             if beside:
                 spaces.append(Space(one.caption, points=(one.points,), is_object=one.is_object))
-            painted = Points(one.points.xyz, colors(one.points.features), one.points.normals, one.points.features)
+            painted = replace(one.points, colors=colors(one.points.features))
             spaces.append(Space(f"{one.caption}: {name}", points=(painted,), is_object=one.is_object))
             continue
         images.append(ImagePanel(one.caption, one.image))
@@ -172,9 +183,9 @@ def colored(
     if lifted_points:
         scene = {one.caption.split(":")[0] for one in featured}
         if len(scene) == 1:
-            shown = tuple(Points(p.xyz, colors(p.features), None, p.features) for p in lifted_points)
-            spaces.append(Space(f"{name} of the views in 3D", points=shown))
-            spaces.insert(len(spaces) - 1, Space("views in 3D", points=tuple(lifted_points)))
+            shown = tuple(replace(p, colors=colors(p.features)) for p in lifted_points)
+            spaces.append(Space("the views in 3D", points=tuple(lifted_points)))
+            spaces.append(Space(f"their {name}", points=shown))
     return tuple(spaces), tuple(images)
 
 
@@ -235,18 +246,30 @@ def read_grids(path: Path, scenes: Sequence[str]) -> list[tuple[str, VolumeGrid,
 
 
 def grid_points(grid: VolumeGrid, most: int) -> tuple[Tensor, PointCloud]:
-    """The solid voxels of a grid: numbers (N, 3), and centres with colours, in voxels where it has no corners.
+    """The solid voxels of a grid that one can see from inside it: those beside one that is not solid.
+
+    Returns:
+        Their numbers (N, 3) int64; and their centres, in metres, or in voxels where the grid has no corners, with
+        colours and normals towards the open side.
 
     Raises:
         InputError: all of it is empty.
     """
-    rows = (grid.opacity >= SOLID).nonzero()
+    solid = grid.opacity >= SOLID
+    open_side, touched = torch.zeros(*solid.shape, 3), torch.zeros_like(solid)
+    for axis in range(3):
+        for step in (-1, 1):
+            beside = solid.roll(-step, axis)
+            beside.select(axis, -1 if step > 0 else 0).fill_(True)  # beyond the grid, from where nobody looks
+            open_side[..., axis] += step * (~beside).float()
+            touched |= ~beside
+    rows = (solid & touched).nonzero()
     if not len(rows):
         raise InputError(f"the grid has no voxel of opacity {SOLID} or more; there is nothing to show")
-    if len(rows) > most:
-        rows = rows[torch.linspace(0, len(rows) - 1, most).long()]
+    rows = rows[torch.from_numpy(shown_rows(len(rows), most))]
     xyz = (rows + 0.5).float() if grid.low is None else grid.centres()[rows.unbind(1)].float()
-    return rows, PointCloud(xyz, grid.rgb[rows.unbind(1)].float())
+    normals = F.normalize(open_side[rows.unbind(1)], dim=1)
+    return rows, PointCloud(xyz, grid.rgb[rows.unbind(1)].float(), normals)
 
 
 def _grids(

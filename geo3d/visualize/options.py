@@ -63,6 +63,9 @@ class PlaceOptions:
     """Folders of datasets or scenes in any layout, captures, or files of points or meshes (.ply, .pcd, .glb, ...)."""
     scene: tuple[str, ...] = ()
     """Names of scenes of the datasets. None: the first of each."""
+    object: tuple[int, ...] = ()
+    """Numbers of objects, from 0: scenes that are one and instances of labelled scenes. What encoders of objects read;
+    None: the first."""
     points: int = 150_000
     """Points that are drawn of a scene at most (count); all are encoded."""
 

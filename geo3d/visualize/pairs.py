@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,14 @@ from geo3d.datasets.pair_index import PairIndex, read_pair_index
 from geo3d.datasets.pair_mining import PairOptions, PairsConfig, mine_pairs, pictured_pairs
 from geo3d.errors import InputError
 from geo3d.visualize.options import DrawingOptions
-from geo3d.visualize.places import Place, lifted
+from geo3d.visualize.places import lifted
 from geo3d.viz.pairs import pairs_sheet
 from geo3d.viz.picture import Frustum, ImagePanel, Picture3D, Points, Space
 
 FIRST, SECOND = (31, 119, 220), (240, 130, 20)
 _ENDINGS = (".tsv", ".parquet")
 _TINT = 0.55
+_LENGTH = 0.1  # of a drawn camera, over what the first view sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +68,14 @@ def _both(scene: Scene, index: PairIndex) -> tuple[Space, ...]:
         return ()
     names = list(scene.view_names)
     views = [scene.view(names.index(index.views[codes[0]])) for codes in (index.first, index.second)]
-    length = 0.05 * float(np.linalg.norm(np.ptp(lifted(views[0])[0], axis=0)))
-    plain, tinted, cameras = [], [], []
-    for view, tint in zip(views, (FIRST, SECOND)):
-        xyz, _, colors = lifted(view)
-        mixed = ((1 - _TINT) * colors + _TINT * np.array(tint)).round().astype(np.uint8)
-        plain.append(Points(xyz, colors))
-        tinted.append(Points(xyz, mixed))
-        cameras.append(Frustum(view.world_from_camera.numpy(), view.camera, 2 * length, tint, name=view.name))
-    caption = f"{Place(scene.name, scene).name}: {views[0].name} and {views[1].name}"
+    plain: list[Points] = [lifted(view)[0] for view in views]
+    length = _LENGTH * float(np.linalg.norm(np.ptp(plain[0].xyz, axis=0)))
+    tinted, cameras = [], []
+    for view, points, tint in zip(views, plain, (FIRST, SECOND)):
+        mixed = ((1 - _TINT) * points.colors + _TINT * np.array(tint)).round().astype(np.uint8)
+        tinted.append(replace(points, colors=mixed))
+        cameras.append(Frustum(view.world_from_camera.numpy(), view.camera, length, tint, name=view.name))
+    caption = f"{scene.name}: {views[0].name} and {views[1].name}"
     return (
         Space(caption, tuple(plain), cameras=tuple(cameras)),
         Space("which view sees what", tuple(tinted), cameras=tuple(cameras)),

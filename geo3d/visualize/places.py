@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from geo3d.datasets import Scene, SceneDataset, open_dataset, read_points
 from geo3d.datasets.read_points import POINT_ENDINGS
@@ -16,12 +18,15 @@ from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, View
 from geo3d.geometry.surface import sample_surface
 from geo3d.random import Stream, stream_generator
+from geo3d.samples.objects import ObjectClouds
 from geo3d.viz.picture import Frustum, Points
 
 #: Metres across below which files of points, which do not tell, are taken for an object.
 _OBJECT = 1.8
 #: Points drawn of an object's surface, views lifted by their depth, and pixels of each at most.
 _OBJECT_POINTS, _LIFTED_VIEWS, _LIFTED_PIXELS = 8192, 12, 20_000
+#: Thickness over length below which an object is a sheet.
+_FLAT = 0.15
 #: Length of a drawn camera over the scene's diagonal, and how many are drawn at most.
 _FRUSTUM, _MOST_CAMERAS = 0.035, 80
 
@@ -35,15 +40,17 @@ class Place:
         scene: of a dataset; None for a file.
         file: of points; None for a scene.
         classes: names of what labels count in.
+        object_cloud: points of an object that was cut out of a scene.
     """
 
     name: str
     scene: Scene | None = None
     file: Path | None = None
     classes: Sequence[str] | None = None
+    object_cloud: PointCloud | None = None
 
     def __post_init__(self) -> None:
-        self._cloud: PointCloud | None = None
+        self._cloud = self.object_cloud
 
     @property
     def origin(self) -> np.ndarray:
@@ -67,6 +74,8 @@ class Place:
         """Whether it is a single thing; of files, which do not tell, whether it is less than 1.8 m across."""
         from geo3d.datasets.point_files import PointFileScene
 
+        if self.object_cloud is not None:
+            return True
         if self.scene is not None and not isinstance(self.scene, PointFileScene):
             return self.scene.is_object
         xyz = self.cloud().xyz
@@ -143,6 +152,40 @@ def find_places(data: Sequence[Path], scenes: Sequence[str] = ()) -> list[Place]
     return places
 
 
+def find_objects(data: Sequence[Path], numbers: Sequence[int] = (), usual: int = 1) -> list[Place]:
+    """Objects: scenes and files that are one, and instances of labelled scenes.
+
+    Args:
+        data: folders of datasets, and files of points.
+        numbers: of the objects of all folders; the first ``usual`` ones that are not flat where none are given.
+        usual: how many.
+
+    Raises:
+        InputError: no object, or none of a number.
+    """
+    places = [Place(path.stem, object_cloud=read_points(path)) for path in data if path.is_file()]
+    folders = tuple(path for path in data if not path.is_file())
+    if not folders:
+        return places
+    source = ObjectClouds.find(folders)
+    chosen = list(numbers) or list(islice((n for n in range(len(source)) if not _is_flat(source.cloud(n))), usual))
+    for number in chosen or [0]:
+        if not 0 <= number < len(source):
+            raise InputError(f"--object {number}: there are {len(source)} objects, from 0 to {len(source) - 1}")
+        category = source.category(number)
+        kind = f"{source.categories[category]}, " if category >= 0 else ""
+        within = source.name_in_scene(number)
+        scene = source.opened(number).scene.name
+        places.append(Place(f"{kind}{scene} {within}".strip(), object_cloud=source.cloud(number)))
+    return places
+
+
+def _is_flat(cloud: PointCloud) -> bool:
+    """Whether an object is a sheet, such as a ceiling or a picture, of which little can be seen."""
+    sides = cloud.xyz.amax(0) - cloud.xyz.amin(0)
+    return bool(sides.min() < _FLAT * sides.max())
+
+
 def _place(dataset: SceneDataset, name: str) -> Place:
     return Place(name, scene=dataset[name], classes=dataset.classes)
 
@@ -153,10 +196,11 @@ def shown_points(
     """A cloud as a picture has it, evenly thinned out to ``most`` points; in its own colours where none are given."""
     rows = shown_rows(len(cloud), most)
     own = cloud_colors(cloud) if colors is None else colors
+    own = _by_height(cloud.xyz.numpy()) if own is None else own
     normals = None if cloud.normals is None else cloud.normals.numpy()[rows]
     return Points(
         cloud.xyz.numpy()[rows],
-        None if own is None else own[rows],
+        own[rows],
         normals,
         None if features is None else features[rows],
     )
@@ -167,6 +211,13 @@ def shown_rows(count: int, most: int) -> np.ndarray:
     if count <= most:
         return np.arange(count)
     return np.sort(stream_generator(0, Stream.SURFACE_SAMPLES).permutation(count)[:most])
+
+
+def _by_height(xyz: np.ndarray) -> np.ndarray:
+    """(N, 3) uint8 greys of points without colours, lighter above, so that one sees their shape."""
+    low, high = (xyz[:, 2].min(), xyz[:, 2].max()) if len(xyz) else (0.0, 1.0)
+    grey = 95 + 120 * (xyz[:, 2] - low) / max(high - low, 1e-9)
+    return np.repeat(grey.round().astype(np.uint8)[:, None], 3, 1)
 
 
 def cloud_colors(cloud: PointCloud) -> np.ndarray | None:
@@ -181,15 +232,16 @@ def image_of(view: View) -> np.ndarray:
     return (view.image.clamp(0, 1).numpy() * 255).round().astype(np.uint8)
 
 
-def lifted(view: View, most: int = _LIFTED_PIXELS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of a view with depth and pose as points.
+def lifted(view: View, most: int = _LIFTED_PIXELS) -> tuple[Points, np.ndarray]:
+    """Pixels of a view with depth and pose as points, with their colours and the normals of the depth map.
 
     Returns:
-        xyz (N, 3) float64; their pixels in the image (N, 2), x and y; and their colours (N, 3) uint8.
+        The points (N,), xyz float64, and their pixels in the image (N, 2), x and y.
     """
     xyz, pixel = view.world_points()
+    normals = _depth_normals(view, xyz, pixel)
     rows = torch.from_numpy(shown_rows(len(xyz), most))
-    xyz, pixel = xyz[rows], pixel[rows]
+    xyz, pixel, normals = xyz[rows], pixel[rows], normals[rows]
     height, width = view.depth.shape
     image_height, image_width = view.image.shape[:2]
     uv = torch.stack([pixel % width, pixel // width], 1).double()
@@ -197,9 +249,24 @@ def lifted(view: View, most: int = _LIFTED_PIXELS) -> tuple[np.ndarray, np.ndarr
         pose = view.world_from_camera.double()
         uv = view.camera.project((xyz - pose[:3, 3]) @ pose[:3, :3])
         inside = ((uv >= 0) & (uv <= uv.new_tensor([image_width - 1, image_height - 1]))).all(1)
-        xyz, uv = xyz[inside], uv[inside]
+        xyz, uv, normals = xyz[inside], uv[inside], normals[inside]
     at = uv.round().long().numpy()
-    return xyz.numpy(), uv.numpy(), image_of(view)[at[:, 1], at[:, 0]]
+    colors = image_of(view)[at[:, 1], at[:, 0]]
+    return Points(xyz.numpy(), colors, normals.numpy()), uv.numpy()
+
+
+def _depth_normals(view: View, xyz: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
+    """(N, 3) unit normals of a depth map's points, towards the camera; 0 where a neighbour is not known."""
+    height, width = view.depth.shape
+    places = xyz.new_full((height * width, 3), torch.nan)
+    places[pixel] = xyz
+    places = places.view(height, width, 3)
+    right, down = torch.full_like(places, torch.nan), torch.full_like(places, torch.nan)
+    right[:, 1:-1] = places[:, 2:] - places[:, :-2]
+    down[1:-1] = places[2:] - places[:-2]
+    normals = F.normalize(torch.linalg.cross(right, down), dim=2).view(-1, 3)[pixel].nan_to_num(0)
+    towards = view.world_from_camera.double()[:3, 3] - xyz
+    return normals * (normals * towards).sum(1, keepdim=True).sign()
 
 
 def _cloud_of(scene: Scene) -> PointCloud:
@@ -217,9 +284,9 @@ def _cloud_of(scene: Scene) -> PointCloud:
     if {"views", "depth", "poses"} <= scene.parts:
         every = len(scene.view_names)
         numbers = np.unique(np.linspace(0, every - 1, min(_LIFTED_VIEWS, every)).round().astype(int)).tolist()
-        parts = [lifted(scene.view(n)) for n in numbers]
-        xyz, colors = (np.concatenate([p[i] for p in parts]) for i in (0, 2))
-        return PointCloud(torch.from_numpy(xyz).float(), torch.from_numpy(colors).float() / 255)
+        parts = [lifted(scene.view(n))[0] for n in numbers]
+        xyz, colors, normals = (np.concatenate([getattr(p, n) for p in parts]) for n in ("xyz", "colors", "normals"))
+        return PointCloud(*(torch.from_numpy(part).float() for part in (xyz, colors / 255, normals)))
     if "tracks" in scene.parts:
         return PointCloud(torch.from_numpy(scene.tracks().xyz).float())
     raise InputError(
@@ -228,4 +295,4 @@ def _cloud_of(scene: Scene) -> PointCloud:
     )
 
 
-__all__ = ["Place", "cloud_colors", "find_places", "image_of", "lifted", "shown_points", "shown_rows"]
+__all__ = ["Place", "cloud_colors", "find_objects", "find_places", "image_of", "lifted", "shown_points", "shown_rows"]

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from geo3d.visualize.features import all_places
 from geo3d.visualize.options import DrawingOptions, PlaceOptions
-from geo3d.visualize.places import Place, find_places, image_of, shown_points
+from geo3d.visualize.places import Place, image_of, shown_points
 from geo3d.viz.picture import ImagePanel, Picture3D, Points, Space, Surface
 from geo3d.viz.points import label_colors
 
@@ -33,7 +34,7 @@ def draw(config: SceneOptions) -> Picture3D:
     Raises:
         InputError: a scene cannot be read, or has nothing to show.
     """
-    places = find_places(config.data, config.scene)
+    places = all_places(config)
     spaces: list[Space] = []
     images: list[ImagePanel] = []
     legend: dict[str, tuple[int, int, int]] = {}

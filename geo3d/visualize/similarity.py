@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from geo3d.errors import InputError
-from geo3d.visualize.features import Featured, at_pixels, colored, encode_places, image_files
+from geo3d.visualize.features import Featured, at_pixels, colored, encode_places
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, load
-from geo3d.visualize.places import find_places
 from geo3d.viz.feature_colors import likeness_ends, similarity, value_colors
-from geo3d.viz.picture import ImagePanel, Marker, Picture3D, Scale, Space
+from geo3d.viz.picture import ImagePanel, Marker, Picture3D, Scale, Space, ceiling_cut
 from geo3d.viz.raster import ringed
+
+#: Share of the width around the middle in which a query is looked for where none is named.
+_NEAR = 0.12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,12 @@ def draw(config: SimilarityOptions) -> Picture3D:
     ends = likeness_ends(every)
     spaces, images = colored(featured, lambda rows: value_colors(similarity(rows, query), *ends), "likeness")
     if first.points is not None:
-        marker = Marker(where, "compared with")
+        marker = Marker(where, "query")
         marked = tuple(
             Space(s.caption, s.points, markers=(marker,), is_object=s.is_object) if n < 2 else s
             for n, s in enumerate(spaces)
         )
-        place = " ".join(f"{value:.2f}" for value in where + _origin(config))
+        place = " ".join(f"{value:.2f}" for value in where + first.origin)
         note = f"compared with the point at {place}"
     else:
         ring = where.round().astype(int)
@@ -68,12 +70,6 @@ def draw(config: SimilarityOptions) -> Picture3D:
     return Picture3D(f"likeness by {name}", marked, images, scale=scale, notes=(f"{told}; {note}",), columns=4)
 
 
-def _origin(config: SimilarityOptions) -> np.ndarray:
-    if image_files(config.data) or any(path.suffix == ".npz" for path in config.data):
-        return np.zeros(3)
-    return find_places(config.data[:1], config.scene[:1])[0].origin
-
-
 def _nearest_row(first: Featured, config: SimilarityOptions) -> int:
     """The point with features that is meant."""
     xyz, features = first.points.xyz, first.points.features
@@ -81,15 +77,18 @@ def _nearest_row(first: Featured, config: SimilarityOptions) -> int:
     if not known.any():
         raise InputError(f"{first.caption}: none of its points has features")
     if config.at is None:
-        # In the middle of what stands in the room, not of its floor: of the middle third of the height.
-        low, high = np.quantile(xyz[:, 2], (0.1, 0.5))
-        middle = np.append(np.median(xyz[:, :2], axis=0), (low + high) / 2)
-    else:
-        middle = np.array(config.at, float) - _origin(config)
-        low, high = xyz.min(0) - 1, xyz.max(0) + 1
-        if not ((middle >= low) & (middle <= high)).all():
-            box = " ".join(f"{a:.2f}..{b:.2f}" for a, b in zip(xyz.min(0), xyz.max(0)))
-            raise InputError(f"--at {config.at}: lies far outside {first.caption}, which spans {box} metres")
+        # Near the middle, on top of what stands there: a place that one sees.
+        middle, size = np.median(xyz[:, :2], axis=0), np.ptp(xyz[:, :2], axis=0).max()
+        height = ceiling_cut(xyz)
+        near = known & (np.linalg.norm(xyz[:, :2] - middle, axis=1) <= _NEAR * size)
+        near &= xyz[:, 2] <= (np.inf if height is None else height)
+        near = near if near.any() else known
+        return int(np.where(near, xyz[:, 2], -np.inf).argmax())
+    middle = np.array(config.at, float) - first.origin
+    low, high = xyz.min(0) - 1, xyz.max(0) + 1
+    if not ((middle >= low) & (middle <= high)).all():
+        box = " ".join(f"{a:.2f}..{b:.2f}" for a, b in zip(xyz.min(0) + first.origin, xyz.max(0) + first.origin))
+        raise InputError(f"--at {config.at}: lies far outside {first.caption}, which spans {box} metres")
     apart = np.where(known, np.linalg.norm(xyz - middle, axis=1), np.inf)
     return int(apart.argmin())
 

@@ -20,6 +20,8 @@ _MOST_ROWS = 20_000
 _KEPT = 0.98
 #: Shares of the values along an axis that become the ends of a colour channel.
 _ENDS = (0.02, 0.98)
+#: Share of cosines beyond which all are the lightest: of one point's features few others are nearly as like.
+_LIKEST = 0.995
 #: Singular values, as shares of the largest, below which an axis is noise of rounding and shows nothing.
 _FLAT = 1e-5
 #: Likeness in colours, from unlike to like: dark blue, teal, green, yellow; even steps of brightness.
@@ -169,8 +171,8 @@ def similarity_colors(features: Any, query: Any) -> tuple[np.ndarray, np.ndarray
         features, query: as :func:`similarity` takes them.
 
     Returns:
-        (N,) float64 cosines, and (N, 3) uint8 colours from dark blue to yellow between their 2 % quantile and the
-        largest one, grey where there is no value.
+        (N,) float64 cosines, and (N, 3) uint8 colours from dark blue to yellow between their 2 and 99.5 % quantiles,
+        grey where there is no value.
 
     Raises:
         InputError: as :func:`similarity`.
@@ -180,9 +182,10 @@ def similarity_colors(features: Any, query: Any) -> tuple[np.ndarray, np.ndarray
 
 
 def likeness_ends(values: np.ndarray) -> tuple[float, float]:
-    """Cosines that become the darkest and the lightest colour: the 2 % quantile and the largest."""
+    """Cosines that become the darkest and the lightest colour: the 2 and 99.5 % quantiles; the query itself is one."""
     known = values[np.isfinite(values)]
-    return (float(np.quantile(known, _ENDS[0])), float(known.max())) if len(known) else (0.0, 1.0)
+    low, high = np.quantile(known, (_ENDS[0], _LIKEST)) if len(known) else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def value_colors(values: np.ndarray, low: float, high: float) -> np.ndarray:

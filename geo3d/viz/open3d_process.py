@@ -10,7 +10,6 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,8 +129,7 @@ class Window:
         self.side = gui.ScrollableVert(4, gui.Margins(8, 8, 8, 8))
         self.status = gui.Label(task["hint"])
         self.side.add_child(self.status)
-        if task["aside"] is not None:
-            self.side.add_child(gui.ImageWidget(o3d.geometry.Image(np.ascontiguousarray(task["aside"]))))
+        self.side.add_child(gui.ImageWidget(o3d.geometry.Image(np.ascontiguousarray(task["aside"]))))
         self.window.add_child(self.view)
         self.window.add_child(self.side)
         self.window.set_on_layout(self._layout)
@@ -140,8 +138,9 @@ class Window:
             _add(o3d, self.view.scene, space, f"space {number}", task["dot"], 2.0)
             for place, text in space["texts"]:
                 self.view.add_3d_label(np.asarray(place, np.float32), text)
-        bounds = self.view.scene.bounding_box
-        eye = task["eye"]
+        eye, bounds = task["eye"], self.view.scene.bounding_box
+        if not task["spaces"]:
+            bounds = o3d.geometry.AxisAlignedBoundingBox([-1.0, -1.0, -1.0], [1.0, 1.0, 1.0])
         self.view.setup_camera(float(eye["field_of_view"]), bounds, np.asarray(eye["target"], np.float32))
         self.view.look_at(*(np.asarray(eye[name], np.float32) for name in ("target", "eye", "up")))
         self.pressed: tuple[int, int] | None = None
@@ -164,7 +163,7 @@ class Window:
 
     def _layout(self, context: Any) -> None:
         room, gui = self.window.content_rect, self.o3d.visualization.gui
-        beside = min(_PANEL, room.width // 2) if self.task["aside"] is not None else min(260, room.width // 3)
+        beside = min(_PANEL, room.width // 2) if self.task["spaces"] else room.width
         self.view.frame = gui.Rect(room.x, room.y, room.width - beside, room.height)
         self.side.frame = gui.Rect(room.get_right() - beside, room.y, beside, room.height)
 
@@ -214,7 +213,7 @@ class Window:
         self.view.force_redraw()
 
 
-def main(task_path: str, answer: str, work: Callable[[dict[str, Any]], Any] | None = None) -> None:
+def main(task_path: str, answer: str) -> None:
     """Do what a task says."""
     with open(task_path, "rb") as file:
         task = pickle.load(file)

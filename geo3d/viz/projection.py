@@ -6,15 +6,16 @@ import numpy as np
 from PIL import Image
 
 from geo3d.viz.picture import Lines, Space, Surface
-from geo3d.viz.raster import LARGEST_DOT, Fragments, dots, paint
+from geo3d.viz.raster import Fragments, dots, paint
 from geo3d.viz.viewpoint import Viewpoint
 
 _FINER = 2  # pixels of the drawing along a side of one of the picture's
+_LARGEST_DOT = 32  # pixels of the drawing; points that lie farther apart are voxels
 _LINE_WIDTH = 3  # pixels of the drawing
 #: Samples along a triangle's longest edge at most, and as many samples at a time.
 _MOST_STEPS, _AT_A_TIME = 4000, 4_000_000
 #: Share of a surface's colour that does not depend on how it is turned to the eye.
-_AMBIENT = 0.55
+_AMBIENT = 0.7
 #: Width of dots over the distance between points, which are not everywhere as dense.
 DOT = 2.0
 
@@ -35,7 +36,7 @@ def draw_space(space: Space, viewpoint: Viewpoint, size: tuple[int, int]) -> np.
     for points in space.points:
         uv, depth = viewpoint.project(points.xyz, finer)
         known = np.isfinite(uv).all(1)
-        drawn.append(dots(uv[known], depth[known], points.colors[known], _FINER * LARGEST_DOT, DOT))
+        drawn.append(dots(uv[known], depth[known], points.colors[known], _LARGEST_DOT, DOT))
     drawn.append(_lines(space.every_line(), viewpoint, finer))
     return np.asarray(Image.fromarray(paint(drawn, finer)).resize(size, Image.Resampling.BOX))
 

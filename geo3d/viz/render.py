@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from geo3d.errors import InputError
 from geo3d.viz.picture import Lines, Marker, Picture3D, Points, Space, Surface
@@ -30,9 +31,12 @@ GEOMETRY = (".ply", ".glb")
 _PICTURE = ".png"
 #: Seconds that Open3D has to draw, and a window to appear.
 _PATIENCE = 300
+#: Degrees about z from where spaces that stand side by side along x are seen so on the screen too.
+_ALONG_X = -80.0
 #: Room between spaces in one frame of coordinates, as a share of the widest.
 _GAP = 0.15
-_BESIDE = 360  # width of what stands beside a window's view, pixels
+# Width of what stands beside a window's view, and of what stands in a window without one, pixels.
+_BESIDE, _WHOLE = 360, 1240
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,6 @@ def _offscreen(spaces: list[Space], eyes: list[Viewpoint], size: tuple[int, int]
         _run_open3d(task, Path(folder), answer)
         with np.load(answer) as file:
             drawn = [file[name] for name in file.files]
-    from PIL import Image
-
     return [np.asarray(Image.fromarray(panel).resize(size, Image.Resampling.BOX)) for panel in drawn]
 
 
@@ -170,7 +172,7 @@ def _dot(space: Space, eye: Viewpoint, size: tuple[int, int]) -> float:
     uv, _ = eye.project(xyz, size)
     uv = uv[np.isfinite(uv).all(1)]
     covered = len(np.unique((uv // 16).astype(np.int64), axis=0)) * 256
-    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 18))
+    return float(np.clip(np.ceil(DOT * np.sqrt(covered / max(len(uv), 1))), 2, 32))
 
 
 def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | None, close_after: float | None) -> None:
@@ -185,7 +187,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         is_object=all(space.is_object for space in spaces),
     )
     size = (900, 800)
-    eye = Viewpoint.of(whole, size, azimuth, elevation)
+    beside = _ALONG_X if len(spaces) > 1 and azimuth is None else azimuth
+    eye = Viewpoint.of(whole, size, beside, elevation)
     has_features = any(p.features is not None for space in spaces for p in space.points)
     texts = [[(m.place, m.text) for m in space.markers] for space in spaces]
     if len(spaces) > 1:
@@ -195,7 +198,7 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         "window": True,
         "title": picture.title,
         "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
-        "aside": _narrow(compose(aside, [])),
+        "aside": _narrow(compose(aside, []), _BESIDE if spaces else _WHOLE),
         "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),
         "dot": min(_dot(whole, eye, size), 8.0),
@@ -205,11 +208,9 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
         _run_open3d(task, Path(folder), Path(folder) / "window", None)
 
 
-def _narrow(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
+def _narrow(pixels: np.ndarray, width: int) -> np.ndarray:
     image = Image.fromarray(pixels)
-    share = min(1.0, _BESIDE / image.width)
+    share = min(1.0, width / image.width)
     return np.asarray(image.resize((round(share * image.width), round(share * image.height)), Image.Resampling.LANCZOS))
 
 
