@@ -197,7 +197,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
     task = {
         "window": True,
         "title": picture.title,
-        "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
+        "hint": ("click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer")
+        + "\nEsc: close",
         "aside": _narrow(compose(aside, []), _BESIDE if spaces else _WHOLE),
         "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),
