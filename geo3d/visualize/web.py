@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from geo3d.errors import InputError, require_extra
+from geo3d.errors import InputError, MissingExtra, require_extra
 from geo3d.geometry.rotation import quaternion_of
 from geo3d.visualize.coloring import FEATURES, SIMILARITY, Coloring, joined, spacing
 from geo3d.visualize.timeline import FeatureTimeline
@@ -22,6 +22,8 @@ from geo3d.viz.feature_colors import likeness_ends, similarity, value_colors
 from geo3d.viz.picture import MARK_COLOR, Frustum, Picture3D, Space, ceiling_cut
 from geo3d.viz.viewpoint import Viewpoint
 
+#: The oldest viser that tells clicks as this page reads them.
+_VISER, _UPGRADE = (1, 1), "pip install --upgrade 'geo3d[web]'"
 #: Where the page is served when nothing else is said: for this machine alone.
 HOST, PORT = "127.0.0.1", 8080
 #: Width and height of what the first view has to fit into: the middle of a browser's window, where no panel hides it.
@@ -69,7 +71,7 @@ class WebPage:
         colors: (N, 3) uint8 colours of the points of the space that is shown.
 
     Raises:
-        MissingExtra: viser is not installed.
+        MissingExtra: viser is not installed, or too old.
         InputError: nothing can be served there, nothing to turn, or features and points are not as many.
     """
 
@@ -86,6 +88,8 @@ class WebPage:
         elevation: float | None = None,
     ) -> None:
         viser = require_extra("viser", "web", "a page in the browser")
+        if tuple(map(int, viser.__version__.split(".")[:2])) < _VISER:
+            raise MissingExtra(f"a page in the browser needs a newer viser than {viser.__version__}: {_UPGRADE}")
         if not picture.spaces:
             raise InputError(f"{picture.title}: there is nothing in 3D to turn in a browser; leave out --web")
         self._picture = picture

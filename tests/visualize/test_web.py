@@ -327,6 +327,12 @@ def test_a_page_that_is_closed_listens_no_more_and_a_taken_port_is_passed_over(c
     assert capfd.readouterr().out == ""  # the one line with the address is the command's
 
 
+def test_an_old_viser_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viser.__version__", "0.2.23")
+    with pytest.raises(InputError, match=r"newer viser than 0.2.23: pip install --upgrade 'geo3d\[web\]'"):
+        WebPage(_picture(), port=0)
+
+
 def test_what_cannot_be_shown_is_one_line() -> None:
     with pytest.raises(InputError, match="nothing in 3D"):
         WebPage(Picture3D("images alone"), port=0)
