@@ -27,7 +27,7 @@ _VISER, _UPGRADE = (1, 1), "pip install --upgrade 'geo3d[web]'"
 #: Where the page is served when nothing else is said: for this machine alone.
 HOST, PORT = "127.0.0.1", 8080
 #: Width and height of what the first view has to fit into: the middle of a browser's window, where no panel hides it.
-_WINDOW = (760, 800)
+_WINDOW = (680, 800)
 #: Share of its distance by which a point may lie off the ray of a click, and how much nearer than others, in widths of
 #: a dot, it must be to be the one that is seen.
 _OFF_RAY, _BEFORE = 0.004, 3.0
