@@ -18,7 +18,8 @@ from geo3d.viz.picture import Lines, Marker, Picture3D, Points, Space, Surface
 def rooms(tmp_path_factory) -> Path:
     """One synthetic room with four small views, as ScanNet writes them."""
     root = tmp_path_factory.mktemp("rooms")
-    write_synthetic(SyntheticConfig(output=root, scenes=1, objects=0, views=4, width=96, height=72))
+    small = {"views": 4, "width": 96, "height": 72, "mesh_edge": 0.25}
+    write_synthetic(SyntheticConfig(output=root, scenes=1, objects=0, **small))
     return root / "scannet"
 
 
