@@ -17,7 +17,6 @@ import torch
 
 import geo3d
 from geo3d.checkpoints.loading import MODEL_CARD_KEY
-from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.errors import InputError
 from geo3d.inference import load_encoder
 from geo3d.train.checkpoint import CheckpointStore
@@ -31,14 +30,6 @@ def _silent(done: int, total: int, name: str) -> None: ...
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One synthetic room with four small views, as ScanNet writes them."""
-    root = tmp_path_factory.mktemp("rooms")
-    write_synthetic(SyntheticConfig(output=root, scenes=1, objects=0, views=4, width=96, height=72, mesh_edge=0.12))
-    return root / "scannet"
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three checkpoints, each of other weights; the second is the best."""
     folder = tmp_path_factory.mktemp("run")
@@ -49,15 +40,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_features_are_those_of_every_checkpoint_at_the_same_points(room: Path, run: Path) -> None:
-    config = FeaturesOptions(data=(room,), checkpoint=str(run), points=3000)
+def test_features_are_those_of_every_checkpoint_at_the_same_points(rooms: Path, run: Path) -> None:
+    config = FeaturesOptions(data=(rooms,), checkpoint=str(run), points=1500)
     explored = explore(config, 10, _silent)
     timeline, (space,) = explored.timeline, explored.picture.spaces
     assert timeline.steps == ("fresh weights", "step 10", "step 200, the best", "step 3,000")
     assert timeline.numbers == (0, 10, 200, 3000)
-    scene = geo3d.open_dataset(room)[0]
+    scene = geo3d.open_dataset(rooms)[0]
     cloud, points = scene.cloud(), space.points[0]
-    assert len(points.xyz) == 3000
+    assert len(points.xyz) == 1500
     row = {tuple(place): n for n, place in enumerate(cloud.xyz.tolist())}
     rows = [row[tuple(place)] for place in points.xyz.tolist()]
     for step, number in enumerate(timeline.numbers):
@@ -70,13 +61,13 @@ def test_features_are_those_of_every_checkpoint_at_the_same_points(room: Path, r
     assert np.allclose(timeline.features(3, encoder.model.feature_info[-1].name), last, atol=1e-4, equal_nan=True)
 
     (labels,) = explored.colorings
-    classes = geo3d.open_dataset(room).classes
+    classes = geo3d.open_dataset(rooms).classes
     assert [labels.name_of(n) for n in range(50)] == [
         "no label" if cloud.semantic[r] < 0 else classes[cloud.semantic[r]] for r in rows[:50]
     ]
     assert [camera.image.shape for camera in space.cameras] == [(72, 96, 3)] * 4
     assert np.allclose(space.cameras[1].world_from_camera, scene.view(1).world_from_camera)
-    assert any("3,000 points of" in note for note in explored.picture.notes)
+    assert any("1,500 points of" in note for note in explored.picture.notes)
 
 
 def test_of_many_checkpoints_some_are_taken_and_damaged_ones_are_left_out(run: Path, tmp_path: Path) -> None:
@@ -102,8 +93,8 @@ def test_of_many_checkpoints_some_are_taken_and_damaged_ones_are_left_out(run: P
 
 
 @pytest.mark.parametrize("name", ["croco_tiny", "resnet_tiny", "i2p_mae_tiny", "swin3d_tiny"])
-def test_encoders_of_images_and_of_points_show_their_features_in_3d(room: Path, name: str) -> None:
-    config = SimilarityOptions(data=(room,), model=name, fresh=1, points=500, views=2, at=(1.0, 1.0, 0.5))
+def test_encoders_of_images_and_of_points_show_their_features_in_3d(rooms: Path, name: str) -> None:
+    config = SimilarityOptions(data=(rooms,), model=name, fresh=1, points=500, views=2, at=(1.0, 1.0, 0.5))
     explored = explore(config, 5, _silent)
     (points,) = explored.picture.spaces[0].points
     layers = list(explored.timeline.layers)
@@ -127,7 +118,7 @@ def test_grids_show_the_features_of_their_voxels(tmp_path: Path) -> None:
     )
 
 
-def test_what_cannot_be_explored_is_one_line(room: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_explored_is_one_line(rooms: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in "ab":
         columns = rng.uniform(0, 3, (300, 3)).astype(np.float32)
