@@ -430,6 +430,7 @@ class _Panel:
         self._subject = subject
         if tuple(self.coloring.options) != subject.names:
             self.coloring.options = subject.names
+        self.coloring.visible = len(subject.names) > 1
         self._size.visible = self._cut.visible = bool(len(subject.xyz))
         self.set_top(subject.cut)
         self.cameras.visible, self.surfaces.visible = bool(subject.space.cameras), bool(subject.space.surfaces)
