@@ -19,8 +19,9 @@ from geo3d.viz.sheet import MARGIN, Sheet
 from geo3d.writing import replacing
 
 _COLUMN, _COLUMNS, _CAPTION = 470, 3, 18  # pixels
-_COLORS = 96  # of the files, which are to be small
-#: Name of the picture in README -> kind.
+# Colours of the files, which are to be small: of single pictures, and of the sheet.
+_COLORS, _SHEET_COLORS = 256, 160
+#: Those that are written by themselves too.
 _SINGLE = ("features", "similarity", "matches", "reconstruction")
 
 
@@ -56,6 +57,7 @@ class Gallery:
             "features": ("features", by_voxels),
             "similarity": ("similarity", by_voxels),
             "reconstruction": ("reconstruction", {"run": self.voxels, "data": (self.data,)}),
+            "matches": ("matches", by_voxels | {"pair": ("8", "12")}),
             "pairs": ("pairs", place | {"count": 3}),
         }
         if self.windows is not None:
@@ -63,7 +65,7 @@ class Gallery:
         if self.views is not None:
             by_views = place | {"checkpoint": str(self.views)}
             found["attention_of_views"] = ("attention", by_views)
-            found["matches"] = ("matches", by_views)
+            found["matches_of_views"] = ("matches", by_views)
             found["similarity_of_views"] = ("similarity", by_views | {"views": 2})
         if self.objects is not None:
             found["features_of_objects"] = ("features", place | {"checkpoint": self.objects, "views": 2})
@@ -85,9 +87,9 @@ def main(args: list[str], program: str) -> None:
         drawn[name] = render(picture, scratch, config.renderer).pixels
         scratch.unlink()
         if name in _SINGLE:
-            _write(config.out / f"{name}.png", Image.fromarray(drawn[name]))
+            _write(config.out / f"{name}.png", Image.fromarray(drawn[name]), _COLORS)
         print(f"{name} is drawn", flush=True)
-    _write(config.out / "visualize.png", Image.fromarray(_sheet(drawn)))
+    _write(config.out / "visualize.png", Image.fromarray(_sheet(drawn)), _SHEET_COLORS)
 
 
 def _sheet(drawn: dict[str, np.ndarray]) -> np.ndarray:
@@ -112,10 +114,10 @@ def _sheet(drawn: dict[str, np.ndarray]) -> np.ndarray:
     return sheet.pixels()
 
 
-def _write(path: Path, image: Image.Image) -> None:
-    """As a PNG of few colours."""
+def _write(path: Path, image: Image.Image, colors: int) -> None:
+    """As a PNG of so many colours."""
     with replacing(path) as unfinished:
-        image.quantize(_COLORS, dither=Image.Dither.NONE).save(unfinished, format="PNG", optimize=True)
+        image.quantize(colors, dither=Image.Dither.NONE).save(unfinished, format="PNG", optimize=True)
 
 
 if __name__ == "__main__":
