@@ -25,6 +25,7 @@ _FACE = {
     "InputError": "geo3d.errors",
     "NonCommercialWeights": "geo3d.errors",
     "create_model": "geo3d.models",
+    "load_encoder": "geo3d.inference",
     "save_model": "geo3d.checkpoints",
     "list_models": "geo3d.models",
     "model_info": "geo3d.models",
@@ -40,6 +41,7 @@ _ROOMS = (
     "cli",
     "datasets",
     "geometry",
+    "inference",
     "methods",
     "models",
     "nn",
@@ -66,6 +68,7 @@ __all__ = [
     "create_model",
     "list_datasets",
     "list_models",
+    "load_encoder",
     "model_info",
     "open_dataset",
     "read_grid",
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
     from geo3d.datasets import list_datasets, open_dataset, read_grid, read_points
     from geo3d.errors import InputError, NonCommercialWeights
     from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, ViewPair, VolumeGrid
+    from geo3d.inference import load_encoder
     from geo3d.models import Encoder, create_model, list_models, model_info, register_family
 
 

@@ -16,7 +16,7 @@ LEVELS = (
     ("recipes", "probe", "interop"),
     ("train",),
     ("methods",),
-    ("samples", "reconstruction"),
+    ("samples", "reconstruction", "inference"),
     ("models", "datasets"),
     ("viz", "nn"),
     ("ops",),

@@ -45,7 +45,7 @@ class ImageEncoder(Encoder):
         Raises:
             InputError: something else than an image; channels first; another type; values out of range.
         """
-        images = [image for one in as_list(inputs) for image in _colours(one)]
+        images = [image for one in as_list(inputs) for image in colours_of(one)]
         step = self.side_multiple
         height, width = (-(-max(image.shape[axis] for image in images) // step) * step for axis in (0, 1))
         normalised = (normalise(image.to(self.device).unsqueeze(0)) for image in images)
@@ -91,8 +91,12 @@ class PyramidEncoder(ImageEncoder):
         return self.maps(images)[-1]
 
 
-def _colours(image: Any) -> list[Tensor]:
-    """Images (H, W, 3) in one of the forms that people have them in: uint8, or float in [0, 1]."""
+def colours_of(image: Any) -> list[Tensor]:
+    """Images (H, W, 3) in one of the forms that people have them in: uint8, or float in [0, 1].
+
+    Raises:
+        InputError: something else than an image; channels first; another type; values out of range.
+    """
     pillow = sys.modules.get("PIL.Image")  # which whoever hands in an image of its has imported
     if pillow is not None and isinstance(image, pillow.Image):
         if image.mode.startswith("I") or image.mode == "F":

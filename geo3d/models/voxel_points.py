@@ -10,6 +10,7 @@ from torch import Tensor
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.geometry.sparse_voxels import SparseVoxels
+from geo3d.nn.topology import Topology
 from geo3d.ops.voxelize import voxelize
 
 
@@ -74,17 +75,19 @@ def points_in_voxels(
     return VoxelPoints(scaled[index], colors, normals, offsets, index, inverse)
 
 
-def features_at_voxels(stages: list[SparseVoxels]) -> Tensor:
+def features_at_voxels(stages: list[SparseVoxels], finest: Topology | None = None) -> Tensor:
     """(N, sum of channels): features of the voxels of all stages that a finest voxel lies in, side by side.
 
     Args:
         stages: of an encoder's ``features``: each the coarser voxels of the one before.
+        finest: voxels that are asked for; those of the first stage when not given.
     """
-    topology, row, columns = stages[0].topology, None, [stages[0].feats]
-    for stage in stages[1:]:
-        topology, parent = topology.coarsen(stage.stride // topology.stride)
-        row = parent if row is None else parent[row]
-        columns.append(stage.feats[row])
+    topology, row, columns = finest or stages[0].topology, None, []
+    for stage in stages:
+        if stage.stride > topology.stride:
+            topology, parent = topology.coarsen(stage.stride // topology.stride)
+            row = parent if row is None else parent[row]
+        columns.append(stage.feats if row is None else stage.feats[row])
     return torch.cat(columns, 1)
 
 
