@@ -26,6 +26,9 @@ from geo3d.models.voxel_points import features_at_voxels, points_in_voxels
 from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD, normalise
 from geo3d.nn.topology import Topology
 
+#: Inputs that only some encoders read.
+_BY_NAME = ("colors", "normals")
+
 #: What a program is handed: what ``prepare`` makes, or colours (or positions) as sensors have them.
 Normalise = Literal["no", "float", "uint8"]
 
@@ -87,12 +90,22 @@ class EncoderProgram(nn.Module, ABC):
         """Name of every output -> its shape and meaning."""
 
     @abstractmethod
-    def example(self) -> tuple[Tensor, ...]:
-        """Small inputs, on the encoder's device."""
+    def example(self) -> dict[str, Tensor]:
+        """Small inputs by name, on the encoder's device."""
 
     @abstractmethod
-    def sizes(self) -> tuple[dict[int, Any], ...]:
+    def smallest(self) -> dict[str, Tensor]:
+        """Inputs of the smallest sizes that there are."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, dict[int, Any]]:
         """Axis -> size that varies, of every input, as ``torch.export`` takes it."""
+
+    @staticmethod
+    def call(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Arguments of a program by place and by name: what only some encoders read goes by its name."""
+        named = {name: tensor for name, tensor in inputs.items() if name in _BY_NAME}
+        return tuple(tensor for name, tensor in inputs.items() if name not in named), named
 
     def settings(self) -> dict[str, Any]:
         """What a reader of the program must know beside that."""
@@ -125,18 +138,21 @@ class ImageProgram(EncoderProgram):
     def outputs(self) -> dict[str, str]:
         return {s.name: f"(B, {s.channels}, H / {s.stride}, W / {s.stride}) float32" for s in self.stages}
 
-    def example(self) -> tuple[Tensor, ...]:
+    def example(self) -> dict[str, Tensor]:
         step = self.model.side_multiple
-        if self.normalise == "no":
-            return (self._example(2, 3, 3 * step, 2 * step),)
-        return (self._example(2, 3 * step - 1, 2 * step - 1, 3),)
+        shape = (2, 3, 3 * step, 2 * step) if self.normalise == "no" else (2, 3 * step - 1, 2 * step - 1, 3)
+        return {"images": self._example(*shape)}
 
-    def sizes(self) -> tuple[dict[int, Any], ...]:
+    def smallest(self) -> dict[str, Tensor]:
+        step = self.model.side_multiple
+        return {"images": self._example(*((1, 3, step, step) if self.normalise == "no" else (1, 1, 1, 3)))}
+
+    def sizes(self) -> dict[str, dict[int, Any]]:
         batch, rows, columns = (Dim(name, min=1, max=most) for name, most in _IMAGE_AXES)
         if self.normalise == "no":
             step = self.model.side_multiple
-            return ({0: batch, 2: step * rows, 3: step * columns},)
-        return ({0: batch, 1: rows, 2: columns},)
+            return {"images": {0: batch, 2: step * rows, 3: step * columns}}
+        return {"images": {0: batch, 1: rows, 2: columns}}
 
     def settings(self) -> dict[str, Any]:
         return {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "side_multiple": self.model.side_multiple}
@@ -197,26 +213,33 @@ class VoxelProgram(EncoderProgram):
             told[f"{s.name}_coords"] = "(N, 4) int32, scene and lowest corner in units of the finest voxels"
         return told
 
-    def example(self) -> tuple[Tensor, ...]:
-        count = 400
-        xyz = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) * 20 * self.voxel_size
-        offsets = torch.tensor([0, 150, count])
-        parts = {"colors": self._example(count, 3), "normals": F.normalize(torch.randn(count, 3), dim=1)}
-        return tuple(t.to(self.model.device) for t in (xyz, offsets, *(parts[name] for name in self.model.reads)))
+    def example(self) -> dict[str, Tensor]:
+        return self._scenes(0, 150, 400)
 
-    def sizes(self) -> tuple[dict[int, Any], ...]:
-        points = Dim("points", min=1)
-        return ({0: points}, {0: Dim("scene_bounds", min=2, max=2**16)}, *({0: points} for _ in self.model.reads))
+    def smallest(self) -> dict[str, Tensor]:
+        return self._scenes(0, 1)
+
+    def _scenes(self, *offsets: int) -> dict[str, Tensor]:
+        xyz = torch.rand(offsets[-1], 3, generator=torch.Generator().manual_seed(0))
+        parts = {"colors": self._example(offsets[-1], 3), "normals": F.normalize(xyz - 0.5, dim=1)}
+        read = {name: parts[name] for name in self.model.reads}
+        tensors = {"xyz": 20 * self.voxel_size * xyz, "offsets": torch.tensor(offsets)} | read
+        return {name: tensor.to(self.model.device) for name, tensor in tensors.items()}
+
+    def sizes(self) -> dict[str, dict[int, Any]]:
+        rows = {0: Dim("points", min=1)}
+        return {"xyz": rows, "offsets": {0: Dim("bounds", min=2, max=2**16)}} | dict.fromkeys(self.model.reads, rows)
 
     def settings(self) -> dict[str, Any]:
         return {"voxel_size": self.voxel_size}
 
-    def forward(self, xyz: Tensor, offsets: Tensor, *parts: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, xyz: Tensor, offsets: Tensor, colors: Tensor | None = None, normals: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Features and coordinates of the voxels of every stage, and which point lies in which of the finest."""
-        named = dict(zip(self.model.reads, parts))
-        if self.normalise == "uint8" and "colors" in named:
-            named["colors"] = named["colors"].float() / 255
-        points = points_in_voxels(_Cloud(xyz, offsets, **named), self.voxel_size)
+        if self.normalise == "uint8" and colors is not None:
+            colors = colors.float() / 255
+        points = points_in_voxels(_Cloud(xyz, offsets, colors, normals), self.voxel_size)
         inputs = self.model.voxel_inputs(points)
         voxels = inputs.voxels
         voxels.shared["topology"] = Topology.sorted(voxels.coords, voxels.stride, voxels.batch_size)
@@ -241,9 +264,9 @@ class PointProgram(EncoderProgram):
             "no": "mean 0, the farthest point at distance 1",
             "float": "any unit; moved to mean 0 and scaled to the unit sphere inside",
         }
-        most = self.model.points_read
+        trained = f"clouds one after the other, in training of {self.model.points_read} points"
         return {
-            "xyz": f"(P, 3) float32, {told[self.normalise]}; clouds one after the other, trained with {most} points each",
+            "xyz": f"(P, 3) float32, {told[self.normalise]}; {trained}",
             "offsets": "(B + 1,) int64, cloud b has the rows offsets[b] to offsets[b + 1] of xyz, at least one",
         }
 
@@ -256,12 +279,18 @@ class PointProgram(EncoderProgram):
             told[f"{s.name}_offsets"] = "(B + 1,) int64, cloud b has the tokens offsets[b] to offsets[b + 1]"
         return told
 
-    def example(self) -> tuple[Tensor, ...]:
-        xyz = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        return tuple(t.to(self.model.device) for t in (xyz, torch.tensor([0, 90, 200])))
+    def example(self) -> dict[str, Tensor]:
+        return self._clouds(0, 90, 200)
 
-    def sizes(self) -> tuple[dict[int, Any], ...]:
-        return {0: Dim("points", min=1)}, {0: Dim("cloud_bounds", min=2)}
+    def smallest(self) -> dict[str, Tensor]:
+        return self._clouds(0, 1)
+
+    def _clouds(self, *offsets: int) -> dict[str, Tensor]:
+        xyz = torch.rand(offsets[-1], 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        return {"xyz": xyz.to(self.model.device), "offsets": torch.tensor(offsets, device=self.model.device)}
+
+    def sizes(self) -> dict[str, dict[int, Any]]:
+        return {"xyz": {0: Dim("points", min=1)}, "offsets": {0: Dim("bounds", min=2)}}
 
     def settings(self) -> dict[str, Any]:
         return {"points": self.model.points_read}
@@ -293,14 +322,18 @@ class GridProgram(EncoderProgram):
         axes = "X / {0}, Y / {0}, Z / {0}"
         return {s.name: f"(B, {s.channels}, {axes.format(s.stride)}) float32, rounded up" for s in self.stages}
 
-    def example(self) -> tuple[Tensor, ...]:
+    def example(self) -> dict[str, Tensor]:
         step = self.model.patch
-        return (self._example(2, CHANNELS, 7 * step, 9 * step, 5 * step),)
+        return {"values": self._example(2, CHANNELS, 7 * step, 9 * step, 5 * step)}
 
-    def sizes(self) -> tuple[dict[int, Any], ...]:
+    def smallest(self) -> dict[str, Tensor]:
+        side = self.model.patch if self.normalise == "no" else 1
+        return {"values": self._example(1, CHANNELS, side, side, side)}
+
+    def sizes(self) -> dict[str, dict[int, Any]]:
         batch, *sides = (Dim(name, min=1, max=most) for name, most in _GRID_AXES)
         step = self.model.patch if self.normalise == "no" else 1
-        return ({0: batch} | {2 + axis: step * side if step > 1 else side for axis, side in enumerate(sides)},)
+        return {"values": {0: batch} | {n: step * side if step > 1 else side for n, side in enumerate(sides, 2)}}
 
     def settings(self) -> dict[str, Any]:
         return {"side_multiple": self.model.side_multiple}

@@ -48,13 +48,13 @@ def volume_positions(dim: int, sides: Sides) -> Tensor:
         raise ValueError(f"volume_positions: dim must be a multiple of 6, got {dim}")
     sixth = dim // 6
     frequency = _FREQUENCY_BASE ** (-torch.arange(sixth, dtype=torch.float64) / sixth)
-    table = torch.empty(*sides, dim)
-    for part, axis in enumerate((1, 0, 2)):
+    parts = []
+    for axis in (1, 0, 2):
         angle = torch.arange(sides[axis], dtype=torch.float64)[:, None] * frequency
         rows = torch.cat([angle.sin(), angle.cos()], 1).float()
         shape = [sides[axis] if other == axis else 1 for other in range(3)]
-        table[..., 2 * part * sixth : 2 * (part + 1) * sixth] = rows.view(*shape, -1)
-    return table
+        parts.append(rows.view(*shape, -1).expand(*sides, -1))
+    return torch.cat(parts, -1)
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +142,7 @@ def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> Windo
 
 
 def dense_window_table(batch: int, sides: Sides, shift: bool, device: torch.device) -> WindowTable:
-    """:func:`window_table` of a grid of which no token is missing, in row-major order; made once where sizes are known."""
+    """:func:`window_table` of a grid of which no token is missing, row-major; made once where sizes are known."""
     if _traced((batch, *sides)):
         return window_table(dense_places(batch, sides, device), batch, sides, shift)
     return _kept_window_table(batch, sides, shift, device)
