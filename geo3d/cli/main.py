@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder",
     "prepare": "make synthetic scenes, find view pairs, make radiance grids",
     "probe": "measure what a checkpoint's frozen features tell",
+    "export": "write an encoder as a program: torch.export, AOTInductor, ONNX",
     "segment": "name the class of every point of a scene",
     "models": "list the models, or describe one",
 }
