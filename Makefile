@@ -20,7 +20,7 @@ IMPORT_ONCE = PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import embreex.rtcore_s
 	matplotlib.pyplot, PIL.Image, rich.progress, safetensors.torch, torch.utils.data, torch._dynamo, trimesh, tyro, yaml"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev pretrain test test-slow test-cuda test-torch wheel lint clean
+.PHONY: help install install-dev pretrain test test-slow test-cuda test-torch wheel docs lint clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,10 @@ wheel: $(INSTALLED_DEV)  ## one file in dist/, for every Python 3 on this system
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist
+
+docs: $(INSTALLED_DEV)  ## the documentation as pages, in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	@echo build/docs/index.html
 
 lint: $(INSTALLED_DEV)  ## ruff: rules and format
 	$(BIN)/ruff check

@@ -109,6 +109,8 @@ def test_wheel_serves_every_python_and_holds_the_package_alone(wheel: Path) -> N
         for path in folder.rglob("*.py"):
             assert f"{room}/{path.relative_to(folder).as_posix()}" in names
     assert "geo3d/py.typed" in names
+    weights = {f"geo3d/weights/{path.name}" for path in (_ROOT / "geo3d" / "weights").iterdir()}
+    assert {name for name in names if name.startswith("geo3d/weights/")} == weights
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.partition("/")[0] for name in names} == {"geo3d", wheel.name.split("-py3")[0] + ".dist-info"}
     if shutil.which("c++"):

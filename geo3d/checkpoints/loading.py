@@ -43,6 +43,7 @@ _CARD_TYPES = {
     "licence": str,
     "config": dict,
     "classes": tuple[str, ...],
+    "about": dict,
 }
 #: How files of torch.save begin: a zip archive, and the pickles of torch before 1.6.
 _PICKLED = (b"PK\x03\x04", b"\x80")
@@ -111,7 +112,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
     Args:
         path: a file of ``torch.save`` or safetensors, whatever its ending; a checkpoint folder of geo3d's trainer, or a
-            run folder, of which the newest checkpoint is taken (name ``checkpoints/best`` in it for the best).
+            run folder, of which the newest checkpoint is taken (name ``checkpoints/best`` in it for the best). What
+            else a checkpoint may name is for :func:`geo3d.checkpoints.hub.resolve`.
 
     Raises:
         InputError: no such file, a damaged one, or one that asks for classes which are not plain data.
@@ -229,16 +231,21 @@ def _parsed_card(text: str, path: Path) -> dict[str, Any]:
     return card
 
 
-def save_model(model: nn.Module, path: str | Path) -> None:
+def save_model(
+    model: nn.Module, path: str | Path, *, half: bool = False, about: Mapping[str, str] | None = None
+) -> None:
     """Write a model's weights and its description as one file that ``create_model`` loads, without name or options.
 
     Args:
         model: any model of geo3d's, also one that is compiled or data-parallel.
         path: the file to write: as ``torch.save`` writes where it ends in .pt, .pth, .bin or .ckpt, safetensors
             otherwise. Folders above it are made.
+        half: write floats in half precision (float16), which halves the file. They are float32 again when loaded.
+        about: text by name that goes into the description, such as data, command, date and licence; people read it.
 
     Raises:
-        InputError: a model that is not geo3d's or has no weights yet; a path that cannot be written.
+        InputError: a model that is not geo3d's or has no weights yet; weights beyond the range of half precision; a
+            path that cannot be written.
     """
     while isinstance(inner := model._modules.get("_orig_mod"), nn.Module) or (
         not hasattr(model, "card") and isinstance(inner := model._modules.get("module"), nn.Module)
@@ -255,7 +262,9 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         raise InputError(f"save_model: this {type(model).__name__} lies on the meta device and has no weights to write")
     _require_whole(model, state)
     state = untied({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    text = json.dumps(card())
+    if half:
+        state = {name: _halved(name, value) for name, value in state.items()}
+    text = json.dumps(card() | ({"about": dict(about)} if about else {}))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as target:
@@ -263,6 +272,16 @@ def save_model(model: nn.Module, path: str | Path) -> None:
             write_torch(target, {"state_dict": state, MODEL_CARD_KEY: text})
         else:
             write_tensors(target, state, {"format": "pt", MODEL_CARD_KEY: text})
+
+
+def _halved(name: str, value: Tensor) -> Tensor:
+    """Floats in half precision; whole numbers as they are."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if bool((half.isinf() & ~value.isinf()).any()):
+        raise InputError(f"save_model: {name} holds {value.abs().max():.4g}, too much for half precision; write floats")
+    return half
 
 
 def _require_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:

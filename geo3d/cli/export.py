@@ -20,8 +20,8 @@ class Export:
     """Write an encoder as a program: for torch.export, AOTInductor or ONNX."""
 
     checkpoint: str
-    """Run folder, one of its checkpoints, what save_model wrote, or the authors' file; or a model whose weights come with
-    geo3d."""
+    """Run folder, one of its checkpoints, what save_model wrote, or the authors' file; or a model whose weights come
+    with geo3d."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File to write: .pt2, or .onnx."""
     to: Literal["program", "aoti", "onnx"] = "program"
@@ -32,8 +32,8 @@ class Export:
     layers: tuple[str, ...] = ()
     """Stages to return, by name or number, negative ones from the end; none named: all."""
     normalise: Normalise = "no"
-    """What the program does itself. float, uint8: it is handed colours in [0, 1] or bytes, images and grids of any sides,
-    clouds of any unit."""
+    """What the program does itself. float, uint8: it is handed colours in [0, 1] or bytes, images and grids of any
+    sides, clouds of any unit."""
     points: bool = False
     """Return the features of every point too; encoders of voxels alone."""
     voxel_size: float | None = None

@@ -26,7 +26,8 @@ class SegmentScene:
     """Name the class of every point of a scene."""
 
     checkpoint: Path
-    """Run folder of `geo3d pretrain swin3d`, one of its checkpoints, or the authors' file."""
+    """Run folder of `geo3d pretrain swin3d`, one of its checkpoints, the authors' file, or
+    hf://owner/repository/file[@revision]."""
     scene: Path
     """Folder of one scene, such as a ScanNet scan, or a file of points or a mesh (PLY, PCD, OBJ, ...); metres, z up."""
     out: Path = Path("segmentation.ply")

@@ -66,7 +66,7 @@ class EncodedScene(_OfRows):
     def points(self) -> Tensor:
         """(N, C) float32, aligned with the rows that were handed in: stages side by side; NaN for dropped rows."""
         with torch.no_grad():
-            return self._aligned(features_at_voxels(self.stages, self.topology).index_select(0, self.inverse))
+            return self._aligned(features_at_voxels(self.stages, self.topology, self.inverse))
 
     @cached_property
     def pooled(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geo3d.checkpoints.shipped import require_shipped, shipped_weights
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.inference.encoded import EncodedCloud, EncodedGrid, EncodedImage, EncodedPair, EncodedScene
@@ -36,8 +37,9 @@ def load_encoder(
     """An encoder ready to be called.
 
     Args:
-        source: a run folder or a file that geo3d wrote; or the name of a model, one of :func:`geo3d.list_models`.
-        checkpoint: of a name, the file of weights, such as its authors'.
+        source: a run folder or a file that geo3d wrote, or hf://owner/repository/file[@revision]; or the name of a
+            model, one of :func:`geo3d.list_models`, whose weights come with geo3d or are given as ``checkpoint``.
+        checkpoint: of a name, the file of weights, such as its authors'; as :func:`geo3d.create_model` takes it.
         device: where it runs; ``auto``: a CUDA device where there is one, else the CPU.
         fresh: the same network with fresh weights, drawn by this seed, to compare with.
         options: fields of the family's config, as :func:`geo3d.create_model` takes them.
@@ -54,11 +56,9 @@ def load_encoder(
         )
     trained = fresh is None
     generator = None if fresh is None else torch.Generator().manual_seed(fresh)
+    if checkpoint is None and (trained or shipped_weights(name) is not None):
+        checkpoint = require_shipped(name)
     if checkpoint is None:
-        if trained:
-            raise InputError(
-                f"load_encoder: no weights come with geo3d for {name!r}; hand in checkpoint=, or fresh=0 for fresh ones"
-            )
         model = create_model(name, generator=generator, **options)
     else:
         model = create_model(name, checkpoint, **options)

@@ -246,8 +246,10 @@ class VoxelProgram(EncoderProgram):
         every = self.model.features(inputs)
         found = {"index": points.index, "inverse": points.inverse}
         if self.points:
-            columns = features_at_voxels(every).split([stage.channels for stage in self.model.feature_info], 1)
-            found["points"] = torch.cat([columns[n] for n in self.numbers], 1)[points.inverse]
+            rising = sorted(set(self.numbers))
+            joined = features_at_voxels([every[n] for n in rising], voxels.topology, points.inverse)
+            columns = dict(zip(rising, joined.split([every[n].feats.shape[1] for n in rising], 1)))
+            found["points"] = torch.cat([columns[n] for n in self.numbers], 1)
         for name, number in zip(self.names, self.numbers):
             found[name], found[f"{name}_coords"] = every[number].feats, every[number].coords
         return found

@@ -342,6 +342,10 @@ PRESETS = {
 }
 
 
+def _released(file: str, model: str) -> ReleasedFile:
+    return ReleasedFile(file, (model,), address=f"https://download.europe.naverlabs.com/ComputerVision/CroCo/{file}")
+
+
 FAMILY = CroCoFamily(
     name="croco",
     title="CroCo",
@@ -352,13 +356,14 @@ FAMILY = CroCoFamily(
     free=("image_size",),
     of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
     files=(
-        ReleasedFile("CroCo.pth", ("croco_v1_base",)),
-        ReleasedFile("CroCo_V2_ViTBase_SmallDecoder.pth", ("croco_v2_base_small",)),
-        ReleasedFile("CroCo_V2_ViTBase_BaseDecoder.pth", ("croco_v2_base_base",)),
-        ReleasedFile("CroCo_V2_ViTLarge_BaseDecoder.pth", ("croco_v2_large_base",)),
+        _released("CroCo.pth", "croco_v1_base"),
+        _released("CroCo_V2_ViTBase_SmallDecoder.pth", "croco_v2_base_small"),
+        _released("CroCo_V2_ViTBase_BaseDecoder.pth", "croco_v2_base_base"),
+        _released("CroCo_V2_ViTLarge_BaseDecoder.pth", "croco_v2_large_base"),
     ),
     licence="CC-BY-NC-SA-4.0",
     non_commercial=True,
+    page="https://github.com/naver/croco",
 )
 
 __all__ = [

@@ -83,11 +83,19 @@ class ReleasedFile:
         file: its name; ``*`` stands for a part that varies.
         models: names of the models that it fits.
         task: what the weights were trained for.
+        megabytes: of the whole file, where its page tells it.
+        address: where it is, beside the family's page; one of ``hf://`` can be given as a checkpoint.
     """
 
     file: str
     models: tuple[str, ...]
     task: str = "pre-training"
+    megabytes: float | None = None
+    address: str = ""
+
+    def __str__(self) -> str:
+        size = f", {self.megabytes:g} MB" if self.megabytes is not None else ""
+        return f"{self.file} ({self.task}{size})" + (f", {self.address}" if self.address else "")
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ class Family:
         files: what the authors released.
         licence: under which they released it, as an SPDX identifier.
         non_commercial: whether that is for non-commercial use alone.
+        page: address of the page that says where the files are.
     """
 
     name: str
@@ -134,6 +143,7 @@ class Family:
     files: tuple[ReleasedFile, ...] = ()
     licence: str = ""
     non_commercial: bool = False
+    page: str = ""
 
     @property
     def kind(self) -> Kind:

@@ -533,6 +533,7 @@ FAMILY = Family(
     bare={"decoder_dims": ()},
     of_decoder=("decoder_dims", "decoder_depths", "decoder_residuals", "teacher_dim", "shape_dim"),
     files=(ReleasedFile("ckpt-best.pth", ("i2p_mae_base",)), ReleasedFile("ckpt-last.pth", ("i2p_mae_base",))),
+    page="https://github.com/ZrrSkywalker/I2P-MAE",
 )
 CLASSIFIER_FAMILY = Family(
     name="i2p_mae_classifier",

@@ -417,6 +417,9 @@ PRESETS: dict[str, NeRFMAEConfig] = {
     "nerf_mae_swin_l": NeRFMAEConfig(embed_dim=192, heads=(6, 12, 24, 48)),
     "nerf_mae_tiny": NeRFMAEConfig(embed_dim=48, depths=(2, 2, 4, 2), heads=(3, 6, 12, 24), drop_path_rate=0.0),
 }
+#: Where the released files are.
+PAGE, ADDRESS = "https://github.com/zubair-irshad/NeRF-MAE", "hf://mirshad7/NeRF-MAE/"
+
 FAMILY = Family(
     name="nerf_mae",
     title="NeRF-MAE",
@@ -428,13 +431,20 @@ FAMILY = Family(
     free=("drop_path_rate", "resolution", "place_masked"),
     bare={"decoder": False},
     of_decoder=("decoder", "masking", "skip_empty"),
-    files=(ReleasedFile("nerf_mae_pretrained.pt", ("nerf_mae_swin_s",)),),
+    files=(
+        ReleasedFile(
+            "nerf_mae_pretrained.pt", ("nerf_mae_swin_s",), megabytes=306, address=f"{ADDRESS}nerf_mae_pretrained.pt"
+        ),
+    ),
+    page=PAGE,
 )
 
 __all__ = [
+    "ADDRESS",
     "BLOCK_VOXELS",
     "FAMILY",
     "OPACITY_THRESHOLD",
+    "PAGE",
     "PRESETS",
     "NeRFMAE",
     "NeRFMAEConfig",

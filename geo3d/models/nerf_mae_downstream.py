@@ -20,7 +20,7 @@ from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.grid_encoder import CHANNELS, GridEncoder, GridInput
-from geo3d.models.nerf_mae import NeRFMAE, NeRFMAEConfig, NeRFMAEEncoderConfig, read_files
+from geo3d.models.nerf_mae import ADDRESS, PAGE, NeRFMAE, NeRFMAEConfig, NeRFMAEEncoderConfig, read_files
 from geo3d.nn.anchor_free import AnchorFreeHead, FoundBoxes, HeadOutput, found_boxes
 from geo3d.nn.feature_pyramid import FeaturePyramid
 from geo3d.nn.swin_volume import PATCH
@@ -344,7 +344,8 @@ def _declared(
         of_decoder=own,
         parts={"nerf_mae": encoder_of} | dict(parts or {}),
         wholes={"nerf_mae": partial(around_encoder, family=name)},
-        files=tuple(ReleasedFile(file, (name,), "detection") for file in files),
+        files=tuple(ReleasedFile(file, (name,), "detection", 314, f"{ADDRESS}{file}") for file in files),
+        page=PAGE if files else "",
     )
 
 

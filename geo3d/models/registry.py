@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 
+from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import WeightFile, read_weight_file
+from geo3d.checkpoints.shipped import ShippedWeights, shipped_info, shipped_names
 from geo3d.errors import InputError, did_you_mean
 from geo3d.models.encoder import Encoder, Kind, StageInfo
 from geo3d.models.family import Family, ReleasedFile
@@ -67,7 +70,9 @@ def create_model(
         name: one of :func:`list_models`. Not needed for a file that geo3d wrote, which says what it holds.
         checkpoint: the authors' file (``.pth``) in its own layout, or one of geo3d's: what ``save_model`` wrote, or a
             checkpoint or run folder of the trainer, whose newest weights are taken (name the ``ema.safetensors`` in it
-            for their moving average). Nothing is ever unpickled unsafely.
+            for their moving average). ``shipped``: the weights of this model that come with geo3d.
+            ``hf://owner/repository/file[@revision]``: a file of the Hugging Face Hub, which is fetched into its cache.
+            Nothing is ever unpickled unsafely.
         generator: draws fresh weights; torch's global one when not given.
         fresh_decoder: take the encoder's weights alone from the file and draw those of decoder and heads.
         options: fields of the family's config, such as ``image_size=(256, 320)``. Those of a file need not be repeated.
@@ -87,6 +92,7 @@ def create_model(
     Example:
         >>> model = create_model("croco_v2_base_small", checkpoint="CroCo_V2_ViTBase_SmallDecoder.pth")
         >>> tokens = model.encode(images)   # (B, N, 768)
+        >>> encoder = create_model("sparse_resnet_tiny", checkpoint="shipped")
     """
     if checkpoint is None:
         if name is None:
@@ -95,7 +101,7 @@ def create_model(
             raise InputError("fresh_decoder goes with a checkpoint, which gives the encoder's weights")
         return family_of(name).build(name, options, generator).eval()
     family = None if name is None else family_of(name)
-    path = Path(checkpoint)
+    path = resolve(checkpoint, name)
     file = read_weight_file(path)
     if family is None:
         family = _family_in(file, path)
@@ -130,6 +136,32 @@ def create_encoder(name: str, *, generator: torch.Generator | None = None, **opt
     return create_model(name, generator=generator, **(dict(family_of(name).bare) | options))
 
 
+def encoder_of(model: Encoder) -> Encoder:
+    """A model's encoder alone, with its weights, where the family can leave decoder and heads out.
+
+    Args:
+        model: one of a declared family; it is left as it is, and shares no memory with the result.
+
+    Returns:
+        The encoder, in evaluation mode; a copy of the model where its family is all encoder.
+
+    Raises:
+        InputError: the family is not known here.
+    """
+    if model.family not in _FAMILIES:
+        raise InputError(f"encoder_of: the family {model.family!r} is not known here; register it first")
+    family = _FAMILIES[model.family]
+    if not family.bare:
+        return copy.deepcopy(model).eval()
+    usual = family.config()
+    bare = {name: getattr(usual, name) for name in family.of_decoder} | dict(family.bare)
+    alone = family.network(family.configure(model.config, bare))
+    state = model.state_dict()
+    alone.load_state_dict({name: state[name] for name in alone.state_dict()})
+    alone.name, alone.licence = model.name, model.licence
+    return alone.eval()
+
+
 def model_options(name: str) -> dict[str, Any]:
     """Options that a model takes, by name: the types of their values."""
     return family_of(name).options()
@@ -149,6 +181,8 @@ class ModelInfo:
         files: that the authors released and that fit it.
         licence: of these, as an SPDX identifier; empty where there are none, or it is not known.
         non_commercial: whether that is for non-commercial use alone.
+        page: address of the page of their authors that says where they are; empty where there are none.
+        shipped: weights of it that come with geo3d.
     """
 
     name: str
@@ -160,6 +194,8 @@ class ModelInfo:
     files: tuple[ReleasedFile, ...]
     licence: str
     non_commercial: bool
+    page: str = ""
+    shipped: ShippedWeights | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -176,10 +212,14 @@ class ModelInfo:
             f"{self.name}: {self.network}, family {self.family}, reads {self.kind}, {self.parameters:,} parameters",
             f"stages: {_runs(self.stages)}",
         ]
-        lines += [f"released: {file.file} ({file.task})" for file in self.files]
+        lines += [f"released: {file}" for file in self.files]
         if self.files:
             licence = self.licence or "not known; ask their authors"
             lines.append(f"licence of these: {licence}{', non-commercial use alone' * self.non_commercial}")
+            if self.page:
+                lines.append(f"where they are: {self.page}; nothing is fetched unasked")
+        if self.shipped is not None:
+            lines.append(f"comes with geo3d: {self.shipped}; checkpoint='shipped'")
         return "\n".join(lines)
 
 
@@ -220,4 +260,6 @@ def model_info(name: str) -> ModelInfo:
         files=files,
         licence=family.licence if files else "",
         non_commercial=family.non_commercial and bool(files),
+        page=family.page if files else "",
+        shipped=shipped_info(name) if name in shipped_names() else None,
     )

@@ -206,6 +206,7 @@ def _projection(channels: int, out: int, level: int) -> nn.Module:
 
 # Registration
 
+_PAGE = "https://github.com/keyu-tian/SparK"
 _FILES = ("{}*_1kpretrained_timm_style.pth", "{}*_withdecoder_1kpretrained_spark_style.pth")
 _CONVNEXT_FILES = ("{}*_1kpretrained_official_style.pth", _FILES[1])
 
@@ -297,6 +298,7 @@ def _encoder_family(name: str, network: type[PyramidEncoder], config: type, file
         free=("drop_path_rate",),
         files=files,
         licence="MIT",
+        page=_PAGE,
     )
 
 
@@ -317,6 +319,7 @@ FAMILY = SparKFamily(
     wholes={"resnet": whole_around, "convnext": whole_around},
     files=tuple(file for file in (*_RESNETS, *_CONVNEXTS) if "spark" in file.models),
     licence="MIT",
+    page=_PAGE,
 )
 
 __all__ = ["CELL", "ENCODERS", "FAMILY", "SparK", "SparKConfig", "SparKOutput"]

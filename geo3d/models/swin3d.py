@@ -470,6 +470,8 @@ _TINY = replace(
 #: Named configurations.
 PRESETS = {"swin3d_s": _SMALL, "swin3d_l": _LARGE, "swin3d_tiny": _TINY}
 
+#: Page of the files that were trained further.
+_TASKS = "https://github.com/Yukichiii/Swin3D_Task"
 
 FAMILY = Family(
     name="swin3d",
@@ -487,10 +489,11 @@ FAMILY = Family(
     files=(
         ReleasedFile("Swin3D_RGB*_S.pth", ("swin3d_s",), "segmentation of Structured3D"),
         ReleasedFile("Swin3D_RGB*_L.pth", ("swin3d_l",), "segmentation of Structured3D"),
-        ReleasedFile("swin3d_s_*.pth", ("swin3d_s",), "segmentation of ScanNet or S3DIS"),
-        ReleasedFile("swin3d_l_*.pth", ("swin3d_l",), "segmentation of ScanNet or S3DIS"),
+        ReleasedFile("swin3d_s_*.pth", ("swin3d_s",), "segmentation of ScanNet or S3DIS", address=_TASKS),
+        ReleasedFile("swin3d_l_*.pth", ("swin3d_l",), "segmentation of ScanNet or S3DIS", address=_TASKS),
     ),
     licence="MIT",
+    page="https://github.com/microsoft/Swin3D",
 )
 
 __all__ = [

@@ -75,20 +75,33 @@ def points_in_voxels(
     return VoxelPoints(scaled[index], colors, normals, offsets, index, inverse)
 
 
-def features_at_voxels(stages: list[SparseVoxels], finest: Topology | None = None) -> Tensor:
+def features_at_voxels(
+    stages: list[SparseVoxels], finest: Topology | None = None, rows: Tensor | None = None
+) -> Tensor:
     """(N, sum of channels): features of the voxels of all stages that a finest voxel lies in, side by side.
 
     Args:
         stages: of an encoder's ``features``: each the coarser voxels of the one before.
         finest: voxels that are asked for; those of the first stage when not given.
+        rows: (N,) int64 of these voxels, in any order and number; all of them when not given.
     """
-    topology, row, columns = finest or stages[0].topology, None, []
+    topology, row, taken = finest or stages[0].topology, rows, []
     for stage in stages:
         if stage.stride > topology.stride:
             topology, parent = topology.coarsen(stage.stride // topology.stride)
             row = parent if row is None else parent[row]
-        columns.append(stage.feats if row is None else stage.feats[row])
-    return torch.cat(columns, 1)
+        taken.append(row)
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return torch.cat([s.feats if row is None else s.feats[row] for s, row in zip(stages, taken)], 1)
+    # Each stage straight to its columns: what lies between would take as much memory again.
+    count = len(rows) if rows is not None else (finest or stages[0].topology).size
+    made = stages[0].feats.new_empty(count, sum(stage.feats.shape[1] for stage in stages))
+    for stage, row, columns in zip(stages, taken, made.split([s.feats.shape[1] for s in stages], 1)):
+        if row is None:
+            columns.copy_(stage.feats)
+        else:
+            torch.index_select(stage.feats, 0, row, out=columns)
+    return made
 
 
 def _from_zero(cloud: PointCloud, scene: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.nn.batch_norm import VoxelNorm1d
+from geo3d.nn.row_pieces import RowProduct, in_pieces, takes_pieces
 from geo3d.nn.topology import Topology
 from geo3d.nn.voxel_pyramid import Coarsening
 from geo3d.ops.interpolate import interpolate
@@ -174,7 +175,13 @@ class MaxDownsample(nn.Module):
 
     def forward(self, x: Tensor, step: Coarsening) -> Tensor:
         """(N, C_in) fine features -> (M, C_out) coarse ones."""
-        projected = self.linear(self.norm(x))
+        if not self.training and takes_pieces(x):
+            linear = RowProduct(self.linear)
+            projected = in_pieces(lambda rows: linear(self.norm(rows)), x)
+            if self.pooling == "neighbors":
+                return in_pieces(lambda neighbors: _largest(projected, neighbors), step.neighbors)
+        else:
+            projected = self.linear(self.norm(x))
         if self.pooling == "cell":
             cells = projected.new_full((len(step.representative), projected.shape[1]), -torch.inf)
             return cells.scatter_reduce(0, step.parent.unsqueeze(1).expand_as(projected), projected, "amax")
@@ -199,8 +206,9 @@ class InterpolationUpsample(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor, step: Coarsening) -> Tensor:
         """(M, C_coarse) and (N, C_fine) features -> (N, C_fine)."""
         projected = self.linear2(coarse)
-        weight = step.up_weight.to(torch.promote_types(projected.dtype, torch.float32))
-        return self.linear1(fine) + interpolate(projected, step.up_index, weight)
+        index, weight = step.up
+        weight = weight.to(torch.promote_types(projected.dtype, torch.float32))
+        return self.linear1(fine) + interpolate(projected, index, weight)
 
 
 @torch.no_grad()
@@ -217,6 +225,17 @@ def _largest_row(x: Tensor, neighbors: Tensor) -> Tensor:
         larger = candidate > largest
         largest, row = torch.where(larger, candidate, largest), torch.where(larger, column.unsqueeze(1), row)
     return row
+
+
+def _largest(x: Tensor, neighbors: Tensor) -> Tensor:
+    """(M, C): the largest value of (N, C) among the neighbours (M, k) of every cell, for each channel."""
+    first, *others = neighbors.T.contiguous()
+    largest = x.index_select(0, first)
+    candidate = torch.empty_like(largest)
+    for column in others:
+        torch.index_select(x, 0, column, out=candidate)
+        torch.maximum(largest, candidate, out=largest)
+    return largest
 
 
 def _norm_linear(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,15 +71,24 @@ class Coarsening:
         parent: (N,) int64 row of the coarse level for every fine one.
         representative: (M,) int64 fine row that stands for every coarse one.
         neighbors: (M, k) int64 fine rows nearest to each representative; the nearest repeated where a scene has fewer.
-        up_index: (N, 3) int64 coarse rows nearest to every fine one, -1 where a scene has fewer.
-        up_weight: (N, 3) float32 their weights, which sum to one.
+        fine, coarse: the levels.
     """
 
     parent: Tensor
     representative: Tensor
     neighbors: Tensor
-    up_index: Tensor
-    up_weight: Tensor
+    fine: Level
+    coarse: Level
+
+    @cached_property
+    @torch.no_grad()
+    def up(self) -> tuple[Tensor, Tensor]:
+        """(N, 3) int64 coarse rows nearest to every fine one, -1 where a scene has fewer, and (N, 3) float32 weights.
+
+        The weights of a row, by the inverse of the distance, sum to one. Only decoders ask for them.
+        """
+        index, squared = _nearest(self.fine, self.coarse, _UP_NEIGHBORS)
+        return index, inverse_distance_weights(squared)
 
 
 @torch.no_grad()
@@ -102,7 +112,7 @@ def build_pyramid(
         topology, parent = fine.topology.coarsen(factor)
         chosen = representatives(fine.signals, fine.topology, parent, topology.size)
         coarse = Level(topology, fine.signals[chosen])
-        steps.append(Coarsening(parent, chosen, _neighbors(fine, coarse, neighbors), *_interpolation(fine, coarse)))
+        steps.append(Coarsening(parent, chosen, _neighbors(fine, coarse, neighbors), fine, coarse))
         levels.append(coarse)
     return levels, steps
 
@@ -136,12 +146,6 @@ def _neighbors(fine: Level, coarse: Level, count: int) -> Tensor:
     index, _ = _nearest(coarse, fine, count)
     # A scene may hold fewer: the representative itself is always there, and to repeat it changes no maximum.
     return torch.where(index < 0, index[:, :1], index)
-
-
-def _interpolation(fine: Level, coarse: Level) -> tuple[Tensor, Tensor]:
-    """(N, 3) coarse rows nearest to each fine voxel and their weights, by the inverse of the distance."""
-    index, squared = _nearest(fine, coarse, _UP_NEIGHBORS)
-    return index, inverse_distance_weights(squared)
 
 
 def _nearest(query: Level, points: Level, count: int) -> tuple[Tensor, Tensor]:

@@ -155,8 +155,7 @@ def radiance_gradient(
         weight: (R,) of a ray's colours; None: 1.
         background: colour behind everything.
         colour_error_weight, depth_error_weight: see above.
-        grid, origins, directions, step, border, density_shift, density_scale, stop, jitter, occupancy, target_depth,
-            depth_reach: see :func:`render_rays`.
+        grid: and all others: see :func:`render_rays`.
 
     Returns:
         ``colour`` (R, 3) without background, ``transmittance`` (R,), ``depth`` (R,), ``loss`` (R,), and ``samples``

@@ -29,9 +29,9 @@ def window_partition(coords: Tensor, stride: int, window: int, shift: bool = Fal
         shift: move the windows by half of their size.
 
     Returns:
-        order: (N,) int64 rows of ``coords``, window after window; windows ascend by (batch, x, y, z), and rows ascend
-            inside a window.
-        offsets: (W + 1,) int64; window w holds ``order[offsets[w]:offsets[w + 1]]``. No window is empty.
+        ``order`` (N,) int64 rows of ``coords``, window after window; windows ascend by (batch, x, y, z), and rows
+        ascend inside a window. ``offsets`` (W + 1,) int64; window w holds ``order[offsets[w]:offsets[w + 1]]``. No
+        window is empty.
 
     Raises:
         TypeError: coords that are not int32.

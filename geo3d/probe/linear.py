@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 
-#: Steps of L-BFGS, the same for whatever is compared.
-ITERATIONS = 200
+#: Steps of L-BFGS at most, the same for whatever is compared.
+_ITERATIONS = 200
 _HISTORY = 10  # steps that L-BFGS remembers
+#: Largest slope that counts as flat. Going on to the optimum takes three times as long, lowers the cross-entropy by a
+#: hundredth at most (at the smallest penalties) and moves mean IoU by less than another draw of the rows does.
+_TOLERANCE = 1e-4
+_CURVATURE = 3.0  # of the loss along a column of deviation 1; found by trying, larger than that of one row
 
 
 @dataclass
@@ -61,7 +65,7 @@ def untrained_readout(features: Tensor, labels: Tensor) -> LinearReadout:
     return LinearReadout(mean.float(), scale.float(), weight, weight.new_zeros(len(classes)), classes)
 
 
-def fit_readout(features: Tensor, labels: Tensor, penalty: float, start: LinearReadout | None = None) -> LinearReadout:
+def fit_readout(features: Tensor, labels: Tensor, penalty: float) -> LinearReadout:
     """The read-out of least mean cross-entropy plus ``penalty / 2`` times the squared weights, by L-BFGS.
 
     All rows are looked at in every step, so nothing is drawn. The bias is free.
@@ -70,40 +74,69 @@ def fit_readout(features: Tensor, labels: Tensor, penalty: float, start: LinearR
         features: (N, C).
         labels: (N,) int64, 0 or more.
         penalty: weight of the squares, of standardised features.
-        start: of the same features and labels, whose weights are begun with; they are 0 where it is not given.
 
     Raises:
         InputError: nothing to learn from, or features that are not finite.
     """
-    start = start or untrained_readout(features, labels)
-    rows, targets = start.standardise(features), torch.searchsorted(start.classes, labels)
-    weight, bias = (t.clone().requires_grad_() for t in (start.weight, start.bias))
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=ITERATIONS, history_size=_HISTORY, line_search_fn="strong_wolfe"
-    )
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(torch.addmm(bias, rows, weight), targets) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(objective)
-    return LinearReadout(start.mean, start.scale, weight.detach(), bias.detach(), start.classes)
+    ((_, readout),) = fit_path(features, labels, [penalty])
+    return readout
 
 
-def fit_path(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> dict[float, LinearReadout]:
-    """A read-out for each penalty; each begins where the next larger penalty's ended.
+def fit_path(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> Iterator[tuple[float, LinearReadout]]:
+    """Each penalty, the largest first, and its read-out; each begins where that of the next larger penalty ended.
 
     Args:
         features, labels: as :func:`fit_readout` takes them.
         penalties: in any order.
     """
-    readout, path = untrained_readout(features, labels), {}
+    readout = untrained_readout(features, labels)
+    problem = _Problem(readout, features, labels)
     for penalty in sorted(penalties, reverse=True):
-        readout = path[penalty] = fit_readout(features, labels, penalty, readout)
-    return path
+        readout = problem.fit(penalty, readout)
+        yield penalty, readout
 
 
-__all__ = ["ITERATIONS", "LinearReadout", "fit_path", "fit_readout", "untrained_readout"]
+class _Problem:
+    """Rows along their principal axes, where steps of L-BFGS are taken.
+
+    Columns of a network's features are much alike, and along the axes that they share the objective is curved most.
+    Weights are therefore counted in units that even the curvature out, which leaves the optimum as it is and takes half
+    the steps.
+    """
+
+    def __init__(self, untrained: LinearReadout, features: Tensor, labels: Tensor) -> None:
+        rows = untrained.standardise(features)
+        self.variance, self.axes = (
+            part.float() for part in torch.linalg.eigh((rows.T @ rows).double() / max(len(rows), 1))
+        )
+        self.rows = rows @ self.axes
+        self.targets = torch.searchsorted(untrained.classes, labels)
+
+    def fit(self, penalty: float, start: LinearReadout) -> LinearReadout:
+        """The optimum of a penalty, begun with weights of another."""
+        unit = (_CURVATURE * self.variance.clamp_min(0) + penalty).rsqrt().unsqueeze(1)
+        steps = (self.axes.T @ start.weight / unit).requires_grad_()
+        bias = start.bias.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [steps, bias],
+            max_iter=_ITERATIONS,
+            history_size=_HISTORY,
+            tolerance_grad=_TOLERANCE,
+            line_search_fn="strong_wolfe",
+        )
+
+        def objective() -> Tensor:
+            optimizer.zero_grad()
+            weight = unit * steps
+            loss = F.cross_entropy(torch.addmm(bias, self.rows, weight), self.targets)
+            loss = loss + penalty / 2 * weight.square().sum()
+            loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(objective)
+        weight = self.axes @ (unit * steps.detach())
+        return LinearReadout(start.mean, start.scale, weight, bias.detach(), start.classes)
+
+
+__all__ = ["LinearReadout", "fit_path", "fit_readout", "untrained_readout"]

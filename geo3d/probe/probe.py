@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from geo3d.methods.checks import check_at_least, check_seed
 from geo3d.models import Encoder, create_model
 from geo3d.models.encoder import Kind
 from geo3d.progress import Log
+from geo3d.viz.bars import draw_bars
+from geo3d.writing import prepare_place
 
 #: Takes what a probe looks at, such as the points of a scene; gives features (N, C), on the CPU.
 Representation = Callable[[Any], Tensor]
@@ -27,17 +29,22 @@ class ProbeConfig:
     """What every probe says; probes add their own fields."""
 
     checkpoint: Path
-    """Run folder of `geo3d pretrain`, one of its checkpoints, or the authors' file."""
+    """Run folder of `geo3d pretrain`, one of its checkpoints, the authors' file, hf://owner/repository/file[@revision],
+    or the name of a model whose weights come with geo3d (`geo3d models --shipped`)."""
     model: str | None = None
     """Network that the file holds; None: as it says itself, which the authors' files do not (`swin3d`)."""
     seed: int = 0
     """Seed of all draws."""
     fresh: int = 1
     """Networks with fresh weights to compare with (count), of seeds that follow on `seed`."""
+    baseline: Literal["random", "none"] = "random"
+    """Random: compare with `fresh` networks with fresh weights. None: leave them out, and compare with inputs alone."""
     device: str = "cpu"
     """Where the networks run, such as `cuda`."""
     out: Path | None = None
     """JSON file for the figures. None: they are only printed."""
+    picture: Path | None = None
+    """PNG of the figures. None: beside `out`, and none where that is not given either."""
     strict: bool = False
     """Stop at the first scene that cannot be read instead of naming it and leaving it out."""
 
@@ -64,6 +71,10 @@ class Score(ABC):
     def cells(self) -> dict[str, str]:
         """Column's title -> what stands in the row of the table."""
 
+    def bars(self) -> dict[str, tuple[float, float]]:
+        """Title -> value and its spread, as the picture shows them; of the fields that are floats unless overridden."""
+        return {name: (value, 0.0) for name, value in vars(self).items() if isinstance(value, float)}
+
 
 class Probe(ABC):
     """What is measured of a checkpoint by name; an instance is the network with the data it is measured on.
@@ -82,19 +93,26 @@ class Probe(ABC):
     summary: ClassVar[str]
     #: Config class.
     settings: ClassVar[type[ProbeConfig]]
+    #: Picture that is drawn where the config names neither a picture nor a file for the figures.
+    unasked_picture: ClassVar[Path | None] = None
 
     #: The checkpoint's; set by subclasses.
     network: Encoder
 
     def __init__(self, config: Any, log: Log) -> None:
         self.config, self.log = config, log
+        beside = self.unasked_picture if config.out is None else config.out.with_suffix(".png")
+        picture = beside if config.picture is None else config.picture
+        #: Where the picture is drawn; None where there is to be none.
+        self.picture = None if picture is None else prepare_place(picture)
 
     def representations(self) -> dict[str, Representation]:
         """What is compared: features of the checkpoint, those of fresh weights, and what both networks are handed."""
         found = {"checkpoint": self.network_features(self.network)}
-        for seed in range(self.config.seed, self.config.seed + self.config.fresh):
-            fresh = self.network.fresh(torch.Generator().manual_seed(seed))
-            found[f"fresh weights, seed {seed}"] = self.network_features(fresh)
+        fresh = self.config.fresh if self.config.baseline == "random" else 0
+        for seed in range(self.config.seed, self.config.seed + fresh):
+            network = self.network.fresh(torch.Generator().manual_seed(seed))
+            found[f"fresh weights, seed {seed}"] = self.network_features(network)
         return found | {"input features": self.input_features()}
 
     @abstractmethod
@@ -112,6 +130,17 @@ class Probe(ABC):
     @abstractmethod
     def note(self, scores: dict[str, Score]) -> str:
         """The line under the table: what the figures are of."""
+
+    def draw(self, scores: dict[str, Score], picture: Path) -> None:
+        """Draw the figures: bars, unless a probe has something else to show.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        bars = {name: score.bars() for name, score in scores.items()}
+        titles = next(iter(bars.values()))
+        panels = {title: {name: values[title] for name, values in bars.items()} for title in titles}
+        draw_bars(panels, picture, self.summary)
 
 
 def load_encoder(checkpoint: Path, name: str | None, kind: Kind | tuple[Kind, ...], wanted: str) -> Encoder:

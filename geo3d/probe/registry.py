@@ -14,7 +14,8 @@ register_probe, list_probes, get_probe = PROBES.register, PROBES.names, PROBES.g
 
 
 def run_probe(name: str, config: ProbeConfig, log: Log = print) -> dict[str, Score]:
-    """Compare a checkpoint with fresh weights and inputs; log a table, and write the figures to ``config.out``.
+    """Compare a checkpoint with fresh weights and inputs; log a table, write the figures to ``config.out``, and
+    draw them.
 
     Args:
         name: one of :func:`list_probes`.
@@ -36,4 +37,7 @@ def run_probe(name: str, config: ProbeConfig, log: Log = print) -> dict[str, Sco
         figures = {representation: score.as_dict() for representation, score in scores.items()}
         write_text(config.out, json.dumps(figures, indent=2) + "\n")
     log(f"{table({representation: score.cells() for representation, score in scores.items()})}\n{probe.note(scores)}")
+    if probe.picture is not None:
+        probe.draw(scores, probe.picture)
+        log(f"picture: {probe.picture}")
     return scores

@@ -20,7 +20,6 @@ from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.posed_objects import PosedObjects
 from geo3d.viz.curve import Panel, draw_panels
-from geo3d.writing import prepare_place
 
 CLEAN = "clean"
 #: Sorts of corruptions: what the axes of their panels say.
@@ -110,19 +109,18 @@ class RobustnessProbe(ObjectProbe):
 
     summary = "the same, measured on clouds of fewer points, with noise, outliers or one side cut away"
     settings = RobustnessConfig
+    unasked_picture = Path("robustness.png")
 
     config: RobustnessConfig
 
     def __init__(self, config: RobustnessConfig, log: Log) -> None:
-        beside = "robustness.png" if config.out is None else config.out.with_suffix(".png")
-        self.picture = prepare_place(Path(beside) if config.picture is None else config.picture)
         super().__init__(config, log)
         self.corruptions = corruptions(config)
         self._measured = {int(row) for split in self.splits for row in split.test}
         self._repeated = 0
 
     def measure(self, representations: dict[str, Representation]) -> dict[str, RobustnessScore]:
-        """How well the classes of corrupted clouds are read off each representation; draws the picture.
+        """How well the classes of corrupted clouds are read off each representation.
 
         Raises:
             InputError: no object can be read, or features are not finite.
@@ -153,7 +151,6 @@ class RobustnessProbe(ObjectProbe):
                 in_table,
                 protocol,
             )
-        self._draw(scores)
         return scores
 
     def note(self, scores: dict[str, RobustnessScore]) -> str:
@@ -169,7 +166,7 @@ class RobustnessProbe(ObjectProbe):
             )
         return (
             f"\n{table(rows)}\n{first.protocol}\nlearnt from clean clouds, one an object; measured on one an object, "
-            f"corrupted as named{repeated}\npicture: {self.picture}"
+            f"corrupted as named{repeated}"
         )
 
     def _clouds(self, row: int) -> dict[str, list[Tensor]]:
@@ -186,7 +183,7 @@ class RobustnessProbe(ObjectProbe):
             self._repeated += len(posed.drawn(row, 0, most).unique(dim=0)) < most
         return clouds
 
-    def _draw(self, scores: dict[str, RobustnessScore]) -> None:
+    def draw(self, scores: dict[str, RobustnessScore], picture: Path) -> None:
         """The picture: a panel for each sort of corruption, a line for each representation."""
         panels = []
         for sort in _SORTS:
@@ -204,7 +201,7 @@ class RobustnessProbe(ObjectProbe):
                 for title, score in scores.items()
             }
             panels.append(Panel(sort, places, labels, lines, joined=sort != _SIDES))
-        draw_panels(panels, self.picture, "accuracy of a linear SVM learnt from clean clouds", "accuracy, %")
+        draw_panels(panels, picture, "accuracy of a linear SVM learnt from clean clouds", "accuracy, %")
 
 
 def corruptions(config: RobustnessConfig) -> list[Corruption]:

@@ -56,6 +56,12 @@ class SvmScore(Score):
             "features": f"{self.columns}"
         }
 
+    def bars(self) -> dict[str, tuple[float, float]]:
+        """Accuracy in each pose, %."""
+        return {
+            f"{pose}: accuracy, %": (100 * mean, 100 * (self.spread[pose] or 0)) for pose, mean in self.accuracy.items()
+        }
+
 
 class SvmProbe(ObjectProbe):
     """Objects in several poses, and a linear SVM."""

@@ -17,7 +17,7 @@ from geo3d.errors import InputError
 from geo3d.metrics import IGNORED, confusion_matrix, segmentation_scores
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
-from geo3d.probe.linear import LinearReadout, fit_path
+from geo3d.probe.linear import LinearReadout, fit_path, fit_readout
 from geo3d.probe.probe import Representation, Score
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
@@ -28,6 +28,8 @@ from geo3d.samples.readable import Readable
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: Share of the training scenes that choose it; all of them are then learnt from.
 _VALIDATION = 0.2
+#: Penalties in a row that are worse than the best one, after which no smaller one is looked at.
+_WORSE = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class ProbeScore(Score):
             "features": f"{self.columns}",
             "penalty": f"{self.penalty:.0e}",
         }
+
+    def bars(self) -> dict[str, tuple[float, float]]:
+        """Mean IoU and accuracy, %."""
+        return {"mean IoU, %": (100 * self.miou, 0.0), "accuracy, %": (100 * self.accuracy, 0.0)}
 
 
 def network_features(network: VoxelEncoder, device: torch.device | str = "cpu") -> Representation:
@@ -239,14 +245,25 @@ class VoxelProbe:
         for name in representations:
             features = torch.cat(found.pop(name))
             try:
-                path = fit_path(features[~validation], labels[~validation], PENALTIES)
-                scores = {p: self._miou(r, features[validation], labels[validation]) for p, r in path.items()}
-                penalty = max(scores, key=scores.get)  # the largest of equals
-                whole = fit_path(features, labels, [p for p in PENALTIES if p >= penalty])
+                penalty = self._penalty(features, labels, validation)
+                readout = fit_readout(features, labels, penalty)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from error
-            chosen[name] = whole[penalty], penalty
+            chosen[name] = readout, penalty
         return chosen
+
+    def _penalty(self, features: Tensor, labels: Tensor, validation: Tensor) -> float:
+        """The penalty with the best mean IoU on the validation scenes, the largest of equals.
+
+        Smaller ones are not looked at any more where two in a row were worse than the best.
+        """
+        best, scores = PENALTIES[0], []
+        for penalty, readout in fit_path(features[~validation], labels[~validation], PENALTIES):
+            scores.append(self._miou(readout, features[validation], labels[validation]))
+            best = penalty if scores[-1] > max(scores[:-1], default=-1) else best
+            if max(scores[-_WORSE:]) < max(scores):
+                break
+        return best
 
     def _drawn(self, labels: Tensor, index: int) -> Tensor:
         """Ascending rows of the labelled voxels of a training scene that are learnt from."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from geo3d.checkpoints.hub import absolute
 from geo3d.datasets.synthetic.objects import make_objects, objects_folder
 from geo3d.errors import InputError, MissingExtra
 from geo3d.linear_svm import Split, object_splits, require_scikit_learn, svm_accuracy
@@ -46,7 +47,7 @@ class I2PMAERun(Run):
     def resolved(self) -> I2PMAERun:
         """As :meth:`Run.resolved`; the folder of what a teacher says stays where the run is started, as `data` does."""
         checkpoint = self.method.teacher_checkpoint
-        method = replace(self.method, teacher_checkpoint=None if checkpoint is None else checkpoint.resolve())
+        method = replace(self.method, teacher_checkpoint=None if checkpoint is None else absolute(checkpoint))
         return replace(super().resolved(), probe_data=tuple(path.resolve() for path in self.probe_data), method=method)
 
     def check(self) -> None:

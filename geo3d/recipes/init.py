@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import WeightFile, as_state_dict, read_weight_file, require_tensors
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
@@ -87,7 +88,8 @@ def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: 
     found wherever it lies in the network. The method may live on the meta device.
 
     Args:
-        path: a run or checkpoint folder, a file of geo3d, or one in a layout of the network's authors.
+        path: a run or checkpoint folder, a file of geo3d, or one in a layout of the network's authors; or what else
+            :func:`geo3d.checkpoints.hub.resolve` takes.
         part: all that fits, or the encoder's tensors alone.
         method: whose names and shapes count; its frozen modules are left as they are.
 
@@ -124,6 +126,7 @@ def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> d
 def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[dict[str, Tensor], str]:
     """Tensors of a file by the names that they have, or would have, in the method; and their licence, if it binds."""
     try:
+        path = resolve(path)
         file = read_weight_file(path)
     except InputError as error:
         raise InputError(f"init: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 
+from geo3d.checkpoints.hub import absolute
 from geo3d.config import coerce
 from geo3d.datasets.quarantine import log_broken
 from geo3d.datasets.rooms import make_rooms, rooms_folder, split_scenes
@@ -47,8 +48,9 @@ class Run:
     """Stop at the first broken scene or sample instead of leaving it out and naming it in the run folder."""
 
     init: Path | None = None
-    """Weights to start from: a run or checkpoint folder, a file of geo3d, or one of the network's authors. The rest is
-    drawn anew; the log and report.json say what was taken. A run that is continued does not read it again."""
+    """Weights to start from: a run or checkpoint folder, a file of geo3d, one of the network's authors, the name of a
+    model whose weights come with geo3d, or hf://owner/repository/file[@revision]. The rest is drawn anew; the log and
+    report.json say what was taken. A run that is continued does not read it again."""
 
     init_part: Literal["whole", "encoder"] = "whole"
     """What to take of `init`: all that fits, or the encoder's weights alone."""
@@ -63,7 +65,7 @@ class Run:
     def resolved(self) -> Run:
         """The same run with absolute paths of what it reads, so that it is the same from wherever it is started."""
         paths = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
-        single = {name: value.resolve() for name, value in paths.items() if isinstance(value, Path)}
+        single = {name: absolute(value) for name, value in paths.items() if isinstance(value, Path)}
         return dataclasses.replace(self, **single, data=tuple(folder.resolve() for folder in self.data))
 
     def check(self) -> None:

@@ -59,10 +59,10 @@ def test_wrong_checkpoints_are_one_line(scans: Path, tmp_path: Path, capsys) -> 
     def message(name: str, *more: str) -> str:
         return error_of(capsys, "probe", "linear", "--checkpoint", tmp_path / name, "--data", scans, *more)
 
-    save_model(create_model("croco_tiny"), tmp_path / "croco.safetensors")
+    save_model(create_model("i2p_mae_tiny"), tmp_path / "points.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "bare.pth")
     assert "no such checkpoint file" in message("absent")
-    assert "croco reads image; give an encoder of voxels" in message("croco.safetensors")
+    assert "i2p_mae reads points; give an encoder of voxels" in message("points.safetensors")
     assert "does not say which model it holds; name it" in message("bare.pth")
     assert "unknown model 'swin4d'" in message("bare.pth", "--model", "swin4d")
 

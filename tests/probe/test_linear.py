@@ -64,7 +64,7 @@ def test_the_same_rows_give_the_same_bits() -> None:
 def test_a_path_ends_where_each_fit_does() -> None:
     """From another start to the same optimum; logits differ by 1e-2 at most (measured: 1e-3)."""
     features = _noise(600, 5) + _noise(4, 5, 2)[LABELS]
-    path = fit_path(features, LABELS, [1e-3, 1e-1])
+    path = dict(fit_path(features, LABELS, [1e-3, 1e-1]))
     assert list(path) == [1e-1, 1e-3]
     alone = fit_readout(features, LABELS, 1e-3)
     torch.testing.assert_close(path[1e-3].weight, alone.weight, rtol=0, atol=1e-2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geo3d.checkpoints.hub import resolve
 from geo3d.config import typed_value
 from geo3d.models.teachers.teacher import Teacher
 from geo3d.registry import Registry
@@ -18,7 +19,7 @@ def create_teacher(name: str = "hog", checkpoint: str | Path | None = None, **op
 
     Args:
         name: one of :func:`list_teachers`.
-        checkpoint: file of weights, for those that read one.
+        checkpoint: file of weights, for those that read one; or hf://owner/repository/file[@revision].
         options: fields of the teacher's ``Options``, such as ``stride=16``.
 
     Raises:
@@ -31,4 +32,4 @@ def create_teacher(name: str = "hog", checkpoint: str | Path | None = None, **op
     """
     kind = get_teacher(name)
     chosen = typed_value(kind.Options, options, f"teacher {name}")
-    return kind(chosen, None if checkpoint is None else Path(checkpoint)).freeze()
+    return kind(chosen, None if checkpoint is None else resolve(checkpoint)).freeze()
