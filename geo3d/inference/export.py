@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from torch.export.graph_signature import InputKind
 
 import geo3d
 from geo3d.errors import InputError, require_extra
@@ -179,6 +180,7 @@ def _traced(traced: EncoderProgram) -> ExportedProgram:
         with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
             program = torch.export.export(traced, args, named, dynamic_shapes=traced.sizes(), strict=False)
         program._guards_code[:] = [guard for guard in program._guards_code if not _NOT_ONE.search(guard)]
+        _trim(program)
         _compare(traced, program)
     except torch._dynamo.exc.UserError as error:
         raise InputError(f"export: {type(traced.model).__name__} cannot be traced: {_first_line(error)}") from error
@@ -186,6 +188,20 @@ def _traced(traced: EncoderProgram) -> ExportedProgram:
         for module in training:
             module.training = True
     return program
+
+
+def _trim(program: ExportedProgram) -> None:
+    """Take out the weights that nothing reads, such as a decoder's, and where in which file each operation came from."""
+    specs, nodes = program.graph_signature.input_specs, program.graph.find_nodes(op="placeholder")
+    for spec, node in list(zip(specs, nodes, strict=True)):
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and not node.users:
+            program.graph.erase_node(node)
+            specs.remove(spec)
+            program.state_dict.pop(spec.target, None)
+            program.constants.pop(spec.target, None)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of the machine that it was made on
+    program.graph_module.recompile()
 
 
 @torch.no_grad()
