@@ -152,7 +152,8 @@ class ImageProgram(EncoderProgram):
         if self.normalise == "no":
             step = self.model.side_multiple
             return {"images": {0: batch, 2: step * rows, 3: step * columns}}
-        return {"images": {0: batch, 1: rows, 2: columns}}
+        # Not named: torch would have it that what is filled up to whole patches is more than one.
+        return {"images": dict.fromkeys((0, 1, 2), Dim.DYNAMIC)}
 
     def settings(self) -> dict[str, Any]:
         return {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "side_multiple": self.model.side_multiple}
@@ -162,7 +163,8 @@ class ImageProgram(EncoderProgram):
         if self.normalise != "no":
             step = self.model.side_multiple
             height, width = images.shape[1:3]
-            right, below = -(-width // step) * step - width, -(-height // step) * step - height
+            # Of positive numbers alone: ONNX rounds quotients towards zero.
+            right, below = ((side + step - 1) // step * step - side for side in (width, height))
             images = F.pad(normalise(images), (0, right, 0, below))
         return dict(zip(self.names, self.model.features(images, self.numbers)))
 
@@ -345,7 +347,7 @@ class GridProgram(EncoderProgram):
         if self.normalise != "no":
             values = values.float() / 255 if self.normalise == "uint8" else values
             step = self.model.side_multiple
-            values = fill_up(values, [-(-side // step) * step for side in values.shape[2:]])
+            values = fill_up(values, [(side + step - 1) // step * step for side in values.shape[2:]])
         sizes = torch.zeros(values.shape[0], 3, dtype=torch.int64)  # which nothing but masks asks for
         return dict(zip(self.names, self.model.features(GridInput(values, sizes), self.numbers)))
 
