@@ -56,9 +56,8 @@ def draw(config: ReconstructionOptions) -> Picture3D:
         batch = recipe.pictured(config.sample, _SAMPLES)
         output = method(batch, generator)
     losses = ", ".join(f"{name} {float(value):.3g}" for name, value in output.losses.items())
-    note = (
-        f"{config.run}, step {step}, method {method.name}; {recipe.measured_on} samples; losses of this batch: {losses}"
-    )
+    samples = f"samples of {', '.join(map(str, config.data))}" if config.data else f"{recipe.measured_on} samples"
+    note = f"{config.run}, step {step}; {samples}; losses of this batch: {losses}"
     title = f"reconstruction by {method.name}"
     if isinstance(method, SparK3D):
         clouds = method.clouds(batch, output)
