@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 
 from geo3d.datasets.scene import Scene
-from geo3d.errors import InputError, require_extra
+from geo3d.errors import InputError, MissingExtra, require_extra
 from geo3d.geometry import Camera, PointCloud, View, VolumeGrid
 from geo3d.interop.held import pinhole, posed_views, require_held
 
 _HALF_PIXEL = 0.5
 #: From OpenCV's camera axes to PyTorch3D's: x to the left, y up. Its own inverse.
 _FLIP = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
-_EXTRA, _PURPOSE = "pytorch3d", "converting to PyTorch3D"
 
 
 def camera_values(
@@ -102,7 +101,7 @@ def to_cameras(
         MissingExtra: PyTorch3D is not installed.
     """
     values = {key: value.float() for key, value in camera_values(views, in_ndc, origin).items()}
-    renderer = require_extra("pytorch3d.renderer", _EXTRA, _PURPOSE)
+    renderer = _library("renderer")
     return renderer.PerspectiveCameras(**values, in_ndc=in_ndc, device=device)
 
 
@@ -147,7 +146,7 @@ def to_pointclouds(cloud: PointCloud, features: Any = None, leave_out: Sequence[
     """
     lost = {name: getattr(cloud, name) for name in ("semantic", "instance")}
     require_held(lost | ({} if features is None else {"colors": cloud.colors}), "Pointclouds", leave_out)
-    structures = require_extra("pytorch3d.structures", _EXTRA, _PURPOSE)
+    structures = _library("structures")
     rows = cloud.colors if features is None else torch.as_tensor(features)
     if rows is not None and len(rows) != len(cloud):
         raise InputError(f"features must be ({len(cloud)}, C), a row a point, got {tuple(rows.shape)}")
@@ -237,7 +236,7 @@ def to_volumes(grid: VolumeGrid, leave_out: Sequence[str] = ()) -> Any:
         MissingExtra: PyTorch3D is not installed.
     """
     values = volume_values(grid, leave_out)
-    return require_extra("pytorch3d.structures", _EXTRA, _PURPOSE).Volumes(**values)
+    return _library("structures").Volumes(**values)
 
 
 def from_volumes(volumes: Any) -> VolumeGrid:
@@ -255,6 +254,15 @@ def from_volumes(volumes: Any) -> VolumeGrid:
     values = {"densities": volumes.densities().detach().cpu(), "features": volumes.features()}
     values |= {"voxel_size": voxel[None], "volume_translation": -matrix[None, 3, :3]}
     return grid_of_values(values)
+
+
+def _library(part: str) -> Any:
+    """A module of PyTorch3D, which no extra can bring: there is no wheel of it for most systems."""
+    try:
+        return require_extra(f"pytorch3d.{part}", "all", "converting to PyTorch3D")
+    except MissingExtra as error:
+        told = "converting to PyTorch3D needs pytorch3d: install it by its own instructions, no extra of geo3d's has it"
+        raise MissingExtra(told) from error
 
 
 def _pairs(values: Tensor, count: int) -> Tensor:
