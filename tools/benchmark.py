@@ -18,6 +18,7 @@ from geo3d.errors import InputError
 BENCHMARKS = {
     "chamfer": ("chamfer", "ChamferBenchmark"),
     "croco": ("croco", "CroCoBenchmark"),
+    "encode": ("encode", "EncodeBenchmark"),
     "fps": ("fps", "FpsBenchmark"),
     "i2p_guidance": ("i2p_guidance", "GuidanceBenchmark"),
     "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),
@@ -27,8 +28,8 @@ BENCHMARKS = {
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
-    "render_rays": ("render_rays", "RenderRaysBenchmark"),
     "registration": ("registration", "RegistrationBenchmark"),
+    "render_rays": ("render_rays", "RenderRaysBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),

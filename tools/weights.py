@@ -51,7 +51,8 @@ SHIPPED = {
         command="geo3d pretrain i2p_mae --held-out 0 --train.steps 1600 --method.teacher efficientnet_lite0",
         time="8 minutes on two cores",
         date="2026-11-27",
-        figures="being measured",
+        figures="linear SVM on 380 objects of 19 classes, of other origin: 91.5 % as they are stored, 82.6 % where each is "
+        "turned; random weights 66.7 % and 43.3 %, histograms of local shape 92.2 % and 92.2 %",
     ),
     "sparse_resnet_tiny": Trained(
         data="86 of 96 synthetic rooms of seed 0, at 5 cm, colours and normals",

@@ -16,6 +16,11 @@ def main(args: list[str], program: str) -> None:
 
     kind = get_kind(name)
     config = command_line.parse(kind.options, rest, f"{program} {name}")
+    if config.web or config.rerun is not None:
+        from geo3d.visualize.viewers import show
+
+        show(config, kind.draw, lambda line: print(line, flush=True))
+        return
     picture = kind.draw(config)
     drawn = render(
         picture,

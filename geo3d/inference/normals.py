@@ -12,6 +12,8 @@ from geo3d.ops.knn import knn
 #: Points that a plane is laid through.
 NEIGHBOURS = 16
 _TINY = 1e-30
+#: Cosine of the angle between a normal and the way to the middle of the points below which that way tells no side.
+_GRAZING = 0.1
 
 
 @torch.no_grad()
@@ -23,7 +25,8 @@ def estimate_normals(
     Args:
         xyz: (N, 3) float32 finite positions.
         at: (M, 3) places to estimate them at; at the points themselves when not given.
-        viewpoint: (3,) in the same frame, towards which normals turn; the mean of the points when not given.
+        viewpoint: (3,) in the same frame, towards which normals turn. When not given it is the mean of the points, and
+            where the plane passes near it, as that of level ground does, they turn upwards.
         neighbours: that a plane is laid through, 1 to 64.
 
     Returns:
@@ -35,7 +38,10 @@ def estimate_normals(
     members = xyz.index_select(0, index.flatten()).view(*index.shape, 3) - at.unsqueeze(1)
     normal = _least_direction(members - members.mean(1, keepdim=True))
     away = (xyz.mean(0) if viewpoint is None else viewpoint.to(at)) - at
-    return torch.where((normal * away).sum(1, keepdim=True) < 0, -normal, normal)
+    side = (normal * away).sum(1, keepdim=True)
+    if viewpoint is None:
+        side = torch.where(side.abs() < _GRAZING * away.norm(dim=1, keepdim=True), normal[:, 2:], side)
+    return torch.where(side < 0, -normal, normal)
 
 
 def _least_direction(members: Tensor) -> Tensor:

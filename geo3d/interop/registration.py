@@ -37,7 +37,6 @@ _SENSOR = Camera.from_fov(240, 180, np.radians(75))
 _NOISE = 0.0015  # metres, standard deviation at a depth of one metre; it grows with the square of the depth
 _STEEPEST = np.cos(np.radians(80))  # surfaces seen more aslant than this give no depth
 _NEIGHBOURS = 30  # of the normals
-_OVERLAP = (0.3, 0.7)
 _HEIGHT, _CLEAR, _FAR = (1.1, 1.7), 0.4, 8.0  # metres of the sensor above the floor, from anything, of its depth
 _FILLED, _FEWEST = 0.6, 1500  # share of pixels with depth and keypoints that a scan has at least
 _TRIES = 300  # places that are tried for each pair
@@ -345,14 +344,21 @@ class Surroundings:
         return place if inside and clear > _CLEAR else None
 
 
-def scan_pairs(mesh: Mesh, count: int, rng: np.random.Generator, upright: bool = True) -> Iterator[ScanPair]:
-    """Pairs of partial views of a room that see 30 to 70 % of the same, each turned and moved at random.
+def scan_pairs(
+    mesh: Mesh,
+    count: int,
+    rng: np.random.Generator,
+    upright: bool = True,
+    overlap: tuple[float, float] = (0.3, 0.7),
+) -> Iterator[ScanPair]:
+    """Pairs of partial views of a room that see some of the same, each turned and moved at random.
 
     Args:
         mesh: of a room, metres, z up, with colours.
         count: how many pairs at most; chance may find fewer in a small room.
         rng: what is drawn from.
         upright: scans are turned about z alone, as those of a sensor that knows gravity; else any way.
+        overlap: least and greatest share of the keypoints of one that the other sees too.
 
     Raises:
         MissingExtra: Open3D is not installed.
@@ -371,12 +377,12 @@ def scan_pairs(mesh: Mesh, count: int, rng: np.random.Generator, upright: bool =
         views = [room.view(name, _SENSOR, pose, rng) for name, pose in zip(("source", "target"), poses)]
         if min(float((view.depth > 0).float().mean()) for view in views) < _FILLED:
             continue
-        overlap = _overlap(views)
-        if _OVERLAP[0] <= overlap <= _OVERLAP[1]:
+        shared = _overlap(views)
+        if overlap[0] <= shared <= overlap[1]:
             found += 1
             motions = [_own_frame(view, rng, upright) for view in views]
             scans = [scan_of(view, motion) for view, motion in zip(views, motions)]
-            yield ScanPair(*scans, motions[1] @ np.linalg.inv(motions[0]), overlap)
+            yield ScanPair(*scans, motions[1] @ np.linalg.inv(motions[0]), shared)
 
 
 def scan_of(view: View, scan_from_world: np.ndarray | None = None) -> Scan:

@@ -37,9 +37,9 @@ class MaskedGridsConfig(GridSampleConfig):
     """Network, one of `geo3d.list_models("nerf_mae_*")` that fills in."""
     mask_ratio: float = 0.75
     """Share of the blocks that is masked."""
-    masking: Literal["skip", "exact", "published"] = "skip"
-    """skip: exactly that share of each grid's blocks, which the encoder leaves out; exact: the same blocks, which it
-    reads as tokens; published: each block by chance, the same for the whole batch, read as tokens."""
+    masking: Literal["exact", "skip", "published"] = "exact"
+    """exact: exactly that share of each grid's blocks, which the encoder reads as mask tokens; skip: the same, which
+    it leaves out, faster; published: each block by chance, the same for the whole batch, read as tokens."""
     decoded: float = 1.0
     """Share of each grid's blocks that are filled in and count in a training step, drawn anew for each: the last
     decoder is most of the arithmetic. 1: all, as published."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from geo3d.samples.readable import Readable
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
 #: Penalties of the squared weights, of standardised features, of which the validation scenes choose one.
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 #: Share of the training scenes that choose it; all of them are then learnt from.
 _VALIDATION = 0.2
 #: Places along a side of a patch where its depth is looked up.
@@ -148,16 +148,16 @@ class DepthProbe(Probe):
         readouts = self._fit(representations)
         errors: dict[str, list[Tensor]] = {name: [] for name in representations}
         truth, scenes = [], set()
-        for number, (scene, looked_at, logs) in enumerate(self._views(self.held)):
+        for scene, looked_at, logs in self._views(self.held):
             known = logs.isfinite()
             truth.append(logs[known])
-            scenes.add(scene)
             maps = {}
             for name, features in representations.items():
                 found = readouts[name][0].predict(features(looked_at)).double()
                 errors[name].append(found[known])
                 maps[name] = found
-            self._keep(number, looked_at, {"depth": logs} | maps)
+            self._keep(scene not in scenes, looked_at, {"depth": logs} | maps)
+            scenes.add(scene)
         logs = torch.cat(truth) if truth else torch.zeros(0)
         if not len(logs):
             raise InputError("no depth is known of the held-out views")
@@ -189,9 +189,8 @@ class DepthProbe(Probe):
             features = torch.cat(columns.pop(name))
             try:
                 path = fit_ridge(features[~validation], logs[~validation], PENALTIES)
-                left = {
-                    p: (r.predict(features[validation]) - logs[validation]).square().mean() for p, r in path.items()
-                }
+                columns_of, wanted = features[validation], logs[validation]
+                left = {p: (readout.predict(columns_of) - wanted).square().mean() for p, readout in path.items()}
                 penalty = min(reversed(PENALTIES), key=left.get)  # the largest of equals
                 chosen[name] = fit_ridge(features, logs, [penalty])[penalty], penalty
             except InputError as error:
@@ -199,7 +198,7 @@ class DepthProbe(Probe):
         return chosen
 
     def _views(self, source: DepthViews) -> Iterator[tuple[int, PixelsOfView, Tensor]]:
-        """Scene, patches, and the log of each one's depth (M,), NaN where it is not known, of views that can be read."""
+        """Scene, patches, and the log of each one's depth (M,), NaN where unknown, of views that can be read."""
         for group in np.unique(source.items.group).tolist():
             of_scene = np.flatnonzero(source.items.group == group)
             evenly = np.linspace(0, len(of_scene) - 1, min(len(of_scene), self.config.views)).round().astype(int)
@@ -213,10 +212,9 @@ class DepthProbe(Probe):
         pixels = pixel_lattice(shown.camera, self.patch)
         return PixelsOfView(shown, pixels, self.patch), patch_log_depth(shown.depth_at, pixels, self.patch)
 
-    def _keep(self, number: int, looked_at: PixelsOfView, maps: dict[str, Tensor]) -> None:
-        """Keep the maps of some views for the picture: of other scenes, as far as there are any."""
-        every = max(1, len(self.held) // _DRAWN)
-        if self.picture is None or number % every or len(self._drawn) >= _DRAWN:
+    def _keep(self, first: bool, looked_at: PixelsOfView, maps: dict[str, Tensor]) -> None:
+        """Keep the maps of the first view of some scenes for the picture."""
+        if self.picture is None or not first or len(self._drawn) >= _DRAWN:
             return
         camera = looked_at.shown.camera
         shape = camera.height // self.patch, camera.width // self.patch
@@ -232,9 +230,7 @@ class DepthProbe(Probe):
     def draw(self, scores: dict[str, DepthScore], picture: Path) -> None:
         """Some held-out views: the image, its depth, and what is read off each representation, near to far."""
         rows = []
-        height, width = (
-            min(len(view["image"]) if axis == 0 else view["image"].shape[1] for view in self._drawn) for axis in (0, 1)
-        )
+        height, width = (min(view["image"].shape[axis] for view in self._drawn) for axis in (0, 1))
         for view in self._drawn:
             known = view["depth"][view["depth"].isfinite()]
             low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
@@ -248,7 +244,7 @@ class DepthProbe(Probe):
         write_picture(picture, captioned_sheet(np.array(rows), captions))
 
 
-def patch_log_depth(depth_at, pixels: Tensor, patch: int) -> Tensor:
+def patch_log_depth(depth_at: Callable[[Tensor], Tensor], pixels: Tensor, patch: int) -> Tensor:
     """Mean logarithm of the depths in patches, (M,) float64; NaN where none is known.
 
     Args:

@@ -59,15 +59,17 @@ class ProbedGrids:
 
     Args:
         network: of the checkpoint.
-        voxel_size: None; grids have voxels already.
+        voxel_size, side: None; grids have voxels already, and they are no images.
 
     Raises:
-        InputError: a size of voxels.
+        InputError: a size of voxels or of images.
     """
 
     source = LabelledGrids
 
-    def __init__(self, network: GridEncoder, voxel_size: float | None) -> None:
+    def __init__(self, network: GridEncoder, voxel_size: float | None, side: int | None = None) -> None:
+        if side is not None:
+            raise InputError("side is of networks over images; grids have none")
         if voxel_size is not None:
             raise InputError("voxel_size is of networks over sparse voxels; grids have voxels already")
 

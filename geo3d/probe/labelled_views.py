@@ -76,8 +76,8 @@ class ViewPatches:
             looked_at.append(PixelsOfView(shown, pixels, step))
             places.append(shown.lifted(pixels, depth))
             known.append(depth > 0)
-        xyz = torch.cat(places)
-        index_of, squared = knn(xyz, cloud.xyz.double(), torch.tensor([0, len(xyz)]), cloud.offsets, 1)
+        xyz = torch.cat(places).to(cloud.xyz)
+        index_of, squared = knn(xyz, cloud.xyz, torch.tensor([0, len(xyz)]), cloud.offsets, 1)
         near = torch.cat(known) & (squared[:, 0] <= _REACH**2)
         return looked_at, torch.where(near, cloud.semantic[index_of[:, 0]], IGNORED)
 
@@ -88,6 +88,7 @@ class ProbedViews:
     Args:
         network: of the checkpoint.
         voxel_size: None; images have no voxels.
+        side: shorter side of images, pixels; as in training when not given.
 
     Raises:
         InputError: a size of voxels.
@@ -95,10 +96,10 @@ class ProbedViews:
 
     source = LabelledViewScenes
 
-    def __init__(self, network: ImageEncoder, voxel_size: float | None) -> None:
+    def __init__(self, network: ImageEncoder, voxel_size: float | None, side: int | None = None) -> None:
         if voxel_size is not None:
             raise InputError("voxel_size is of networks over sparse voxels; images have none")
-        self._side = training_side(network)
+        self._side = side or training_side(network)
 
     def describe(self) -> str:
         """What is looked at, for the log."""

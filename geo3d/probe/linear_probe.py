@@ -23,12 +23,16 @@ class LinearProbeConfig(SceneProbeConfig):
 
     voxel_size: float | None = None
     """Edge of a voxel, metres, of networks over sparse voxels; None: as the network was trained with."""
+    side: int | None = None
+    """Shorter side of images, pixels, of networks over them; None: as the network was trained, or 224 where its config
+    does not say."""
     voxels_per_scene: int = 1000
     """Labelled voxels of each training scene that are learnt from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "voxels_per_scene")
+        check_at_least(self, 16, "side")
         check_positive(self, "voxel_size")
 
 
@@ -42,7 +46,7 @@ class LinearProbe(Probe):
         super().__init__(config, log)
         wanted = "an encoder of voxels, grids or images, such as a swin3d"
         self.network = load_encoder(config.checkpoint, config.model, tuple(KINDS), wanted)
-        self._probed = KINDS[self.network.kind](self.network, config.voxel_size)
+        self._probed = KINDS[self.network.kind](self.network, config.voxel_size, config.side)
         train, held = find_scenes(config, self._probed.source, self._probed.make_rooms, log)
         log(f"{len(train)} scenes to learn from, {len(held)} held out; {self._probed.describe()}")
         voxels = (self._probed.voxels(scenes) for scenes in (train, held))

@@ -46,13 +46,15 @@ def fit_ridge(features: Tensor, targets: Tensor, penalties: Sequence[float]) -> 
         raise InputError("linear read-out: there is no row to learn from")
     if not features.isfinite().all():
         raise InputError("linear read-out: features hold NaN or infinite values")
-    deviation, mean = torch.std_mean(features.double(), 0, correction=0)
+    features, targets = features.double(), targets.double()
+    mean = features.mean(0)
+    deviation = (features - mean).square().mean(0).sqrt()
     scale = torch.where(deviation > 0, deviation, 1)
-    rows = ((features.double() - mean) / scale).float()
-    bias = targets.double().mean()
+    rows = ((features - mean) / scale).float()
+    bias = targets.mean()
     # Products in float32, which are as exact as the features are; what is solved in float64.
     moments = (rows.T @ rows).double() / len(rows)
-    wanted = (rows.T @ (targets.double() - bias).float()).double() / len(rows)
+    wanted = (rows.T @ (targets - bias).float()).double() / len(rows)
     variance, axes = torch.linalg.eigh(moments)
     along = axes.T @ wanted
     return {

@@ -228,7 +228,7 @@ class CloudPairs:
         points = points_in_voxels(_heading_along_x(world, view.world_from_camera.double()), self.voxel_size)
         rows = np.sort(rng.permutation(len(points.xyz))[: self.points])
         rows = torch.from_numpy(rows)
-        return VoxelsOfView(points, rows), world.xyz[points.index[rows]]
+        return VoxelsOfView(points, rows), world.xyz[points.index[rows]].float()
 
     def widths(self, network: Encoder, stages: Sequence[int]) -> list[int]:
         """Columns of each block of features."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ class ProbeScore(Score):
         penalty: of the squared weights, as the validation scenes chose it.
         scenes: held-out ones that were looked at.
         left_out: scenes to learn from and held-out ones that could not be read.
+        learnt_from: labelled voxels of the training scenes that were learnt from.
+        labelled: labelled voxels of the training scenes, all together.
     """
 
     miou: float
@@ -55,6 +57,8 @@ class ProbeScore(Score):
     penalty: float
     scenes: int
     left_out: int
+    learnt_from: int
+    labelled: int
 
     def cells(self) -> dict[str, str]:
         """Column's title -> what stands in the row of the table."""
@@ -145,11 +149,17 @@ class ProbedClouds:
     Args:
         network: of the checkpoint.
         voxel_size: edge of a voxel, metres; as the network was trained with when not given.
+        side: None; it is of images.
+
+    Raises:
+        InputError: a side of images.
     """
 
     source = LabelledScenes
 
-    def __init__(self, network: VoxelEncoder, voxel_size: float | None) -> None:
+    def __init__(self, network: VoxelEncoder, voxel_size: float | None, side: int | None = None) -> None:
+        if side is not None:
+            raise InputError("side is of networks over images; voxels have none")
         self._reads, self._voxel_size = network.reads, voxel_size or network.config.voxel_size
 
     def describe(self) -> str:
@@ -208,49 +218,71 @@ class VoxelProbe:
         Raises:
             InputError: no labelled voxel, points that lack what a network reads, or features that are not finite.
         """
+        return {name: scores[0] for name, scores in self.measure_shares(representations, (None,)).items()}
+
+    def measure_shares(
+        self, representations: dict[str, Representation], shares: Sequence[float | None]
+    ) -> dict[str, list[ProbeScore]]:
+        """The same for several budgets of labels: for each representation a score for each.
+
+        Args:
+            representations: what is compared.
+            shares: of the labelled voxels of each training scene that are learnt from, at least one of each, in (0, 1];
+                at most ``voxels_per_scene`` all the same; those of a smaller share are among those of a larger one.
+                None: ``voxels_per_scene``.
+        """
         readable = Readable(self.strict, self.log, "left out")
-        readouts = self._fit(representations, readable)
-        scenes = 0
-        count = len(self.train.classes)
-        confusion = {name: torch.zeros(count, count, dtype=torch.int64) for name in representations}
+        budgets, learnt = self._fit(representations, readable, shares)
+        scenes, count = 0, len(self.train.classes)
+        empty = torch.zeros(count, count, dtype=torch.int64)
+        confusion = {name: [empty.clone() for _ in shares] for name in representations}
         for _, voxels, labels in self._scenes(self.held, readable):
             scenes += 1
             for name, features in representations.items():
-                confusion[name] += confusion_matrix(labels, readouts[name][0].predict(features(voxels)), count)
-        scores = {}
-        for name, (readout, penalty) in readouts.items():
-            voxels = int(confusion[name].sum())
-            if voxels == 0:
-                raise InputError("the held-out scenes hold no labelled voxel")
-            figures = segmentation_scores(confusion[name])
-            counts = {"voxels": voxels, "scenes": scenes, "left_out": len(readable.left_out)}
-            scores[name] = ProbeScore(**figures, **counts, columns=len(readout.mean), penalty=penalty)
+                columns = features(voxels)
+                for matrix, (readout, _) in zip(confusion[name], learnt[name]):
+                    matrix += confusion_matrix(labels, readout.predict(columns), count)
+        scores: dict[str, list[ProbeScore]] = {name: [] for name in representations}
+        for name, matrices in confusion.items():
+            for matrix, budget, (readout, penalty) in zip(matrices, budgets, learnt[name]):
+                voxels = int(matrix.sum())
+                if voxels == 0:
+                    raise InputError("the held-out scenes hold no labelled voxel")
+                counts = budget | {"voxels": voxels, "scenes": scenes, "left_out": len(readable.left_out)}
+                figures = segmentation_scores(matrix)
+                scores[name].append(ProbeScore(**figures, **counts, columns=len(readout.mean), penalty=penalty))
         return scores
 
     def _fit(
-        self, representations: dict[str, Representation], readable: Readable
-    ) -> dict[str, tuple[LinearReadout, float]]:
-        """Representation -> its read-out, and the penalty that the validation scenes chose."""
+        self, representations: dict[str, Representation], readable: Readable, shares: Sequence[float | None]
+    ) -> tuple[list[dict[str, int]], dict[str, list[tuple[LinearReadout, float]]]]:
+        """For each share how many voxels are learnt from, and of how many; and the read-outs of each representation,
+        with the penalties that the validation scenes chose.
+        """
         found: dict[str, list[Tensor]] = {name: [] for name in representations}
-        classes, scene = [], []
+        classes, scene, enough, labelled = [], [], [], 0
         for index, voxels, labels in self._scenes(self.train, readable):
-            rows = self._drawn(labels, index)
+            rows, order, there = self._drawn(labels, index)
+            labelled += there
             classes.append(labels[rows])
             scene.append(torch.full_like(rows, index))
+            counts = [len(rows) if share is None else max(1, round(share * there)) for share in shares]
+            enough.append(order.unsqueeze(1) < torch.tensor(counts))
             for name, features in representations.items():
                 found[name].append(features(voxels)[rows])
-        labels = torch.cat(classes)
+        labels, used = torch.cat(classes), torch.cat(enough)
         validation = self._validation(torch.cat(scene))
-        chosen = {}
+        learnt: dict[str, list[tuple[LinearReadout, float]]] = {name: [] for name in representations}
         for name in representations:
             features = torch.cat(found.pop(name))
-            try:
-                penalty = self._penalty(features, labels, validation)
-                readout = fit_readout(features, labels, penalty)
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from error
-            chosen[name] = readout, penalty
-        return chosen
+            for rows in used.T:
+                columns, wanted, chooses = features[rows], labels[rows], validation[rows]
+                try:
+                    penalty = self._penalty(columns, wanted, chooses)
+                    learnt[name].append((fit_readout(columns, wanted, penalty), penalty))
+                except InputError as error:
+                    raise InputError(f"{name}: {error}") from error
+        return [{"learnt_from": count, "labelled": labelled} for count in used.sum(0).tolist()], learnt
 
     def _penalty(self, features: Tensor, labels: Tensor, validation: Tensor) -> float:
         """The penalty with the best mean IoU on the validation scenes, the largest of equals.
@@ -265,13 +297,17 @@ class VoxelProbe:
                 break
         return best
 
-    def _drawn(self, labels: Tensor, index: int) -> Tensor:
-        """Ascending rows of the labelled voxels of a training scene that are learnt from."""
+    def _drawn(self, labels: Tensor, index: int) -> tuple[Tensor, Tensor, int]:
+        """Ascending rows of the labelled voxels of a training scene that may be learnt from, the place of each in the
+        order in which they are used up, and how many labelled ones there are.
+        """
         rows = (labels != IGNORED).nonzero()[:, 0].numpy()
-        if len(rows) > self.voxels_per_scene:
+        labelled = len(rows)
+        if labelled > self.voxels_per_scene:
             rng = stream_generator(self.seed, Stream.PROBE_VOXELS, index)
             rows = np.sort(rng.choice(rows, self.voxels_per_scene, replace=False))
-        return torch.from_numpy(rows)
+        order = stream_generator(self.seed, Stream.PROBE_LABELS, index).permutation(len(rows))
+        return torch.from_numpy(rows), torch.from_numpy(order), labelled
 
     def _validation(self, scene: Tensor) -> Tensor:
         """(N,) bool: rows, by their scenes, that choose the penalty.

@@ -13,8 +13,39 @@ if TYPE_CHECKING:
     from geo3d.inference import LoadedEncoder
 
 
+class _Checked:
+    """The end of the line of checks: each class of options looks at its own and hands on."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to look at."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions:
+class ViewerOptions(_Checked):
+    """What else than a still picture is made."""
+
+    web: bool = False
+    """Serve a page for the browser: turn the scene, click a point, move through a run's checkpoints (extra `web`)."""
+    host: str = "127.0.0.1"
+    """With --web, address to listen at; 0.0.0.0: all of this machine's, for other machines to open the page."""
+    port: int = 8080
+    """With --web, port to listen at; the next free one where it is taken. 0: any."""
+    rerun: Path | None = None
+    """File (.rrd) to write for rerun's viewer, with a run's checkpoints as a timeline (extra `rerun`)."""
+    checkpoints: int = 10
+    """With --web and --rerun, states of a run that are shown at most, evenly spread, fresh weights among them
+    (count)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.port < 65536:
+            raise InputError(f"port must lie between 0 and 65535, got {self.port}")
+        if self.checkpoints < 1:
+            raise InputError(f"checkpoints must be 1 or more, got {self.checkpoints}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions(ViewerOptions):
     """How a picture is drawn."""
 
     out: Path | None = None
@@ -30,12 +61,13 @@ class DrawingOptions:
     """Seconds after which a window closes by itself. None: when it is closed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.elevation is not None and not -90 < self.elevation < 90:
             raise InputError(f"elevation must lie between -90 and 90 degrees, got {self.elevation}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceOptions:
+class PlaceOptions(_Checked):
     """What is looked at."""
 
     data: tuple[Path, ...]
@@ -49,6 +81,7 @@ class PlaceOptions:
     """Points that are drawn of a scene at most (count); all are encoded."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.points < 1:
             raise InputError(f"points must be 1 or more, got {self.points}")
 
@@ -94,4 +127,4 @@ def layers_of(config: EncoderOptions) -> list[int | str] | None:
     return named or None
 
 
-__all__ = ["DrawingOptions", "EncoderOptions", "PlaceOptions", "layers_of", "load"]
+__all__ = ["DrawingOptions", "EncoderOptions", "PlaceOptions", "ViewerOptions", "layers_of", "load"]

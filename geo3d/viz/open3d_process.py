@@ -111,7 +111,7 @@ def draw_offscreen(task: dict[str, Any]) -> list[np.ndarray]:
 class Window:
     """A window with all spaces of a task beside each other, and what the picture says on its right.
 
-    A click on a point that has features colours all that have by their likeness to it.
+    A click on a point that has features colours all that have by their likeness to it; Escape closes the window.
     """
 
     def __init__(self, task: dict[str, Any]) -> None:
@@ -145,7 +145,9 @@ class Window:
         self.view.look_at(*(np.asarray(eye[name], np.float32) for name in ("target", "eye", "up")))
         self.pressed: tuple[int, int] | None = None
         self.view.set_on_mouse(self._on_mouse)
-        self.begun, self.ends = time.monotonic(), task["close_after"]
+        self.window.set_on_key(self._on_key)
+        self.begun: float | None = None
+        self.ends: float | None = task["close_after"]
         if self.ends is not None:
             self.window.set_on_tick_event(self._on_tick)
 
@@ -156,7 +158,13 @@ class Window:
     def _end(self) -> bool:
         os._exit(0)  # Open3D ends with a segmentation fault where Python still holds its objects
 
+    def _on_key(self, event: Any) -> bool:
+        if event.key == self.o3d.visualization.gui.KeyName.ESCAPE:
+            self._end()
+        return False
+
     def _on_tick(self) -> bool:
+        self.begun = self.begun or time.monotonic()  # when it is there, and not when it is being made
         if time.monotonic() - self.begun > self.ends:
             self._end()
         return False

@@ -17,6 +17,7 @@ _SIZES = {1: (860, 600), 2: (600, 480)}
 _SMALL = (460, 400)
 _TITLE, _LINE, _SWATCH = 30, 20, 13
 _NARROWEST = 640
+_SPACES_IN_A_ROW = 4
 _LEGEND_COLUMN = 150
 _MARK = 7  # radius of a ring, pixels
 _SCALE_WIDTH = 220
@@ -39,38 +40,28 @@ def compose(picture: Picture3D, cells: Sequence[np.ndarray], title: bool = True)
     Returns:
         (H, W, 3) uint8.
     """
-    images = [_fitted(panel) for panel in picture.images]
-    rows = [images[start : start + picture.columns] for start in range(0, len(images), picture.columns)]
-    width = max(
-        [_NARROWEST, sum(c.shape[1] + MARGIN for c in cells) + MARGIN]
-        + [sum(image.width + MARGIN for image in row) + MARGIN for row in rows]
-    )
+    drawn = [(space.caption, Image.fromarray(cell)) for space, cell in zip(picture.spaces, cells)]
+    images = [(panel.caption, _fitted(panel, picture.columns == 1)) for panel in picture.images]
+    rows = [*_rows(drawn, _SPACES_IN_A_ROW), *_rows(images, picture.columns)]
+    width = max([_NARROWEST, *(sum(image.width + MARGIN for _, image in row) + MARGIN for row in rows)])
     inner = width - 2 * MARGIN
     columns = max(1, inner // _LEGEND_COLUMN)
     legend_rows = -(-len(picture.legend) // columns)
     notes = [line for note in picture.notes for line in _wrapped(note, inner)]
-    height = MARGIN + (_TITLE if title else 0) + (_LINE + cells[0].shape[0] + MARGIN if len(cells) else 0)
-    height += sum(_LINE + max(image.height for image in row) + MARGIN for row in rows)
+    height = MARGIN + (_TITLE if title else 0) + sum(_LINE + _height(row) + MARGIN for row in rows)
     height += (legend_rows + (picture.scale is not None) + len(notes)) * _LINE + MARGIN
     sheet = Sheet(width, height)
     top = MARGIN
     if title:
         sheet.draw.text((MARGIN, top), picture.title, fill=INK, font=ImageFont.load_default(17))
         top += _TITLE
-    if len(cells):
+    for row in rows:
         left = MARGIN
-        for space, cell in zip(picture.spaces, cells, strict=True):
-            sheet.write(space.caption, left, top, cell.shape[1])
-            sheet.put(cell, left, top + _LINE)
-            left += cell.shape[1] + MARGIN
-        top += _LINE + cells[0].shape[0] + MARGIN
-    for number, row in enumerate(rows):
-        left = MARGIN
-        for image, panel in zip(row, picture.images[number * picture.columns :]):
-            sheet.write(panel.caption, left, top, image.width)
+        for caption, image in row:
+            sheet.write(caption, left, top, image.width)
             sheet.put(image, left, top + _LINE)
             left += image.width + MARGIN
-        top += _LINE + max(image.height for image in row) + MARGIN
+        top += _LINE + _height(row) + MARGIN
     for number, (name, color) in enumerate(picture.legend):
         left = MARGIN + number % columns * _LEGEND_COLUMN
         at = top + number // columns * _LINE
@@ -84,6 +75,14 @@ def compose(picture: Picture3D, cells: Sequence[np.ndarray], title: bool = True)
         sheet.write(line, MARGIN, top)
         top += _LINE
     return sheet.pixels()
+
+
+def _rows(panels: list[tuple[str, Image.Image]], columns: int) -> list[list[tuple[str, Image.Image]]]:
+    return [panels[start : start + columns] for start in range(0, len(panels), columns)]
+
+
+def _height(row: list[tuple[str, Image.Image]]) -> int:
+    return max(image.height for _, image in row)
 
 
 def draw_markers(cell: np.ndarray, space: Space, viewpoint: Viewpoint) -> np.ndarray:
@@ -114,14 +113,14 @@ def _draw_scale(sheet: Sheet, scale: Scale, top: int) -> None:
     sheet.write(f"{high}   {scale.label}", left + _SCALE_WIDTH + 6, top)
 
 
-def _fitted(panel: ImagePanel) -> Image.Image:
-    """An image in the room that it gets: large ones made smaller, small ones larger, so that their pixels are seen."""
+def _fitted(panel: ImagePanel, alone: bool) -> Image.Image:
+    """An image in the room that it gets: small ones are made larger, so that their pixels are seen."""
     image = Image.fromarray(panel.pixels)
     share = min(_LARGEST_IMAGE[0] / image.width, _LARGEST_IMAGE[1] / image.height)
     if share >= 2:
         whole = int(share)
         return image.resize((whole * image.width, whole * image.height), Image.Resampling.NEAREST)
-    if share < 1 and image.width > 2 * _LARGEST_IMAGE[0]:  # a sheet of its own, which has to stay readable
+    if share < 1 and alone:  # a sheet of its own, which has to stay readable
         share = min(1.0, 2 * _LARGEST_IMAGE[0] / image.width)
     if share < 1:
         return image.resize((max(1, round(share * image.width)), max(1, round(share * image.height))))

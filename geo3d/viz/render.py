@@ -80,7 +80,7 @@ def has_display() -> bool:
 
 def render(
     picture: Picture3D,
-    out: Path | None = None,
+    out: str | Path | None = None,
     renderer: Renderer = "auto",
     *,
     azimuth: float | None = None,
@@ -103,6 +103,7 @@ def render(
         InputError: the ending of ``out`` is none of these, the renderer that is asked for cannot be used (says why),
             a file of geometry is asked for of a picture of images alone, or the file cannot be written.
     """
+    out = None if out is None else Path(out)
     if renderer not in get_args(Renderer):
         raise InputError(f"renderer must be one of {', '.join(get_args(Renderer))}, got {renderer!r}")
     if out is not None and out.suffix.lower() not in (_PICTURE, *GEOMETRY):
@@ -197,7 +198,8 @@ def _show_window(picture: Picture3D, azimuth: float | None, elevation: float | N
     task = {
         "window": True,
         "title": picture.title,
-        "hint": "click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer",
+        "hint": ("click a point: likeness to it" if has_features else "drag to turn, wheel to go nearer")
+        + "\nEsc: close",
         "aside": _narrow(compose(aside, []), _BESIDE if spaces else _WHOLE),
         "spaces": [_plain(space, eye) | {"texts": told} for space, told in zip(spaces, texts)],
         "eye": _plain_eye(eye),

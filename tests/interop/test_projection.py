@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CAMERA, LENSES, make_views, seen_points
+from interop_samples import CAMERA, LENSES, make_views, seen_points
 
 from geo3d.geometry import View
 from geo3d.interop import colmap, nerfstudio, pytorch3d
@@ -181,7 +181,7 @@ def test_pytorch3d_axes_by_hand() -> None:
 
 def test_pytorch3d_places_voxels_where_they_are() -> None:
     """By its documentation: x_world = x_local (size - 1) voxel_size / 2 - volume_translation, x_local from -1 to 1."""
-    from conftest import make_grid
+    from interop_samples import make_grid
 
     grid = make_grid(cubic=False)
     values = pytorch3d.volume_values(grid)

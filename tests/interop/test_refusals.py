@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CAMERA, LENSES, make_cloud, make_grid, make_mesh, make_views, make_voxels
+from interop_samples import CAMERA, LENSES, make_cloud, make_grid, make_mesh, make_views, make_voxels
 
 from geo3d.datasets.write_colmap import write_model
 from geo3d.errors import InputError, MissingExtra

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from interop_samples import (
     LENSES,
     make_cloud,
     make_grid,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import geo3d
 from geo3d import InputError
@@ -15,6 +16,7 @@ from geo3d.probe import Probe, ProbeConfig, get_probe, list_probes, register_pro
 from geo3d.probe.linear_probe import LinearProbe
 from geo3d.probe.probe import table
 
+_PROBES = ["depth", "linear", "match", "retrieve", "robustness", "segment", "svm"]
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "own_probe.py"
 
 
@@ -33,7 +35,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def test_a_probe_of_ones_own_is_found_by_name_and_compares(brightness, checkpoint: Path, tmp_path: Path) -> None:
-    assert list_probes() == ["brightness", "linear", "robustness", "svm"]
+    assert list_probes() == ["brightness", *_PROBES]
     assert get_probe("brightness") is brightness
     lines: list[str] = []
     out = tmp_path / "new" / "scores.json"
@@ -45,8 +47,13 @@ def test_a_probe_of_ones_own_is_found_by_name_and_compares(brightness, checkpoin
     assert scores["checkpoint"] == scores["fresh weights, seed 3"]  # which is what the file holds
     assert scores["checkpoint"] != scores["fresh weights, seed 2"]
     assert json.loads(out.read_text()) == {name: {"error": score.error} for name, score in scores.items()}
-    assert lines[-1].splitlines()[0] == " " * 21 + "  error"
-    assert lines[-1].splitlines()[-2:] == ["input features         0.000", "over 16 pictures"]
+    assert lines[-2].splitlines()[0] == " " * 21 + "  error"
+    assert lines[-2].splitlines()[-2:] == ["input features         0.000", "over 16 pictures"]
+    assert lines[-1] == f"picture: {out.with_suffix('.png')}"
+    assert Image.open(out.with_suffix(".png")).size > (300, 100)
+    config = brightness.settings(checkpoint=checkpoint, baseline="none")
+    assert list(run_probe("brightness", config, lines.append)) == ["checkpoint", "input features"]
+    assert "picture: " not in lines[-1]
 
 
 def test_a_probe_of_ones_own_is_a_command(brightness, checkpoint: Path, capsys) -> None:
@@ -61,13 +68,22 @@ def test_a_probe_of_ones_own_is_a_command(brightness, checkpoint: Path, capsys) 
     assert "brightness  the brightness of grey pictures" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", _PROBES)
+def test_every_probe_says_what_it_is_and_takes_what_all_take(name: str) -> None:
+    probe = get_probe(name)
+    assert 20 < len(probe.summary) < 100
+    assert issubclass(probe.settings, ProbeConfig)
+    config = probe.settings(checkpoint=Path("weights"), seed=2, fresh=3, baseline="none", picture=Path("a.png"))
+    assert (config.seed, config.fresh, config.baseline) == (2, 3, "none")
+
+
 def test_the_linear_probe_is_there() -> None:
     assert get_probe("linear") is LinearProbe
     assert LinearProbe.summary == "the class of every voxel, read off frozen features by a linear map"
 
 
 def test_unknown_names_and_second_registrations_are_refused(brightness) -> None:
-    known = "brightness, linear, robustness, svm"
+    known = ", ".join(["brightness", *_PROBES])
     with pytest.raises(InputError, match=rf"unknown probe 'liner'; known: {known}; did you mean 'linear'\?"):
         get_probe("liner")
     with pytest.raises(ValueError, match="probe 'brightness' is registered twice"):

@@ -14,7 +14,15 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 @pytest.mark.parametrize(
     ("script", "listed"),
-    [("pretrain", "croco"), ("prepare", "pairs"), ("probe", "linear"), ("segment", "--scene"), ("benchmark", "knn")],
+    [
+        ("pretrain", "croco"),
+        ("prepare", "pairs"),
+        ("probe", "linear"),
+        ("segment", "--scene"),
+        ("encode", "--half"),
+        ("export", "--normalise"),
+        ("benchmark", "knn"),
+    ],
 )
 def test_a_script_says_what_there_is_under_its_own_name(script: str, listed: str, tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

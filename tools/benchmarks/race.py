@@ -124,7 +124,8 @@ def race(
 
     Returns:
         One row a variant, in their order: ``case, variant, device, dtype, seconds`` (median of the turns), ``peak_mb``
-        (of the process beyond what importing torch took, weights included) and ``value`` (what the step returned).
+        (of the process beyond what importing torch took, weights included), ``value`` (what the step returned) and
+        ``each`` (seconds of every turn).
     """
     context = multiprocessing.get_context("spawn")
     running = []
@@ -158,6 +159,7 @@ def race(
                 "seconds": statistics.median(seconds[variant.name]) / variant.share,
                 "peak_mb": peak,
                 "value": value,
+                "each": seconds[variant.name],
             }
         )
     _compare(case, variants, [row["value"] for row in rows], tolerance)

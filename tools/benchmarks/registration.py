@@ -1,6 +1,6 @@
 """Registration of partial views in Open3D: an encoder's features beside FPFH, on rooms that can be looked at anywhere.
 
-Pairs are depth images with noise of one room that share 30 to 70 % of what they see, each in a frame of its own. All
+Pairs are depth images with noise of one room that share some of what they see, each in a frame of its own. All
 descriptors are of the same keypoints, matched and registered by the same functions of Open3D.
 """
 
@@ -35,6 +35,8 @@ class RegistrationBenchmark:
     """Number of the first synthetic room."""
     pairs: int = 3
     """Pairs of views of each."""
+    overlap: tuple[float, float] = (0.3, 0.7)
+    """Least and greatest share of a view that the other sees too."""
     keypoints: int = 1500
     """Points of each view that are matched, at most."""
     turns: int = 4
@@ -50,6 +52,8 @@ class RegistrationBenchmark:
         for name in ("rooms", "pairs", "keypoints", "turns", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.overlap[0] < self.overlap[1] <= 1:
+            raise InputError(f"overlap must rise within 0 to 1, got {self.overlap}")
 
 
 def _meshes(config: RegistrationBenchmark) -> Iterator[Mesh]:
@@ -86,7 +90,7 @@ def run(config: RegistrationBenchmark) -> list[dict[str, Any]]:
     scores, seconds, overlaps = defaultdict(list), defaultdict(float), []
     for number, mesh in enumerate(_meshes(config)):
         rng = np.random.default_rng([config.seed, number])
-        for pair in reg.scan_pairs(mesh, config.pairs, rng, not config.any_way):
+        for pair in reg.scan_pairs(mesh, config.pairs, rng, not config.any_way, config.overlap):
             overlaps.append(pair.overlap)
             rows = tuple(reg.drawn_keypoints(scan, config.keypoints) for scan in (pair.source, pair.target))
             described = {}

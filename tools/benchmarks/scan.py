@@ -64,10 +64,7 @@ def scan(voxels: int) -> PointCloud:
     rng = np.random.default_rng(0)
     count = int(area.sum() * _POINTS_PER_SQUARE_METRE)
     triangle = rng.choice(len(chosen), count, p=area / area.sum())
-    # The square root spreads points evenly over a triangle.
-    along, across = np.sqrt(rng.random(count, np.float32)), rng.random(count, np.float32)
-    weight = np.stack([1 - along, along * (1 - across), along * across], 1)[..., None]
-    xyz, color = ((values[chosen][triangle] * weight).sum(1) for values in (triangles, colors))
+    xyz, color = _spread(triangles[chosen][triangle], colors[chosen][triangle], rng)
 
     noise = rng.standard_normal((3, count, 3), np.float32)
     turn = np.array([[np.cos(_YAW), -np.sin(_YAW), 0], [np.sin(_YAW), np.cos(_YAW), 0], [0, 0, 1]], np.float32)
@@ -79,3 +76,29 @@ def scan(voxels: int) -> PointCloud:
         normal @ turn.T,
     )
     return PointCloud(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+
+
+@cache
+def room_cloud(count: int) -> dict[str, np.ndarray]:
+    """So many points of one furnished room in random order: ``xyz`` with noise, ``colors`` and ``normals``, float32.
+
+    Raises:
+        MissingExtra: the extra ``synthetic`` is not installed.
+    """
+    require_extra("embreex", "synthetic", "the scene of this benchmark")
+    triangles, colors = _surfaces(0)
+    area, normals = _areas(triangles)
+    rng = np.random.default_rng(0)
+    triangle = rng.choice(len(area), count, p=area / area.sum())
+    xyz, color = _spread(triangles[triangle], colors[triangle], rng)
+    xyz = xyz + _POSITION_NOISE * rng.standard_normal(xyz.shape, np.float32)
+    columns = {"xyz": xyz, "colors": color.clip(0, 1), "normals": normals[triangle]}
+    return {name: column.astype(np.float32) for name, column in columns.items()}
+
+
+def _spread(triangles: np.ndarray, colors: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A point (N, 3) of each triangle (N, 3, 3), drawn evenly, and its colour."""
+    # The square root spreads points evenly over a triangle.
+    along, across = np.sqrt(rng.random(len(triangles), np.float32)), rng.random(len(triangles), np.float32)
+    weight = np.stack([1 - along, along * (1 - across), along * across], 1)[..., None]
+    return (triangles * weight).sum(1), (colors * weight).sum(1)

@@ -111,7 +111,8 @@ def _product(windows: SignalWindows, bins: list[int]) -> Callable[..., Tensor]:
     return call
 
 
-def _pairs(windows: SignalWindows, bins: list[int]) -> Callable[..., Tensor]:
+def pairs_attention(windows: SignalWindows, bins: list[int]) -> Callable[..., Tensor]:
+    """The published way: signals, logits and weights of all pairs of a window are written out."""
     device = windows.signals.device
     length, first = (torch.tensor(row, device=device) for row in (bins, [0, *accumulate(bins)][:-1]))
 
@@ -151,7 +152,7 @@ def attention(
     windows, bins = scene(voxels, part=_part(variant, backward))
     windows = SignalWindows(*(t.to(device) for t in (windows.order, windows.offsets, windows.signals)))
     if variant == "pairs":
-        function = _pairs(windows, bins)
+        function = pairs_attention(windows, bins)
     elif variant in ("padded", "compiled"):
         function = PaddedAttention(windows.order, windows.offsets, windows.signals, bins, variant == "compiled")
     else:
