@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import geo3d
 from geo3d.datasets.image_files import image_names
@@ -99,7 +99,7 @@ def main() -> None:
         pixels = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).flatten(0, 1)
         colors = projection.colors(out.at(pixels, args.layer)).reshape(height, width, 3)
         photo = (255 * view.image).byte().numpy()
-        tiles += [np.array(Image.fromarray(tile).resize((320, 240))) for tile in (photo, colors)]
+        tiles += [np.array(ImageOps.pad(Image.fromarray(tile), (320, 240), color="white")) for tile in (photo, colors)]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 4)
     sheet = captioned_sheet(np.array(tiles).reshape(-1, 4, 240, 320, 3), ["photo", "its features"] * 2)
     write_picture(args.out / "photos.png", sheet)
