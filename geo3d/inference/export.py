@@ -192,7 +192,8 @@ def _traced(traced: EncoderProgram) -> ExportedProgram:
 
 
 def _trim(program: ExportedProgram) -> None:
-    """Take out the weights that nothing reads, such as a decoder's, and from which line each operation came."""
+    """Take out what no output needs, weights as well, and from which line each operation came."""
+    program.graph.eliminate_dead_code()
     specs, nodes = program.graph_signature.input_specs, program.graph.find_nodes(op="placeholder")
     for spec, node in list(zip(specs, nodes, strict=True)):
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and not node.users:
