@@ -293,9 +293,7 @@ def _pretrain(family: Family, folder: Path, data: Path, seed: int, steps: int) -
     run = get_recipe(family.recipe).preset(next(iter(get_recipe(family.recipe).presets)))
     run.data, run.out, run.held_out = (data,), folder / "run", 0.0
     if family.data == "objects":
-        run.held_out = (
-            0.02  # of which an SVM tells the classes before and after; of all it would take longer than training
-        )
+        run.held_out = 0.02  # an SVM tells them apart before and after: of all it takes longer than training
     run.train.steps, run.train.seed, run.train.workers, run.train.accelerator = steps, seed, 0, "cpu"
     if run.out.is_dir() and any(path.name.endswith(".done.json") for path in folder.iterdir()):
         shutil.rmtree(run.out)  # of another number of steps
