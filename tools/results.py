@@ -148,7 +148,7 @@ class Sizes:
     steps: int | None = None
 
 
-QUICK = Sizes(10, 10, 87, 87, views=4, grid=16, steps=2)
+QUICK = Sizes(10, 10, 87, 174, views=4, grid=16, steps=2)
 #: Options that make probes quick, too.
 _QUICK_OPTIONS: dict[str, dict[str, Any]] = {
     "linear": {"voxels_per_scene": 100},
