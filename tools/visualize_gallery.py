@@ -20,7 +20,7 @@ from geo3d.writing import replacing
 
 _COLUMN, _COLUMNS, _CAPTION = 470, 3, 18  # pixels
 # Colours of the files, which are to be small: of single pictures, and of the sheet.
-_COLORS, _SHEET_COLORS = 256, 160
+_COLORS, _SHEET_COLORS = 256, 128
 #: Those that are written by themselves too.
 _SINGLE = ("features", "similarity", "matches", "reconstruction")
 

@@ -146,6 +146,24 @@ def test_grid(grid_file: Path, tmp_path: Path, capsys) -> None:
     assert "24 x 20 x 12 voxels" in draw(tmp_path, capsys, "grid", "--data", grid_file)
 
 
+@pytest.fixture(scope="module")
+def run(rooms: Path, tmp_path_factory) -> Path:
+    """The folder of a run of SparK over voxels, of one step."""
+    folder = tmp_path_factory.mktemp("runs") / "spark3d-001"
+    quick = ("--train.steps", "1", "--train.batch-size", "1", "--train.workers", "0", "--train.warmup-steps", "0")
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "spark3d", "--data", str(rooms), "--out", str(folder), *quick])
+    assert stop.value.code == 0
+    return folder
+
+
+def test_reconstruction(run: Path, tmp_path: Path, capsys) -> None:
+    printed = draw(tmp_path, capsys, "reconstruction", "--run", run)
+    assert "step 1; training samples; losses of this batch: occupancy" in printed
+    (step,) = (run / "checkpoints").glob("step_*")
+    assert "step 1" in draw(tmp_path, capsys, "reconstruction", "--run", step, "--sample", 5)
+
+
 def test_mutual_neighbours_are_each_others_nearest() -> None:
     first = np.eye(4)[:, :3] + 0.01
     second = np.eye(3)[[2, 0]]
