@@ -19,6 +19,7 @@ from geo3d.datasets.files import are_rigid, read_bytes, read_text, require_finit
 from geo3d.datasets.plain_text import split_lines, to_number
 from geo3d.datasets.scene import BrokenScene
 from geo3d.geometry import Camera
+from geo3d.geometry.rotation import quaternion_matrix
 
 _REQUIRED = ("cameras", "images", "points3D")
 _LEAST_IMAGE = 73  # bytes of an image in a binary file that has a name of no letters and no observations
@@ -200,7 +201,9 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: list[flo
     if ours is None:
         raise ValueError(f"camera model {model} cannot be represented; undistort the images with COLMAP first")
     fx, fy, cx, cy, *k = parameters if focal_lengths == 2 else [parameters[0], *parameters]
-    terms = 0 if ours == "PINHOLE" else 4
+    if model == "FULL_OPENCV" and any(k[4:]):
+        ours = "FULL_OPENCV"
+    terms = {"PINHOLE": 0, "FULL_OPENCV": 8}.get(ours, 4)
     if any(k[terms:]):
         raise ValueError(f"camera model {model} with k3 and beyond cannot be represented; undistort the images first")
     distortion = tuple(float(term) for term in [*k, 0, 0, 0, 0][:terms])
@@ -232,17 +235,10 @@ def _require_unique(names: list, file: Path, scene: str, what: str) -> None:
 
 def _world_from_camera(poses: np.ndarray) -> np.ndarray:
     """Quaternions w, x, y, z and translations (N, 7), camera from world, as (N, 4, 4); NaN for quaternions of zero."""
-    with np.errstate(all="ignore"):
-        w, x, y, z = (poses[:, :4] / np.linalg.norm(poses[:, :4], axis=1, keepdims=True)).T
-        rows = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-        rotation = np.array(rows).reshape(3, 3, -1).transpose(2, 1, 0)  # world from camera
-        world_from_camera = np.tile(np.eye(4), (len(poses), 1, 1))
-        world_from_camera[:, :3, :3] = rotation
-        world_from_camera[:, :3, 3] = -(rotation @ poses[:, 4:, None])[..., 0]
+    rotation = quaternion_matrix(poses[:, :4]).swapaxes(1, 2)  # world from camera
+    world_from_camera = np.tile(np.eye(4), (len(poses), 1, 1))
+    world_from_camera[:, :3, :3] = rotation
+    world_from_camera[:, :3, 3] = -(rotation @ poses[:, 4:, None])[..., 0]
     return world_from_camera
 
 

@@ -251,7 +251,7 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
     index = builder.build()
     index.write(config.output)
     with replacing(picture) as temporary:
-        draw_pairs(_pictured(index, datasets, config.tolerance), temporary)
+        draw_pairs(pictured_pairs(index, datasets, config.tolerance), temporary)
     return summary
 
 
@@ -423,10 +423,12 @@ def _write_report(summary: PairsSummary, notes: list[str]) -> None:
         temporary.write_text("\n".join([str(summary), *notes]) + "\n", encoding="utf-8")
 
 
-def _pictured(index: PairIndex, datasets: Sequence[SceneDataset], tolerance: DepthTolerance) -> list[PicturedPair]:
-    """A dozen pairs spread over the whole index."""
+def pictured_pairs(
+    index: PairIndex, datasets: Sequence[SceneDataset], tolerance: DepthTolerance, count: int = _PICTURED
+) -> list[PicturedPair]:
+    """So many pairs spread over the whole index, as :func:`geo3d.viz.pairs.draw_pairs` takes them."""
     pictured = []
-    for row in _evenly_spaced(len(index), _PICTURED):
+    for row in _evenly_spaced(len(index), count):
         number, name = index.scenes[index.scene[row]]
         scene, evidence = datasets[number].open(name), EVIDENCE[index.evidence[row]]
         views = [index.views[index.first[row]], index.views[index.second[row]]]

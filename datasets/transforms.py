@@ -32,13 +32,13 @@ from geo3d.datasets.image_files import (
 from geo3d.datasets.posed import PosedScene, ViewList
 from geo3d.datasets.scene import BrokenScene, Remark, SceneDataset
 from geo3d.geometry import Camera
+from geo3d.geometry.axes import OPENGL_FROM_OPENCV
 
 _FILE = "transforms.json"
 # Blender's synthetic scenes have a file for each split, which is a scene of its own.
 _SPLITS = ("train", "val", "validation", "test", "eval")
 _LOOKED_AT = 8
 _HALF_PIXEL = 0.5
-_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _FISHEYE, _PERSPECTIVE = ("k1", "k2", "k3", "k4"), ("k1", "k2", "p1", "p2")
 _MASKS = "mask_path"
 # Depth maps by nerfstudio and by instant-ngp: key of a frame's file, key of the length that is one unit, its default.
@@ -154,7 +154,7 @@ class TransformsScene(PosedScene):
         opengl = np.array([self._matrix(frame) for _, frame in frames])
         cameras = [self._camera(path, frame) for path, frame in frames]
         check_size(frames[0][0], self.name, cameras[0])
-        return ViewList(names, cameras, opengl @ _OPENGL_FROM_OPENCV, remarks).located()
+        return ViewList(names, cameras, opengl @ OPENGL_FROM_OPENCV, remarks).located()
 
     def _camera(self, path: Path, frame: dict[str, Any]) -> Camera:
         """Camera by the frame's own values over the shared ones."""

@@ -29,7 +29,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "imported-members": True, "ignore-module-all": False}
+autodoc_default_options = {"members": True}
 
 
 def readme_first(app: Sphinx, page: str, source: list[str]) -> None:

@@ -42,6 +42,7 @@ _ROOMS = (
     "datasets",
     "geometry",
     "inference",
+    "interop",
     "methods",
     "models",
     "nn",
@@ -51,6 +52,7 @@ _ROOMS = (
     "reconstruction",
     "samples",
     "train",
+    "visualize",
     "viz",
 )
 

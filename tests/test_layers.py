@@ -13,6 +13,7 @@ _ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("tools",),
     ("cli",),
+    ("visualize",),
     ("recipes", "probe", "interop"),
     ("train",),
     ("methods",),
@@ -135,6 +136,8 @@ def test_what_a_source_imports_is_found(source: str, imported: list[str]) -> Non
         ("cli", "tools", False),
         ("cli", "probe", True),
         ("probe", "recipes", False),
+        ("visualize", "recipes", True),
+        ("recipes", "visualize", False),
         ("train", "recipes", False),
         ("train", "methods", True),
         ("methods", "train", False),

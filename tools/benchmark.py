@@ -28,6 +28,7 @@ BENCHMARKS = {
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
     "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
+    "registration": ("registration", "RegistrationBenchmark"),
     "render_rays": ("render_rays", "RenderRaysBenchmark"),
     "rope_2d": ("rope_2d", "RopeBenchmark"),
     "spark": ("spark", "SparKBenchmark"),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from geo3d.datasets.colmap import ColmapModel
 from geo3d.datasets.synthetic.render import Rendering, pixel_rays, render
 from geo3d.datasets.synthetic.stage import Stage
 from geo3d.datasets.synthetic.write_scannet import encode_jpeg
+from geo3d.datasets.write_colmap import write_model
 from geo3d.geometry import Camera
 
 _POINTS_A_VIEW = 100
 _SHORTEST_TRACK = 3
 _STEEPEST = np.cos(np.radians(75))  # a surface seen more aslant than this is not observed
 _OCCLUSION = 2e-3  # metres by which a ray may fall short of the point that it should meet
-_PINHOLE = 1  # COLMAP's number of the camera model
 
 
 @dataclass(frozen=True)
@@ -85,48 +85,19 @@ def sparse_model(
     return SparseModel(xyz[tracked], rgb[tracked], view[kept], renumber[point[kept]], uv[kept])
 
 
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """Unit quaternion (w, x, y, z) of a rotation matrix: eigenvector of its symmetric 4 x 4 form."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    form = np.array(
-        [
-            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
-            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
-            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
-            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
-        ]
-    )
-    quaternion = np.linalg.eigh(form)[1][:, -1]
-    return quaternion * (1 if quaternion[0] >= 0 else -1)
-
-
-def write_colmap(
-    folder: Path, camera: Camera, names: list[str], camera_from_world: np.ndarray, model: SparseModel, xyz: np.ndarray
-) -> None:
-    """Write ``cameras.bin``, ``images.bin`` and ``points3D.bin``; COLMAP puts the first pixel's centre at (0.5, 0.5).
+def colmap_model(
+    camera: Camera, names: list[str], world_from_camera: np.ndarray, model: SparseModel, xyz: np.ndarray
+) -> ColmapModel:
+    """The model as COLMAP has it.
 
     Args:
-        folder: where to write.
         camera: pinhole intrinsics of all images.
         names: image file names.
-        camera_from_world: (N, 4, 4).
+        world_from_camera: (N, 4, 4).
         model: observations and colours.
         xyz: (P, 3) the model's points in the world of the poses.
     """
-    intrinsics = (camera.fx, camera.fy, camera.cx + 0.5, camera.cy + 0.5)
-    (folder / "cameras.bin").write_bytes(
-        struct.pack("<QiiQQ4d", 1, 1, _PINHOLE, camera.width, camera.height, *intrinsics)
-    )
-    slot = np.zeros(len(model.view), np.int64)
-    images = [struct.pack("<Q", len(names))]
-    for i, (name, pose) in enumerate(zip(names, camera_from_world)):
-        rows = np.flatnonzero(model.view == i)
-        slot[rows] = np.arange(len(rows))
-        observations = np.empty(len(rows), [("uv", "<f8", 2), ("point", "<i8")])
-        observations["uv"], observations["point"] = model.uv[rows] + 0.5, model.point[rows] + 1
-        images.append(struct.pack("<i7di", i + 1, *_quaternion(pose[:3, :3]), *pose[:3, 3], 1))
-        images += [name.encode() + b"\0", struct.pack("<Q", len(rows)), observations.tobytes()]
-    (folder / "images.bin").write_bytes(b"".join(images))
+    camera_from_world = np.linalg.inv(world_from_camera)
     local = (
         np.einsum("nij,nj->ni", camera_from_world[model.view, :3, :3], xyz[model.point])
         + camera_from_world[model.view, :3, 3]
@@ -134,14 +105,8 @@ def write_colmap(
     projected = local[:, :2] / local[:, 2:] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
     lengths = np.bincount(model.point, minlength=len(xyz))
     errors = np.bincount(model.point, np.linalg.norm(projected - model.uv, axis=1), len(xyz)) / lengths
-    order = np.argsort(model.point, kind="stable")
-    tracks = np.stack([model.view[order] + 1, slot[order]], 1).astype("<i4")
-    ends = np.cumsum(lengths)
-    points = [struct.pack("<Q", len(xyz))]
-    for i, end in enumerate(ends):
-        points.append(struct.pack("<Q3d3BdQ", i + 1, *xyz[i], *model.rgb[i].tolist(), errors[i], lengths[i]))
-        points.append(tracks[end - lengths[i] : end].tobytes())
-    (folder / "points3D.bin").write_bytes(b"".join(points))
+    cameras = [camera] * len(names)
+    return ColmapModel(names, cameras, world_from_camera, xyz, errors, model.rgb, model.view, model.point, model.uv)
 
 
 def write_instance(
@@ -177,4 +142,4 @@ def write_instance(
     world_from_camera[:, :3, :3] = rotation @ poses[:, :3, :3]
     world_from_camera[:, :3, 3] = scale * poses[:, :3, 3] @ rotation.T
     xyz = scale * model.xyz @ rotation.T
-    write_colmap(folder / "sparse" / "0", camera, names, np.linalg.inv(world_from_camera), model, xyz)
+    write_model(folder / "sparse" / "0", colmap_model(camera, names, world_from_camera, model, xyz))

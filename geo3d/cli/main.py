@@ -15,7 +15,9 @@ COMMANDS = {
     "prepare": "make synthetic scenes, find view pairs, make radiance grids",
     "probe": "measure what a checkpoint's frozen features tell",
     "encode": "write features of scans, photos or grids to a file",
+    "export": "write an encoder as a program: torch.export, AOTInductor, ONNX",
     "segment": "name the class of every point of a scene",
+    "visualize": "pictures of scenes, features, attention, reconstructions, pairs, matches, grids",
     "models": "list the models, or describe one",
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # How many distortion coefficients each model carries, in COLMAP's and OpenCV's order.
-_DISTORTION_SIZES = {"PINHOLE": 0, "OPENCV": 4, "OPENCV_FISHEYE": 4}
+_DISTORTION_SIZES = {"PINHOLE": 0, "OPENCV": 4, "FULL_OPENCV": 8, "OPENCV_FISHEYE": 4}
 _UNDISTORT_ITERATIONS = 20
 
 
@@ -25,7 +25,8 @@ class Camera:
         width, height: image size in pixels.
         fx, fy: focal lengths in pixels.
         cx, cy: principal point in pixels.
-        model: ``PINHOLE``, ``OPENCV`` (k1, k2, p1, p2) or ``OPENCV_FISHEYE`` (k1, k2, k3, k4).
+        model: ``PINHOLE``, ``OPENCV`` (k1, k2, p1, p2), ``FULL_OPENCV`` (k1, k2, p1, p2, k3, k4, k5, k6) or
+            ``OPENCV_FISHEYE`` (k1, k2, k3, k4).
         distortion: coefficients of ``model``.
 
     Raises:
@@ -71,10 +72,14 @@ class Camera:
     def _distort(self, xy: Tensor) -> Tensor:
         """Normalised undistorted coordinates (..., 2) -> normalised distorted coordinates (..., 2)."""
         x, y = xy.unbind(-1)
-        if self.model == "OPENCV":
-            k1, k2, p1, p2 = self.distortion
+        if self.model in ("OPENCV", "FULL_OPENCV"):
+            k1, k2, p1, p2 = self.distortion[:4]
             r2 = x * x + y * y
-            radial = 1 + r2 * (k1 + r2 * k2)
+            if self.model == "OPENCV":
+                radial = 1 + r2 * (k1 + r2 * k2)
+            else:
+                k3, k4, k5, k6 = self.distortion[4:]
+                radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
             return torch.stack(
                 [
                     x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
@@ -118,7 +123,7 @@ class Camera:
 
     def _undistort(self, distorted: Tensor) -> Tensor:
         """Inverse of :meth:`_distort`, by iteration; converges where the distortion is invertible."""
-        if self.model == "OPENCV":
+        if self.model in ("OPENCV", "FULL_OPENCV"):
             xy = distorted
             for _ in range(_UNDISTORT_ITERATIONS):
                 xy = xy + (distorted - self._distort(xy))

@@ -5,17 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation matrix (3, 3) float64; all rotations are equally likely."""
-    quaternion = rng.standard_normal(4)
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
+def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4) w, x, y, z of any length; NaN where that is 0."""
+    with np.errstate(all="ignore"):
+        w, x, y, z = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True), -1, 0)
+        rows = [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
             [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """A rotation matrix (3, 3) float64; all rotations are equally likely."""
+    return quaternion_matrix(rng.standard_normal(4))
+
+
+def quaternion_of(rotation: np.ndarray) -> np.ndarray:
+    """Unit quaternion (w, x, y, z), w not negative, of a rotation matrix (3, 3).
+
+    The eigenvector of its symmetric 4 x 4 form, which is right near half turns too.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    form = np.array(
+        [
+            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
+        ]
     )
+    quaternion = np.linalg.eigh(form)[1][:, -1]
+    return quaternion * (1 if quaternion[0] >= 0 else -1)
 
 
-__all__ = ["random_rotation"]
+__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation"]

@@ -52,9 +52,9 @@ class SparseVoxels:
         if self.coords.ndim != 2 or self.coords.shape[1] != 4 or self.coords.dtype != torch.int32:
             shape, dtype = tuple(self.coords.shape), self.coords.dtype
             raise InputError(f"SparseVoxels: coords must be (N, 4) int32 [batch, x, y, z], got {shape} {dtype}")
-        if self.feats.ndim != 2 or len(self.feats) != len(self.coords):
+        if self.feats.ndim != 2 or self.feats.shape[0] != self.coords.shape[0]:
             raise InputError(
-                f"SparseVoxels: feats must be ({len(self.coords)}, C), a row a voxel, got {tuple(self.feats.shape)}"
+                f"SparseVoxels: feats must be ({self.coords.shape[0]}, C), a row a voxel, got {tuple(self.feats.shape)}"
             )
         if self.feats.device != self.coords.device:
             raise InputError(f"SparseVoxels: coords are on {self.coords.device} but feats on {self.feats.device}")

@@ -20,9 +20,9 @@ def to_unit_sphere(xyz: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, 
         (P, 3) positions, zeros where all points of a cloud are the same; (B, 3) what was taken off; and (B,) what they
         were divided by, 1 for such clouds.
     """
-    lengths = torch.tensor([len(xyz)], device=xyz.device) if offsets is None else offsets.diff()
+    lengths = torch.tensor([xyz.shape[0]], device=xyz.device) if offsets is None else offsets.diff()
     centre = torch.segment_reduce(xyz, "mean", lengths=lengths, axis=0)
-    cloud = torch.repeat_interleave(lengths)
+    cloud = torch.repeat_interleave(lengths, output_size=xyz.shape[0])
     moved = xyz - centre[cloud]
     largest = torch.segment_reduce(moved.norm(dim=1), "max", lengths=lengths)
     farthest = torch.segment_reduce(xyz.norm(dim=1), "max", lengths=lengths)

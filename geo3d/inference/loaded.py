@@ -15,7 +15,7 @@ from geo3d.geometry import PointCloud
 from geo3d.inference.encoded import EncodedCloud, EncodedGrid, EncodedImage, EncodedPair, EncodedScene
 from geo3d.inference.normals import NEIGHBOURS, estimate_normals
 from geo3d.inference.rows import UsableRows, known_colors, known_normals, usable_rows
-from geo3d.models import Encoder, create_model, list_models
+from geo3d.models import Encoder, create_model, family_of, list_models
 from geo3d.models.croco import CroCoNet
 from geo3d.models.encoder import Kind
 from geo3d.models.image_encoder import colours_of
@@ -54,17 +54,21 @@ def load_encoder(
         raise InputError(
             f"load_encoder: {str(source)!r} is no model, and the weights are in {checkpoint}; see list_models()"
         )
-    trained = fresh is None
-    generator = None if fresh is None else torch.Generator().manual_seed(fresh)
-    if checkpoint is None and (trained or shipped_weights(name) is not None):
+    place, generator = _device(device), None if fresh is None else torch.Generator().manual_seed(fresh)
+    if checkpoint is None and (fresh is None or shipped_weights(name) is not None):
         checkpoint = require_shipped(name)
+        if fresh is not None:  # of the network that they are of, any option may be chosen: no weights depend on it
+            config = family_of(name).configure(create_model(name, checkpoint).config, options)
+            model = family_of(name).network(config, generator)
+            model.name = name
+            return LoadedEncoder(model.to(place), False)
     if checkpoint is None:
         model = create_model(name, generator=generator, **options)
     else:
         model = create_model(name, checkpoint, **options)
-        if not trained:
+        if fresh is not None:
             model = model.fresh(generator)
-    return LoadedEncoder(model.to(_device(device)), trained)
+    return LoadedEncoder(model.to(place), fresh is None)
 
 
 def _device(device: str | torch.device) -> torch.device:

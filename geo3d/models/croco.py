@@ -239,7 +239,7 @@ class CroCoNet(ImageEncoder):
         grid = self.token_grid(image)
         patches = patchify(image, self.config.patch_size)
         if visible is None:
-            visible = torch.arange(grid[0] * grid[1], device=image.device).expand(len(image), -1)
+            visible = torch.arange(grid[0] * grid[1], device=image.device).expand(image.shape[0], -1)
         else:
             patches = _take(patches, visible)
         return self._run_encoder(patches, token_positions(*grid, image.device)[visible], visible, grid, None, layers)

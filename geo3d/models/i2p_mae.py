@@ -211,6 +211,36 @@ class HierarchicalEncoder(nn.Module):
                 below = tokens.new_zeros(len(groups.index), tokens.shape[1]).index_copy(0, rows, encoded[-1])
         return encoded
 
+    def encode_dense(self, batch: PointBatch, visible: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """What :meth:`forward` gives in evaluation mode, in shapes that no mask has an influence on, for programs.
+
+        Args:
+            batch: of clouds.
+            visible: (B, G) bool of each level, in which members of visible groups are visible; all when not given.
+
+        Returns:
+            (B * G, C) of each level; rows of groups that are not visible mean nothing.
+        """
+        encoded, below = [], batch.inputs.xyz
+        for level, groups in enumerate(batch.groups):
+            members = below[groups.index]
+            if level == 0:
+                members = members - groups.rows.unsqueeze(1)
+            mask = None
+            if visible is not None:
+                # A hidden group sees itself too: of no group at all there would be no attention, but NaN.
+                itself = torch.eye(groups.xyz.shape[1], dtype=torch.bool, device=below.device)
+                mask = visible[level].unsqueeze(1) | itself
+            radius = self.config.radii[level]
+            if radius > 0:
+                near = torch.cdist(groups.xyz, groups.xyz, compute_mode=_EXACT) < radius
+                mask = near if mask is None else near & mask
+            tokens = self.token_embed[level](members).view(*groups.xyz.shape[:2], -1)
+            positions = self.encoder_pos_embeds[level](groups.xyz)
+            below = self.encoder_blocks[level](tokens, positions, masks=mask).flatten(0, 1)
+            encoded.append(below)
+        return encoded
+
     def _encode(self, level: int, tokens: Tensor, groups: PointGroups, rows: Tensor | None) -> Tensor:
         """(T, C) -> (T, C): tokens of each cloud see each other."""
         clouds, count = groups.xyz.shape[:2]
@@ -274,14 +304,16 @@ class _PointNetwork(PointEncoder):
         """Tokens of the levels, nothing masked."""
         batch = self.batch(self._typed(inputs))
         visible = self.unmasked(batch)
-        encoded = self.h_encoder(batch, visible)
+        traced = torch.compiler.is_exporting()
+        encoded = self.h_encoder.encode_dense(batch, visible) if traced else self.h_encoder(batch, visible)
         found = []
         for n in self.stage_numbers(layers):
-            xyz, offsets = batch.groups[n].rows, batch.groups[n].offsets
+            xyz, offsets, tokens = batch.groups[n].rows, batch.groups[n].offsets, encoded[n]
             if visible is not None:
-                xyz = xyz[visible[n].flatten()]
+                rows = visible[n].flatten().nonzero().squeeze(1)
+                xyz, tokens = xyz[rows], tokens[rows] if traced else tokens
                 offsets = torch.cat([offsets[:1], visible[n].sum(1).cumsum(0)])
-            found.append(PointTokens(xyz, self.final(n, encoded[n]), offsets))
+            found.append(PointTokens(xyz, self.final(n, tokens), offsets))
         return found
 
     def unmasked(self, batch: PointBatch) -> list[Tensor] | None:

@@ -22,7 +22,7 @@ from geo3d.geometry.sparse_voxels import SparseVoxels
 from geo3d.models.encoder import require_prepared
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.voxel_encoder import VoxelEncoder
-from geo3d.models.voxel_points import VoxelPoints, points_in_voxels, scene_of_rows
+from geo3d.models.voxel_points import VoxelPoints, points_in_voxels, voxels_of
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.sparse_layers import (
     ConvStem,
@@ -222,11 +222,10 @@ def inputs_from_voxels(
         if name not in known:
             what = {"rgb": "colours", "norm": "normals"}[name]
             raise InputError(f"Swin3D: a network of signals {config.signals} reads {what}, but the points have none")
-    floor = xyz.floor()
-    coords = torch.cat([scene_of_rows(offsets).unsqueeze(1), floor], 1).int()
-    features = torch.cat([*(known[name] for name in config.feature_names), xyz - floor], 1)
+    coords = voxels_of(xyz, offsets)
+    features = torch.cat([*(known[name] for name in config.feature_names), xyz - xyz.floor()], 1)
     signals = torch.cat([xyz, *(known[name] / _SIGNAL_SHRINK for name in whole)], 1)
-    return Swin3DInput(SparseVoxels(coords, features, batch_size=len(offsets) - 1), signals)
+    return Swin3DInput(SparseVoxels(coords, features, batch_size=offsets.shape[0] - 1), signals)
 
 
 class Stage(nn.Module):
@@ -363,11 +362,13 @@ class Swin3DUNet(VoxelEncoder):
             raise InputError(f"Swin3D: voxels must have stride 1, got {voxels.stride}")
         if voxels.feats.shape[1] != config.in_channels:
             raise InputError(f"Swin3D: voxels have {voxels.feats.shape[1]} features, the network {config.in_channels}")
-        if signals.shape[0] != len(voxels.coords) or signals.shape[1] < config.signal_width:
+        if signals.shape[0] != voxels.coords.shape[0] or signals.shape[1] < config.signal_width:
             raise InputError(
-                f"Swin3D: signals must be ({len(voxels.coords)}, {config.signal_width}) or wider for "
+                f"Swin3D: signals must be ({voxels.coords.shape[0]}, {config.signal_width}) or wider for "
                 f"{config.signals}, got {tuple(signals.shape)}"
             )
+        if torch.compiler.is_exporting():
+            return  # there are no values yet
         if not signals.isfinite().all() or not voxels.feats.isfinite().all():
             raise InputError("Swin3D: features or signals hold NaN or infinite values")
         if (voxels.coords[:, 0].diff() < 0).any():

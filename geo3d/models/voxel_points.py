@@ -37,12 +37,12 @@ class VoxelPoints:
     @property
     def batch_size(self) -> int:
         """Number of scenes B."""
-        return len(self.offsets) - 1
+        return self.offsets.shape[0] - 1
 
     @property
     def coords(self) -> Tensor:
         """(N, 4) int32 voxels [batch, x, y, z]."""
-        return torch.cat([scene_of_rows(self.offsets).unsqueeze(1), self.xyz.floor()], 1).int()
+        return voxels_of(self.xyz, self.offsets)
 
     def subset(self, rows: Tensor) -> VoxelPoints:
         """Some of the points (K,) int64 ascending rows, in as many scenes."""
@@ -57,7 +57,8 @@ def points_in_voxels(
     """Move each scene to begin at 0, cut it into voxels, and let one point stand for each.
 
     Args:
-        cloud: points of one or more scenes.
+        cloud: points of one or more scenes; or anything else with their ``xyz``, ``colors``, ``normals`` and
+            ``offsets``.
         voxel_size: edge of a voxel, in the unit of the points.
         mode: the ``first`` point of a voxel, or a ``random`` one, which ``generator`` draws.
 
@@ -66,11 +67,12 @@ def points_in_voxels(
     """
     if not voxel_size > 0:
         raise InputError(f"voxel_size must be positive, got {voxel_size}")
-    scaled = (_from_zero(cloud) / voxel_size).float()
+    scene = scene_of_rows(cloud.offsets, cloud.xyz.shape[0])
+    scaled = (_from_zero(cloud, scene) / voxel_size).float()
     _, inverse, index = voxelize(scaled, cloud.offsets, 1.0, None, mode, generator)
-    scene = scene_of_rows(cloud.offsets)[index]
     colors, normals = (None if t is None else t[index] for t in (cloud.colors, cloud.normals))
-    return VoxelPoints(scaled[index], colors, normals, offsets_of(scene, cloud.batch_size), index, inverse)
+    offsets = offsets_of(scene[index], cloud.offsets.shape[0] - 1)
+    return VoxelPoints(scaled[index], colors, normals, offsets, index, inverse)
 
 
 def features_at_voxels(
@@ -89,7 +91,7 @@ def features_at_voxels(
             topology, parent = topology.coarsen(stage.stride // topology.stride)
             row = parent if row is None else parent[row]
         taken.append(row)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
         return torch.cat([s.feats if row is None else s.feats[row] for s, row in zip(stages, taken)], 1)
     # Each stage straight to its columns: what lies between would take as much memory again.
     count = len(rows) if rows is not None else (finest or stages[0].topology).size
@@ -102,18 +104,24 @@ def features_at_voxels(
     return made
 
 
-def _from_zero(cloud: PointCloud) -> Tensor:
+def _from_zero(cloud: PointCloud, scene: Tensor) -> Tensor:
     """Positions with every scene's least coordinates at 0."""
-    scene = scene_of_rows(cloud.offsets).unsqueeze(1).expand(-1, 3)
-    least = cloud.xyz.new_full((cloud.batch_size, 3), torch.inf).scatter_reduce(0, scene, cloud.xyz, "amin")
-    return cloud.xyz - least.gather(0, scene)
+    scene = scene.unsqueeze(1).expand(-1, 3)
+    least = cloud.xyz.new_full((cloud.offsets.shape[0] - 1, 3), torch.inf)
+    return cloud.xyz - least.scatter_reduce(0, scene, cloud.xyz, "amin").gather(0, scene)
 
 
-def scene_of_rows(offsets: Tensor) -> Tensor:
-    """(N,) int64 scene of every row."""
-    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+def voxels_of(xyz: Tensor, offsets: Tensor) -> Tensor:
+    """(N, 4) int32 voxels [batch, x, y, z] of points (N, 3) in voxel units, packed."""
+    return torch.cat([scene_of_rows(offsets, xyz.shape[0]).unsqueeze(1), xyz.floor()], 1).int()
+
+
+def scene_of_rows(offsets: Tensor, rows: int | None = None) -> Tensor:
+    """(N,) int64 scene of every row; ``rows`` is N, which need not be looked up where it is given."""
+    scenes = torch.arange(offsets.shape[0] - 1, device=offsets.device)
+    return torch.repeat_interleave(scenes, offsets.diff(), output_size=rows)
 
 
 def offsets_of(scene: Tensor, scenes: int) -> Tensor:
     """(B + 1,) int64 offsets of ascending scene numbers."""
-    return torch.cat([scene.new_zeros(1), torch.bincount(scene, minlength=scenes).cumsum(0)])
+    return torch.searchsorted(scene, torch.arange(scenes + 1, device=scene.device))

@@ -58,7 +58,7 @@ def group_points(
         One for each level.
     """
     rule = {"ties": "published", "skip_near_origin": True} if published else {}
-    batch, exact = len(offsets) - 1, points
+    batch, exact = offsets.shape[0] - 1, points
     points = points.float()  # who is whose neighbour does not depend on the network's precision
     levels = []
     for count, k in zip(counts, neighbors, strict=True):

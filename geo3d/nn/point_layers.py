@@ -98,7 +98,9 @@ class PointBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = SampleDropPath(drop_path)
 
-    def forward(self, x: Tensor, lengths: Sequence[int] | None = None, masks: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Sequence[int] | None = None, masks: Sequence[Tensor] | Tensor | None = None
+    ) -> Tensor:
         """(B, N, C) -> (B, N, C); or (1, sum of ``lengths``, C), the tokens of clouds one after the other.
 
         Args:
@@ -133,7 +135,7 @@ class PointBlocks(nn.Module):
         x: Tensor,
         positions: Tensor,
         lengths: Sequence[int] | None = None,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | Tensor | None = None,
     ) -> Tensor:
         """(B, N, C) tokens and (B, N, C) embedded positions -> (B, N, C)."""
         for block in self.blocks:

@@ -51,7 +51,8 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
     Returns:
         (new rows * new columns, C).
     """
-    if old == new:
+    traced = any(isinstance(side, torch.SymInt) for side in new)  # unknown: resampling to the same grid changes nothing
+    if not traced and old == new:
         return embedding
     grid = embedding.reshape(1, *old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False)

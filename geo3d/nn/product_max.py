@@ -30,7 +30,10 @@ def product_max(x: Tensor, weight: Tensor, members: int) -> Tensor:
     Returns:
         (M, out).
     """
-    return _ProductMax.apply(*under_autocast(x, weight), members)
+    x, weight = under_autocast(x, weight)
+    if torch.compiler.is_exporting():
+        return _whole(x, weight, members)
+    return _ProductMax.apply(x, weight, members)
 
 
 def normalised_product_max(x: Tensor, norm: VoxelNorm1d, weight: Tensor, members: int) -> Tensor:
@@ -44,7 +47,17 @@ def normalised_product_max(x: Tensor, norm: VoxelNorm1d, weight: Tensor, members
         (M, out).
     """
     x, weight = under_autocast(x, weight)
-    return _NormalisedProductMax.apply(x, norm.weight, norm.bias, *norm.statistics(x), norm.shared, weight, members)
+    statistics = norm.statistics(x)
+    if torch.compiler.is_exporting():
+        mean, scale, _ = statistics
+        factor = scale * norm.weight
+        return _whole(torch.addcmul(norm.bias - mean * factor, x, factor).relu().to(weight.dtype), weight, members)
+    return _NormalisedProductMax.apply(x, norm.weight, norm.bias, *statistics, norm.shared, weight, members)
+
+
+def _whole(x: Tensor, weight: Tensor, members: int) -> Tensor:
+    """The same of a program, whose sizes are not known when it is made: at once, and without a gradient."""
+    return (x @ weight.t()).unflatten(0, (-1, members)).amax(1)
 
 
 def _parts(groups: int, x: Tensor, weight: Tensor, members: int) -> Iterator[tuple[slice, slice]]:

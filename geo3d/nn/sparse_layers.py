@@ -183,7 +183,7 @@ class MaxDownsample(nn.Module):
         else:
             projected = self.linear(self.norm(x))
         if self.pooling == "cell":
-            cells = projected.new_full((len(step.representative), projected.shape[1]), -torch.inf)
+            cells = projected.new_full((step.representative.shape[0], projected.shape[1]), -torch.inf)
             return cells.scatter_reduce(0, step.parent.unsqueeze(1).expand_as(projected), projected, "amax")
         row = _largest_row(projected, step.neighbors)
         place = row * projected.shape[1] + torch.arange(projected.shape[1], device=row.device)

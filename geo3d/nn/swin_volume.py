@@ -48,13 +48,13 @@ def volume_positions(dim: int, sides: Sides) -> Tensor:
         raise ValueError(f"volume_positions: dim must be a multiple of 6, got {dim}")
     sixth = dim // 6
     frequency = _FREQUENCY_BASE ** (-torch.arange(sixth, dtype=torch.float64) / sixth)
-    table = torch.empty(*sides, dim)
-    for part, axis in enumerate((1, 0, 2)):
+    parts = []
+    for axis in (1, 0, 2):
         angle = torch.arange(sides[axis], dtype=torch.float64)[:, None] * frequency
         rows = torch.cat([angle.sin(), angle.cos()], 1).float()
         shape = [sides[axis] if other == axis else 1 for other in range(3)]
-        table[..., 2 * part * sixth : 2 * (part + 1) * sixth] = rows.view(*shape, -1)
-    return table
+        parts.append(rows.view(*shape, -1).expand(*sides, -1))
+    return torch.cat(parts, -1)
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +68,7 @@ def relative_position_index() -> Tensor:
 
 def shifted(sides: Sides) -> Sides:
     """Tokens by which windows are shifted along each axis: half a window, where there is more than one."""
-    return tuple(0 if side <= WINDOW else WINDOW // 2 for side in sides)
+    return tuple(torch.sym_min((side - 1) // WINDOW, 1) * (WINDOW // 2) for side in sides)
 
 
 def padded(sides: Sides) -> Sides:
@@ -115,12 +115,13 @@ def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> Windo
         sides: of the grid.
         shift: whether windows are shifted by half their sides, where there is more than one along an axis.
     """
-    whole, device, count = padded(sides), places.device, len(places)
+    whole, device, count = padded(sides), places.device, places.shape[0]
     move = shifted(whole) if shift else (0, 0, 0)
-    if whole != sides:
-        beyond = torch.ones(batch, *whole, dtype=torch.bool, device=device)
-        beyond[:, : sides[0], : sides[1], : sides[2]] = False
-        places = torch.cat([places, beyond.nonzero()])
+    filled = _traced(sides) or whole != sides
+    if filled:
+        every = dense_places(batch, whole, device)
+        beyond = (every[:, 1] >= sides[0]) | (every[:, 2] >= sides[1]) | (every[:, 3] >= sides[2])
+        places = torch.cat([places, every[beyond]])
     window, inside = places[:, 0], torch.zeros_like(places[:, 0])
     for axis in range(3):
         along = (places[:, axis + 1] - move[axis]) % whole[axis]
@@ -128,26 +129,39 @@ def window_table(places: Tensor, batch: int, sides: Sides, shift: bool) -> Windo
         window = 2 * (window * (whole[axis] // WINDOW) + along.div(WINDOW, rounding_mode="floor")) + end
         inside = inside * _SPAN + along % WINDOW
     # Windows of zeros alone are left out.
-    kept = torch.arange(len(places), device=device)
-    if len(places) > count:
-        kept = kept[torch.isin(window, window[:count])]
+    kept = torch.arange(places.shape[0], device=device)
+    empty = torch.zeros(batch * math.prod(2 * (side // WINDOW) for side in whole), dtype=torch.int64, device=device)
+    if filled:
+        kept = kept[empty.index_fill(0, window[:count], 1)[window] == 1]
     order = kept[(window[kept] * _SPAN**3 + inside[kept]).argsort(stable=True)]
-    sizes = window[order].unique_consecutive(return_counts=True)[1]
-    number = torch.empty(len(places), dtype=torch.int64, device=device)
-    number[kept] = torch.arange(len(kept), device=device)
-    offsets = F.pad(sizes.cumsum(0), (1, 0))
-    return WindowTable(number[order], offsets, inside[kept].float().unsqueeze(1), len(kept) - count)
+    sizes = empty.index_add(0, window[kept], torch.ones_like(kept))
+    number = torch.empty(places.shape[0], dtype=torch.int64, device=device)
+    number[kept] = torch.arange(kept.shape[0], device=device)
+    offsets = F.pad(sizes[sizes > 0].cumsum(0), (1, 0))
+    return WindowTable(number[order], offsets, inside[kept].float().unsqueeze(1), kept.shape[0] - count)
+
+
+def dense_window_table(batch: int, sides: Sides, shift: bool, device: torch.device) -> WindowTable:
+    """:func:`window_table` of a grid of which no token is missing, row-major; made once where sizes are known."""
+    if _traced((batch, *sides)):
+        return window_table(dense_places(batch, sides, device), batch, sides, shift)
+    return _kept_window_table(batch, sides, shift, device)
 
 
 @lru_cache(maxsize=16)
-def dense_window_table(batch: int, sides: Sides, shift: bool, device: torch.device) -> WindowTable:
-    """:func:`window_table` of a grid of which no token is missing, in row-major order."""
+def _kept_window_table(batch: int, sides: Sides, shift: bool, device: torch.device) -> WindowTable:
     return window_table(dense_places(batch, sides, device), batch, sides, shift)
 
 
 def dense_places(batch: int, sides: Sides, device: torch.device) -> Tensor:
     """(T, 4) int64 of all tokens of a grid, row-major."""
-    return torch.ones(batch, *sides, dtype=torch.bool, device=device).nonzero()
+    axes = [torch.arange(count, device=device) for count in (batch, *sides)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+
+
+def _traced(sizes: Sequence[int]) -> bool:
+    """Whether sizes are symbols, as they are while a program is exported."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 class VolumeAttention(nn.Module):
@@ -173,12 +187,12 @@ class VolumeAttention(nn.Module):
     def forward(self, x: Tensor, table: WindowTable) -> Tensor:
         """(T, C) -> (T, C)."""
         qkv = self.qkv(x)
-        if table.filled:  # of zeros, queries, keys and values are the biases
+        if isinstance(table.filled, torch.SymInt) or table.filled:  # of zeros, queries, keys and values are the biases
             qkv = torch.cat([qkv, self.qkv.bias.to(qkv.dtype).expand(table.filled, -1)])
-        q, k, v = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
+        q, k, v = qkv.view(qkv.shape[0], 3, self.heads, -1).unbind(1)
         bias = self.relative_position_bias_table.to(q.dtype)
         out = voxel_attention(q, k, v, table.order, table.offsets, table.places, bins=(len(bias),), bias_table=bias)
-        return self.proj(out[: len(x)].flatten(1))
+        return self.proj(out.narrow(0, 0, x.shape[0]).flatten(1))
 
 
 class VolumeBlock(nn.Module):
@@ -229,10 +243,10 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, x, y, z, C) -> (B, x / 2, y / 2, z / 2, 2 C), sides rounded up: odd ones are filled with zeros."""
-        if any(side % 2 for side in x.shape[1:4]):
-            x = F.pad(x, [0, 0, *(n for side in reversed(x.shape[1:4]) for n in (0, side % 2))])
         b, *sides, c = x.shape
-        halves = [side // 2 for side in sides]
+        halves = [(side + 1) // 2 for side in sides]
+        if _traced(sides) or any(side % 2 for side in sides):
+            x = F.pad(x, [0, 0, *(n for side, half in zip(sides[::-1], halves[::-1]) for n in (0, 2 * half - side))])
         split = x.view(b, halves[0], 2, halves[1], 2, halves[2], 2, c)
         # As published, the parity along the first axis varies fastest.
         return self.reduction(self.norm(split.permute(0, 1, 3, 5, 6, 4, 2, 7).reshape(b, *halves, 8 * c)))
@@ -344,14 +358,21 @@ class SwinVolume(nn.Module):
         batch, *sides, _ = tokens.shape
         rows = tokens.flatten(0, 3)
         samples = torch.arange(batch, device=rows.device).repeat_interleave(math.prod(sides))
+        tables: dict[bool, WindowTable] = {}
         for block in blocks:
-            rows = block(rows, dense_window_table(batch, tuple(sides), block.shift, rows.device), samples, batch)
+            if block.shift not in tables:
+                tables[block.shift] = dense_window_table(batch, tuple(sides), block.shift, rows.device)
+            rows = block(rows, tables[block.shift], samples, batch)
         return rows.view(tokens.shape)
 
 
-@lru_cache(maxsize=8)
 def volume_positions_of(dim: int, sides: Sides) -> Tensor:
-    """:func:`volume_positions`, made once; not to be written to."""
+    """:func:`volume_positions`, made once where sizes are known; not to be written to."""
+    return volume_positions(dim, sides) if _traced(sides) else _kept_volume_positions(dim, sides)
+
+
+@lru_cache(maxsize=8)
+def _kept_volume_positions(dim: int, sides: Sides) -> Tensor:
     return volume_positions(dim, sides)
 
 

@@ -52,14 +52,31 @@ class Topology:
             raise InputError(f"Topology: coords must be (N, 4) int32, got {tuple(coords.shape)} {coords.dtype}")
         if stride < 1:
             raise InputError(f"Topology: stride must be 1 or more, got {stride}")
+        batch_size = _check_coords(coords, stride, batch_size)
+        order, starts = window_partition(coords, stride, 1)
+        if len(starts) <= len(coords):
+            row = int(order[int(starts[:-1][starts.diff() > 1][0]) + 1])
+            surplus = len(coords) - len(starts) + 1
+            raise _refused(coords, row, f"that voxel is there already ({surplus} of {len(coords)} rows repeat others)")
+        self._hold(coords, stride, batch_size, order)
+
+    @classmethod
+    def sorted(cls, coords: Tensor, stride: int, batch_size: int) -> Topology:
+        """That of coordinates which are known to be as they must, none twice, and sorted by (batch, x, y, z).
+
+        Nothing is looked at, as what :func:`geo3d.ops.voxelize` and :meth:`coarsen` make need not be.
+        """
+        if torch.compiler.is_exporting():
+            torch._check(coords.shape[0] > 0)  # what else follows from sizes is not known while tracing
+        made = cls.__new__(cls)
+        made._hold(coords, stride, batch_size, torch.arange(coords.shape[0], device=coords.device))
+        return made
+
+    def _hold(self, coords: Tensor, stride: int, batch_size: int, order: Tensor) -> None:
         self.coords = coords
         self.stride = stride
-        self.batch_size = _check_coords(coords, stride, batch_size)
-        self._order, starts = window_partition(coords, stride, 1)
-        if len(starts) <= self.size:
-            row = int(self._order[int(starts[:-1][starts.diff() > 1][0]) + 1])
-            surplus = self.size - len(starts) + 1
-            raise _refused(coords, row, f"that voxel is there already ({surplus} of {self.size} rows repeat others)")
+        self.batch_size = batch_size
+        self._order = order
         self._windows: dict[tuple[int, bool], Windows] = {}
         self._kernel_maps: dict[int, KernelMap] = {}
         self._strided_kernel_maps: dict[tuple[int, int], KernelMap] = {}
@@ -68,7 +85,7 @@ class Topology:
     @property
     def size(self) -> int:
         """Number of voxels N, all scenes together."""
-        return len(self.coords)
+        return self.coords.shape[0]
 
     @property
     def order(self) -> Tensor:
@@ -87,8 +104,8 @@ class Topology:
         Where the rows of each scene lie together and scenes ascend, as :func:`geo3d.ops.voxelize` and :meth:`coarsen`
         leave them, those are the rows ``batch_offsets[b]`` to ``batch_offsets[b + 1]`` themselves.
         """
-        counts = torch.bincount(self.coords[:, 0], minlength=self.batch_size)
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        scenes = torch.arange(self.batch_size + 1, device=self.coords.device)
+        return torch.searchsorted(self.coords[self.order, 0].long(), scenes)
 
     def windows(self, size: int, shifted: bool) -> Windows:
         """The voxels in windows of ``size`` voxels a side, moved by ``size // 2`` of them where shifted.
@@ -136,7 +153,7 @@ class Topology:
         coords = self.coords[order[offsets[:-1]]]
         coords[:, 1:] = coords[:, 1:].div(stride, rounding_mode="floor") * stride
         row = torch.repeat_interleave(offsets.diff(), output_size=self.size)
-        return Topology(coords, stride, self.batch_size), torch.empty_like(order).scatter_(0, order, row)
+        return Topology.sorted(coords, stride, self.batch_size), torch.empty_like(order).scatter_(0, order, row)
 
     def refine(self, factor: int) -> Topology:
         """All ``factor ** 3`` voxels that lie inside each voxel here, rows sorted by (batch, x, y, z).

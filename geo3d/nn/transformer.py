@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
         x: Tensor,
         positions: Tensor | None = None,
         lengths: Sequence[int] | None = None,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | Tensor | None = None,
     ) -> Tensor:
         """Attend within each sequence.
 
@@ -54,7 +54,8 @@ class SelfAttention(nn.Module):
             positions: (B, N, 2) int64 (y, x); needed with rotary embedding.
             lengths: sizes of the sequences that lie one after the other along N and do not see each
                 other; one sequence of N when not given.
-            masks: of each sequence, true where its tokens may look: (n, n) bool, one of ``lengths`` or of B.
+            masks: of each sequence, true where its tokens may look: (n, n) bool, one of ``lengths`` or of B; of B also
+                as one tensor (B, n, n).
 
         Returns:
             (B, N, C).
@@ -68,7 +69,8 @@ class SelfAttention(nn.Module):
             q, k = qk.chunk(2, dim=1)
             v = v.squeeze(2).transpose(1, 2)
         if lengths is None:
-            mask = None if masks is None else torch.stack(tuple(masks)).unsqueeze(1)
+            masks = masks if masks is None or isinstance(masks, Tensor) else torch.stack(tuple(masks))
+            mask = None if masks is None else masks.unsqueeze(1)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             parts = zip(

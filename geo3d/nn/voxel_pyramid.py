@@ -133,12 +133,12 @@ def representatives(signals: Tensor, topology: Topology, parent: Tensor, cells: 
         (M,) int64 rows.
     """
     rows = signals.double()
-    count = torch.bincount(parent, minlength=cells).unsqueeze(1)
+    count = rows.new_zeros(cells).index_add_(0, parent, rows.new_ones(rows.shape[0])).unsqueeze(1)
     mean = rows.new_zeros(cells, rows.shape[1]).index_add_(0, parent, rows) / count
     distance = (rows - mean[parent]).norm(dim=1)
     least = distance.new_full((cells,), torch.inf).scatter_reduce_(0, parent, distance, "amin")
-    place = torch.where(distance <= least[parent] * (1 + _TIE_TOLERANCE), topology.key, len(rows))
-    return topology.order[place.new_full((cells,), len(rows)).scatter_reduce_(0, parent, place, "amin")]
+    place = torch.where(distance <= least[parent] * (1 + _TIE_TOLERANCE), topology.key, rows.shape[0])
+    return topology.order[place.new_full((cells,), rows.shape[0]).scatter_reduce_(0, parent, place, "amin")]
 
 
 def _neighbors(fine: Level, coarse: Level, count: int) -> Tensor:

@@ -38,7 +38,7 @@ def build_kernel_map(in_coords: Tensor, out_coords: Tensor, step: int, kernel_si
     neighbours = kernel_map(in_coords, out_coords, step, kernel_size)
     if in_coords is out_coords and kernel_size % 2 == 1:
         return KernelMap(neighbours, neighbours.flip(0))
-    return KernelMap(neighbours, transpose_kernel_map(neighbours, len(in_coords)))
+    return KernelMap(neighbours, transpose_kernel_map(neighbours, in_coords.shape[0]))
 
 
 def kernel_offsets(kernel_size: int) -> Tensor:

@@ -43,16 +43,23 @@ def rope_2d(tokens: Tensor, positions: Tensor, base: float = 100.0) -> Tensor:
 
 def rope_2d_reference(tokens: Tensor, positions: Tensor, base: float, inverse: bool) -> Tensor:
     """What ``geo3d::rope_2d`` computes, in plain PyTorch. ``inverse`` turns the other way."""
+    return torch.empty_like(tokens).copy_(rotated(tokens, positions, base, inverse))
+
+
+def rotated(
+    tokens: Tensor, positions: Tensor, base: float, inverse: bool, angle_dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """The same in memory of its own, in float32 or better; angles in float32 are for runtimes that know no better."""
     compute_dtype = torch.promote_types(tokens.dtype, torch.float32)
     quarter = tokens.shape[-1] // 4
     channel = torch.arange(quarter, dtype=torch.float64, device=tokens.device)
     frequency = base ** (-channel / quarter)  # (Q,)
-    angle = positions.double().unsqueeze(-1) * (-frequency if inverse else frequency)  # (B, N, 2, Q)
+    frequency = (-frequency if inverse else frequency).to(angle_dtype)
+    angle = positions.to(angle_dtype).unsqueeze(-1) * frequency  # (B, N, 2, Q)
     angle = angle.unsqueeze(1)  # (B, 1, N, 2, Q), equal for all heads
     cos, sin = angle.cos().to(compute_dtype), angle.sin().to(compute_dtype)
     u, v = tokens.unflatten(-1, (2, 2, quarter)).to(compute_dtype).unbind(-2)  # each (B, H, N, 2, Q)
-    rotated = torch.stack([u * cos - v * sin, v * cos + u * sin], -2).flatten(-3)
-    return torch.empty_like(tokens).copy_(rotated)
+    return torch.stack([u * cos - v * sin, v * cos + u * sin], -2).flatten(-3)
 
 
 def _check(tokens: Tensor, positions: Tensor, base: float, inverse: bool) -> None:

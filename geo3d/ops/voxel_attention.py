@@ -348,7 +348,10 @@ def _check(
 
 
 def _check_shape(name: str, label: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != expected:
+    if any(isinstance(size, torch.SymInt) for size in (*tensor.shape, *expected)) and tensor.ndim == len(expected):
+        for size, other in zip(tensor.shape, expected):
+            torch._check(size == other)  # of symbols that cannot be compared yet, when the program runs
+    elif tuple(tensor.shape) != expected:
         raise InputError(f"{name}: {label} must be {expected} to fit the rest, got {tuple(tensor.shape)}")
 
 

@@ -74,7 +74,7 @@ def voxelize(
         origin = xyz.new_zeros(3, dtype=torch.float64)
     origin = torch.as_tensor(origin, dtype=torch.float64, device=xyz.device)
     if origin.ndim == 1:
-        origin = origin.expand(max(len(offsets) - 1, 0), -1)
+        origin = origin.expand(max(offsets.shape[0] - 1, 0), -1)
     return torch.ops.geo3d.voxelize.default(xyz, offsets, origin, priority, voxel_size)
 
 

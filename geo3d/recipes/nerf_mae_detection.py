@@ -50,7 +50,7 @@ class GridDetectionRecipe(GridsRecipe):
 
     def prepare_measuring(self, source: BoxedGrids, measured: BoxedGrids) -> None:
         """Take the first scenes that can be read."""
-        every = self.method.samples(measured)
+        self.measured = every = self.method.samples(measured)
         self._grids = self.first_readable(every, self._counted(measured), MEASURED_SCENES)
 
     def _counted(self, grids: BoxedGrids) -> Callable[[int], VolumeGrid]:

@@ -58,7 +58,7 @@ class GridSegmentationRecipe(GridsRecipe):
 
     def prepare_measuring(self, source: LabelledGrids, measured: LabelledGrids) -> None:
         """Take the first scenes that can be read."""
-        every = self.method.samples(measured)
+        self.measured = every = self.method.samples(measured)
         self._grids = self.first_readable(every, measured.grid, MEASURED_SCENES)
 
     @property

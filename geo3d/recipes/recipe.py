@@ -315,6 +315,28 @@ class Recipe:
         if not read:
             raise self.unreadable()
 
+    def pictured(self, first: int, count: int) -> dict[str, Any]:
+        """A batch of measured samples to draw a picture of, on the method's device; they are the same at every call.
+
+        Args:
+            first: which of them it begins with; after the last one come the first again.
+            count: how many; fewer where there are fewer, or some cannot be read.
+
+        Raises:
+            InputError: none of them can be read.
+        """
+        drawn = []
+        for n in range(first, first + min(count, len(self.measured))):
+            item = n % len(self.measured)
+            rng = stream_generator(self.seed, self.stream, item)
+            sample = self.readable.read(
+                item, partial(self.draw_measured, item, rng), partial(self.measured.describe, item)
+            )
+            drawn += [sample] if sample is not None else []
+        if not drawn:
+            raise self.unreadable()
+        return self.on_device(self.method.collate(drawn))
+
     def unreadable(self) -> InputError:
         """That nothing which is to be measured can be read."""
         reasons = list(self.readable.left_out.values())

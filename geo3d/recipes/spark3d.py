@@ -69,7 +69,7 @@ class SparK3DRecipe(Recipe):
     def prepare_measuring(self, source: PointScenes, measured: PointScenes) -> None:
         """Draw a crop of each of the first scenes that can be read."""
         larger = replace(self.config.method, max_voxels=_LARGER * self.config.method.max_voxels)
-        samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
+        self.measured = samples = MaskedCellSamples(measured, larger, self.method.cell, self.method.encoder.reads)
         self._crops = self.first_readable(
             samples,
             lambda index: samples.draw(index, stream_generator(self.seed, self.stream, index)),

@@ -69,7 +69,7 @@ class Swin3DRecipe(Recipe):
 
     def prepare_measuring(self, source: LabelledScenes, measured: LabelledScenes) -> None:
         """Take the first scenes that can be read."""
-        every = self.method.samples(measured)
+        self.measured = every = self.method.samples(measured)
         self._clouds = self.first_readable(every, every.cloud, MEASURED_SCENES)
 
     @property

@@ -26,6 +26,7 @@ from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, VolumeGrid
+from geo3d.geometry.axes import OPENGL_FROM_OPENCV
 from geo3d.progress import Log
 from geo3d.reconstruction.field_box import camera_box
 from geo3d.reconstruction.scene_box import grid_sides, scene_box
@@ -37,7 +38,6 @@ _PURPOSE = "reading a nerfstudio run"
 _FIELDS = ("field", "field_fine")
 #: The turn from COLMAP's world that nerfstudio made before it wrote it down, as its reader still assumes.
 _COLMAP_TURN = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
-_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 #: nerfstudio's numbers of camera kinds (PERSPECTIVE, FISHEYE).
 _PERSPECTIVE, _FISHEYE = 1, 2
 #: How far cameras of a run may lie from those of the scene it is said to be of, as a share of their extent.
@@ -108,7 +108,7 @@ class NerfstudioRun:
         inside = np.tile(np.eye(4), (len(self.cameras.camera_to_worlds), 1, 1))
         inside[:, :3] = self.cameras.camera_to_worlds.detach().cpu().double().numpy()
         inside[:, :3, 3] /= self.scale
-        return np.linalg.inv(np.vstack([self.transform, [0, 0, 0, 1]])) @ inside @ _OPENGL_FROM_OPENCV
+        return np.linalg.inv(np.vstack([self.transform, [0, 0, 0, 1]])) @ inside @ OPENGL_FROM_OPENCV
 
     def upright(self) -> NerfstudioRun:
         """The run in nerfstudio's own axes, which by default are z-up by the photos, and in the capture's lengths.

@@ -43,13 +43,18 @@ def draw_pairs(pairs: Sequence[PicturedPair], path: Path) -> None:
         pairs: what to draw, row by row.
         path: where to write the PNG.
     """
+    Image.fromarray(pairs_sheet(pairs)).save(path, format="PNG")
+
+
+def pairs_sheet(pairs: Sequence[PicturedPair]) -> np.ndarray:
+    """The same as (H, W, 3) uint8."""
     columns = min(_COLUMNS, len(pairs))
     cell = (2 * _TILE[0] + 3 * MARGIN, _TILE[1] + _CAPTION + 2 * MARGIN)
     sheet = Sheet(columns * cell[0], math.ceil(len(pairs) / columns) * cell[1])
     for number, pair in enumerate(pairs):
         row, column = divmod(number, columns)
         _draw_pair(sheet, column * cell[0] + MARGIN, row * cell[1] + MARGIN, pair)
-    sheet.image.save(path, format="PNG")
+    return sheet.pixels()
 
 
 def _draw_pair(sheet: Sheet, left: int, top: int, pair: PicturedPair) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 from geo3d.geometry import PointCloud
 from geo3d.geometry.origin import find_origin
 from geo3d.viz.ply import write_ply
-from geo3d.viz.sheet import BACKGROUND, MARGIN, Sheet
+from geo3d.viz.raster import dots, paint
+from geo3d.viz.sheet import MARGIN, Sheet
 
 _SIZE = (520, 460)  # of one panel, pixels
 _CAPTION, _LEGEND_ROW = 22, 18
 _UNLABELLED = (190, 190, 190)
 _AZIMUTH, _ELEVATION = np.radians(35), np.radians(50)  # from where the scene is seen
 _GOLDEN = 0.618034
-_LARGEST_DOT = 9  # pixels
 
 
 def label_colors(classes: int) -> np.ndarray:
@@ -186,16 +186,4 @@ class _View:
 
 def _splat(uv: np.ndarray, depth: np.ndarray, colors: np.ndarray, size: tuple[int, int] = _SIZE) -> np.ndarray:
     """Square dots as large as the points are apart; nearer ones cover those behind."""
-    width, height = size
-    image = np.full((height, width, 3), BACKGROUND, np.uint8)
-    if len(uv) == 0:
-        return image
-    covered = len(np.unique((uv // 8).astype(np.int64), axis=0)) * 64  # pixels
-    dot = int(np.clip(np.ceil(1.5 * np.sqrt(covered / len(uv))), 1, _LARGEST_DOT))
-    corner = np.round(uv - dot / 2).astype(np.int64)
-    order = np.argsort(-depth, kind="stable")  # of equal pixels the last assignment stays
-    steps = np.stack(np.meshgrid(np.arange(dot), np.arange(dot)), -1).reshape(-1, 2)
-    pixels = (corner[order, None] + steps).reshape(-1, 2)
-    inside = ((pixels >= 0) & (pixels < size)).all(1)
-    image[pixels[inside, 1], pixels[inside, 0]] = np.repeat(colors[order], len(steps), 0)[inside]
-    return image
+    return paint([dots(uv, depth, colors)], size)

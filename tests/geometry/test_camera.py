@@ -14,8 +14,11 @@ from geo3d.geometry import Camera
 
 PINHOLE = Camera(64, 48, 50.0, 60.0, 31.0, 25.0)
 OPENCV = Camera(64, 48, 50.0, 60.0, 31.0, 25.0, "OPENCV", (0.1, -0.05, 0.002, -0.003))
+RATIONAL = Camera(  # as of a depth camera that is sold
+    64, 48, 30.0, 30.0, 31.0, 25.0, "FULL_OPENCV", (0.51, -2.75, 5e-4, -2e-4, 1.58, 0.38, -2.56, 1.5)
+)
 FISHEYE = Camera(64, 48, 30.0, 33.0, 31.0, 25.0, "OPENCV_FISHEYE", (0.05, -0.01, 0.002, -0.0004))
-CAMERAS = [PINHOLE, OPENCV, FISHEYE]
+CAMERAS = [PINHOLE, OPENCV, RATIONAL, FISHEYE]
 EXACT = 1e-12  # float64 arithmetic on pixel-sized numbers
 
 
@@ -35,6 +38,16 @@ def test_opencv_follows_its_polynomial():
     u = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2)
     v = y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y
     assert project(OPENCV, 2 * x, 2 * y, 2.0) == pytest.approx([50 * u + 31, 60 * v + 25], abs=EXACT)
+
+
+def test_full_opencv_is_a_ratio_of_polynomials():
+    x, y = 0.3, -0.2
+    k1, k2, p1, p2, k3, k4, k5, k6 = RATIONAL.distortion
+    r2 = x**2 + y**2
+    radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    u = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2)
+    v = y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y
+    assert project(RATIONAL, 2 * x, 2 * y, 2.0) == pytest.approx([30 * u + 31, 30 * v + 25], abs=EXACT)
 
 
 def test_fisheye_radius_is_a_polynomial_of_the_angle():

@@ -58,8 +58,8 @@ def test_every_probe_is_of_some_family_and_has_figures() -> None:
 
 
 def _run(folder: Path, *args: str) -> None:
+    place = ["--folder", str(folder / "kept"), "--out", str(folder / "results.md")]
     with pytest.raises(SystemExit) as stop:
-        place = ["--folder", str(folder / "kept"), "--out", str(folder / "results.md")]
         command_line.run(results.main, "results.py", [*place, "--quick", "--seeds", "1", *args])
     assert stop.value.code == 0
 

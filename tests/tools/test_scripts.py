@@ -20,6 +20,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
         ("probe", "linear"),
         ("segment", "--scene"),
         ("encode", "--half"),
+        ("export", "--normalise"),
         ("benchmark", "knn"),
     ],
 )

@@ -2,9 +2,9 @@
 
 Cloud: points drawn evenly from the surfaces of one furnished synthetic room, with noise, in random order; so larger
 clouds are denser. All of a call is timed: estimating normals, cutting into voxels, kernel maps and windows, the
-network, and spreading the features of all stages to the points. Beside it the same network run the published way:
-operators in plain PyTorch (a gather, a product and a scatter for each tap of a convolution; pairs of voxels written
-out, window by window; farthest points by a loop, neighbours by all distances).
+network, and spreading the features of all stages to the points. Beside it the same network run the published way, with
+normals given: operators in plain PyTorch (a gather, a product and a scatter for each tap of a convolution; pairs of
+voxels written out, window by window; farthest points by a loop, neighbours by all distances).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from geo3d.nn import sparse_layers, window_attention
 from geo3d.nn.window_attention import SignalWindows
 from geo3d.ops.registry import get_operator, list_operators
 
-_GEO3D, _GIVEN, _PLAIN = "geo3d", "geo3d, normals given", "plain PyTorch, normals given"
+_GEO3D, _GIVEN, _PLAIN = "geo3d", "geo3d, normals given", "plain PyTorch"
 _EVERY = 101  # points that variants are compared at
 
 

@@ -27,17 +27,10 @@ _ROOM_GAP = 0.15  # metres of wall between two rooms
 
 def _surfaces(room: int) -> tuple[np.ndarray, np.ndarray]:
     """Triangles (T, 3, 3) in metres and colours (T, 3, 3) in [0, 1] of one room; its corner is the origin."""
-    from geo3d.datasets.synthetic.mesh import fine_mesh
-    from geo3d.datasets.synthetic.room import ROOM_KINDS, furnish_room
-    from geo3d.datasets.synthetic.stage import Stage
-    from geo3d.datasets.synthetic.texture import Palette
+    from geo3d.datasets.synthetic.furnished import furnished_mesh
 
-    rng = np.random.default_rng(room)
-    palette = Palette(rng)
-    furnished = furnish_room(list(ROOM_KINDS)[room % len(ROOM_KINDS)], palette, rng)
-    mesh = fine_mesh(Stage(furnished.things, palette, furnished.lights, rng), _MESH_EDGE)
-    low = mesh.vertices.min(0)
-    return (mesh.vertices - low)[mesh.faces], (mesh.colors / np.float32(255))[mesh.faces]
+    mesh = furnished_mesh(room, _MESH_EDGE)
+    return mesh.vertices[mesh.faces], mesh.colors[mesh.faces]
 
 
 def _areas(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
