@@ -144,8 +144,8 @@ def test_a_name_stands_for_its_weights_where_no_file_has_that_name(
 
 
 def _objects_told_apart(encoder: geo3d.Encoder) -> float:
-    """Accuracy of a linear SVM on 16 kinds of synthetic objects, each turned in its own way, four of a kind learnt."""
-    kinds, each = np.arange(16), 8
+    """Accuracy of a linear SVM on 12 kinds of synthetic objects, each turned in its own way, three of a kind learnt."""
+    kinds, each = np.arange(12), 6
     rng = np.random.default_rng(0)
     clouds = [
         torch.from_numpy(object_points(5 * kind + len(OBJECT_KINDS) * number, 7, 1024) @ random_rotation(rng).T).float()
@@ -200,7 +200,7 @@ def test_they_are_better_than_fresh_weights(name: str, request: pytest.FixtureRe
         score = _objects_told_apart
     else:
         score = partial(_classes_read_off, rooms=request.getfixturevalue("rooms"))
-    fresh = max(score(encoder.fresh(torch.Generator().manual_seed(seed))) for seed in range(2))
+    fresh = score(encoder.fresh(torch.Generator().manual_seed(0)))
     assert score(encoder) > fresh + _MARGINS[encoder.kind]
 
 
