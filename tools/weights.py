@@ -51,21 +51,21 @@ SHIPPED = {
         command="geo3d pretrain i2p_mae --held-out 0 --train.steps 1600 --method.teacher efficientnet_lite0",
         time="8 minutes on two cores",
         date="2026-11-27",
-        figures="linear SVM on 380 objects of 19 classes, of other origin: 91.5 % as they are stored, 82.6 % where each "
-        "is turned; random weights 66.7 % and 43.3 %, histograms of local shape 92.2 % and 92.2 %",
+        figures="linear SVM on 380 objects of 19 classes, of other origin: 91.5 % as they are stored, 82.6 % where "
+        "each is turned; random weights 66.7 % and 43.3 %, histograms of local shape 92.2 % and 92.2 %",
     ),
     "sparse_resnet_tiny": Trained(
         data="86 of 96 synthetic rooms of seed 0, at 5 cm, colours and normals",
         command="geo3d pretrain spark3d --rooms 96 --train.steps 3200",
         time="26 minutes of one core, rooms included",
-        date="2026-11-27",
+        date="2026-11-28",
         figures="being measured",
     ),
     "resnet_tiny": Trained(
         data="1,720 views of 86 of 96 synthetic rooms of seed 0",
         command="geo3d pretrain spark --rooms 96 --train.steps 1000 --method.image-size 128 128 --method.scale 0.15 1",
         time="22 minutes of one core, rooms included",
-        date="2026-11-27",
+        date="2026-11-28",
         figures="being measured",
     ),
 }
