@@ -59,14 +59,18 @@ SHIPPED = {
         command="geo3d pretrain spark3d --rooms 96 --train.steps 3200",
         time="26 minutes of one core, rooms included",
         date="2026-11-28",
-        figures="being measured",
+        figures="linear read-out of classes in 8 other synthetic rooms: mean IoU 33.1 %, random weights 27.5 and "
+        "27.7 %, what it reads 13.0 %; in a scan of ScanNet, one half of the floor read off the other: "
+        "24.1 %, random weights 16.7 and 15.2 %, what it reads 16.7 %",
     ),
     "resnet_tiny": Trained(
         data="1,720 views of 86 of 96 synthetic rooms of seed 0",
         command="geo3d pretrain spark --rooms 96 --train.steps 1000 --method.image-size 128 128 --method.scale 0.15 1",
         time="22 minutes of one core, rooms included",
         date="2026-11-28",
-        figures="being measured",
+        figures="linear read-out of classes of image patches in 8 other synthetic rooms: mean IoU 20.9 %, random "
+        "weights 15.0 and 12.5 %, pixels 14.7 %; of the points of a real stereo pair 46.7 % are matched "
+        "within 4 pixels, random weights 34.7 and 32.1 %, patches of pixels 42.4 %",
     ),
 }
 
