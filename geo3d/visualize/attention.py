@@ -82,9 +82,12 @@ def _of_voxels(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> P
     voxels = points_in_voxels(PointCloud(cloud.xyz, *_filled(encoder, cloud)), size)
     inputs = model.voxel_inputs(voxels).to(encoder.device)
     seen: dict[str, Any] = {}
-    with _watched(block.attn, seen), torch.no_grad():
+    with (
+        _watched(block.attn, seen),
+        torch.enable_grad(),
+    ):  # without, blocks take rows in pieces, past the layer
         model.features(inputs)
-    x, windows = seen["args"]
+    x, windows = seen["args"][0].detach(), seen["args"][1]
     level = len(model.strides) - len(model.layers) + config.stage
     levels, _ = model.pyramid(inputs)
     topology = levels[level].topology

@@ -59,10 +59,11 @@ def _rooms(_: Desk, path: Path) -> None:
     shutil.rmtree(made)
 
 
-def _one_room(number: int) -> Maker:
+def _some_rooms(*numbers: int) -> Maker:
     def make(desk: Desk, path: Path) -> None:
-        scan = sorted(p for p in desk.get("scannet/").glob("scans/*") if p.is_dir())[number]
-        shutil.copytree(scan, path / "scans" / scan.name)
+        scans = sorted(p for p in desk.get("scannet/").glob("scans/*") if p.is_dir())
+        for scan in (scans[number] for number in numbers):
+            shutil.copytree(scan, path / "scans" / scan.name)
 
     return make
 
@@ -73,7 +74,8 @@ def _copy_of(name: str) -> Maker:
 
 def _room_points(desk: Desk, path: Path) -> None:
     cloud = read_points(sorted(desk.get("scannet/").rglob("*_vh_clean_2.ply"))[0])
-    write_points(path, cloud)
+    normals = {f"n{axis}": cloud.normals[:, number].numpy() for number, axis in enumerate("xyz")}
+    write_points(path, cloud, **normals)
 
 
 def _object_points(_: Desk, path: Path) -> None:
@@ -116,9 +118,12 @@ def _run_of(recipe: str, **method: Any) -> Maker:
     return make
 
 
-def _grids(desk: Desk, path: Path) -> None:
-    args = ("--data", desk.get("scannet/"), "--out", path, "--route", "depth_fusion", "--longest-side", 32)
-    run_command("prepare", "grids", *args)
+def _grids_of(rooms: str) -> Maker:
+    def make(desk: Desk, path: Path) -> None:
+        args = ("--data", desk.get(rooms), "--out", path, "--route", "depth_fusion", "--longest-side", 32)
+        run_command("prepare", "grids", *args)
+
+    return make
 
 
 def _pairs(desk: Desk, path: Path) -> None:
@@ -171,8 +176,12 @@ ITEMS: dict[str, Maker] = {
     "path/to/scannet": _copy_of("scannet/"),
     "data/scannet": _copy_of("scannet/"),
     "data/synthetic/scannet": _copy_of("scannet/"),
-    "rooms/learn": _one_room(0),
-    "rooms/measure": _one_room(1),
+    "scannet/train": _some_rooms(0, 1),
+    "scannet/val": _some_rooms(2),
+    "rooms/learn": _some_rooms(0, 1),
+    "rooms/measure": _some_rooms(2),
+    "labelled/learn": _grids_of("rooms/learn"),
+    "labelled/measure": _grids_of("rooms/measure"),
     "scans": _copy_of("scannet/"),
     "scan.ply": _room_points,
     "chair.ply": _object_points,
@@ -187,7 +196,7 @@ ITEMS: dict[str, Maker] = {
     "shapenet55": _built(dataset_builders.build_shapenet55),
     "objects/": _objects,
     "data/synthetic/objects_5000_seed_0": _copy_of("objects/"),
-    "grids/": _grids,
+    "grids/": _grids_of("scannet/"),
     "NeRF-MAE_pretrain/pretrain": _copy_of("grids/"),
     "pairs.tsv": _pairs,
     "photos.safetensors": _own("resnet_tiny"),

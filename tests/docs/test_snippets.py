@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,18 +44,22 @@ QUICKER = {
     r"^pretrain(?!.*--data)(?!.*--config)(?! i2p_mae)": "--data scannet/",
     r"^pretrain i2p_mae(?!.*--data)": "--data objects/",
     r"^pretrain( croco|$| --)(?!.*--config)": "--method.model croco_tiny --method.image-size 32 32 --method.resized 40",
-    r"^pretrain spark ": "--method.image-size 64 64 --method.decoder-width 32 --method.model resnet_tiny",
+    r"^pretrain spark ": "--method.image-size 64 64 --method.decoder-width 32 --method.encoder resnet_tiny",
     r"^pretrain spark3d(?!.*voxel-size)": "--method.voxel-size 0.2",
     r"^pretrain spark3d": "--method.max-voxels 200 --method.decoder-width 32 --method.decoder-context 1",
     r"^pretrain spark3d(?!.*--method.model)": "--method.model sparse_resnet_tiny",
     r"^pretrain swin3d": "--method.voxel-size 0.2 --method.max-voxels 200 --method.model swin3d_tiny",
-    r"^pretrain i2p_mae": "--method.points 300 --method.view-size 64",
-    r"^pretrain nerf_mae": "--method.side 32 --grid-side 32 --method.model nerf_mae_tiny",
-    r"^prepare synthetic": "--views 2 --width 32 --height 24",
+    r"^pretrain i2p_mae": "--method.points 300 --method.view-size 64 --method.model i2p_mae_tiny",
+    r"^pretrain nerf_mae": "--method.side 32 --grid-side 32",
+    r"^pretrain nerf_mae( |$)": "--method.model nerf_mae_tiny",
+    r"^pretrain nerf_mae_detection": "--method.model nerf_mae_detector_tiny",
+    r"^pretrain nerf_mae_segmentation": "--method.model nerf_mae_semantic_tiny",
+    r"^prepare synthetic": "--scenes 1 --objects 0 --views 2 --width 64 --height 48",
     r"^prepare grids(?!.*--route)": "--route depth_fusion",
     r"^prepare grids": "--longest-side 32",
-    r"^probe (linear|segment|depth)(?!.*--data)": "--data rooms/learn",
-    r"^probe (linear|segment|depth|match)(?!.*--test-data)": "--test-data rooms/measure",
+    r"^probe (linear|segment|depth)(?!.*--data)(?!.*nerf)": "--data rooms/learn",
+    r"^probe (linear|segment|depth|match)(?!.*--test-data)(?!.*nerf)": "--test-data rooms/measure",
+    r"^probe linear.*nerf_mae-": "--data labelled/learn --test-data labelled/measure",
     r"^probe linear": "--voxels-per-scene 50",
     r"^probe (linear|segment).*runs/(spark3d|swin3d)": "--voxel-size 0.3",
     r"^probe segment": "--most 200",
@@ -63,7 +68,7 @@ QUICKER = {
     r"^probe (svm|robustness)(?!.*published)": "--per-class 2 --splits 1",
     r"^probe (svm|retrieve|robustness).*i2p": "--points 64",
     r"^probe svm": "--resamplings 1 --rotations 2",
-    r"^probe retrieve.*croco(?!.*--data)": "--data scannet/",
+    r"^probe retrieve.*croco(?!.*--test-data)": "--test-data scannet/",
     r"^visualize (?!.*--(rerun|out))": "--renderer own",
     r"--device cuda": "--device cpu",
 }
@@ -85,6 +90,10 @@ def _at_the_desk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+#: Options that are replaced also where a command says them itself: networks, numbers of scenes and steps, devices.
+_OVERRIDE = ("--method.model", "--method.encoder", "--scenes", "--device", "--train.steps")
+
+
 def quicker(words: list[str]) -> list[str]:
     text = " ".join(words)
     more: list[str] = []
@@ -92,7 +101,7 @@ def quicker(words: list[str]) -> list[str]:
         if re.search(pattern, text):
             for option in re.findall(r"--\S+(?: (?!--)\S+)*", extra):
                 name = option.split()[0]
-                if name not in words or name == "--device" or name.startswith("--method.model"):
+                if name not in words or name in _OVERRIDE:
                     more += option.split()
     return [*words, *more]
 
@@ -109,6 +118,8 @@ def run_command_line(snippet: Snippet, desk: Desk) -> None:
             continue
         assert words[0] == "geo3d", f"{where}: is neither run nor known not to be"
         args = quicker(words[1:])
+        if args[0] == "pretrain" and "--out" not in args:  # numbered folders are named by other snippets
+            args += ["--out", tempfile.mkdtemp(dir=desk.folder)]
         desk.lay(" ".join(args))
         assert call(*args) == 0, where
 

@@ -96,9 +96,7 @@ def robot(tmp_path_factory) -> Iterator[Robot]:
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
 )
-def test_a_program_runs_without_its_encoder_and_gives_its_figures(
-    name: str, robot: Robot, tmp_path: Path
-) -> None:
+def test_a_program_runs_without_its_encoder_and_gives_its_figures(name: str, robot: Robot, tmp_path: Path) -> None:
     model = encoder(name)
     path = tmp_path / "encoder.pt2"
     card = export_encoder(model, path)

@@ -83,11 +83,14 @@ def test_every_encoder_over_voxels_can_be_probed(name: str) -> None:
 
 def test_another_seed_draws_other_voxels() -> None:
     labels = torch.arange(300) % 3
-    drawn = [_probe(voxels_per_scene=50, seed=seed)._drawn(labels, index) for seed, index in ((0, 0), (0, 1), (1, 0))]
+    places = ((0, 0), (0, 1), (1, 0))
+    drawn = [_probe(voxels_per_scene=50, seed=seed)._drawn(labels, index)[0] for seed, index in places]
     assert all(len(rows.unique()) == 50 and (rows.diff() > 0).all() for rows in drawn)
     assert not torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    assert len(_probe(voxels_per_scene=1000)._drawn(labels, 0)) == 300
+    rows, order, labelled = _probe(voxels_per_scene=1000)._drawn(labels, 0)
+    assert len(rows) == labelled == 300
+    assert order.sort().values.tolist() == list(range(300))
 
 
 def test_input_features_are_place_height_and_what_is_read() -> None:

@@ -143,6 +143,7 @@ def test_the_command_serves_until_ctrl_c_and_writes_the_file(tmp_path: Path) -> 
     command = [sys.executable, "-m", "geo3d", "visualize", "scene", "--data", "scan.ply", "--web", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     with subprocess.Popen([*command, "--rerun", "scan.rrd"], cwd=tmp_path, env=environment, **pipes) as process:
         try:
             assert process.stdout.readline() == "file: scan.rrd; `rerun scan.rrd` opens it\n"
