@@ -31,7 +31,9 @@ def read_scans(folder: Path, encoder) -> tuple[list, list[torch.Tensor], list[ge
     if len(clouds) < 2 or any(cloud.semantic is None for cloud in clouds):
         raise geo3d.InputError(f"{folder}: two or more labelled clouds are expected, as .ply or .npz")
     inputs = [encoder.model.prepare(cloud) for cloud in clouds]
-    return inputs, [cloud.semantic[one.index] for cloud, one in zip(clouds, inputs)], clouds
+    device = encoder.model.device
+    labels = [cloud.semantic.clamp_min(-1).to(device)[one.index] for cloud, one in zip(clouds, inputs)]
+    return inputs, labels, clouds
 
 
 class Segmenter(nn.Module):
@@ -136,7 +138,7 @@ def main() -> None:
     geo3d.save_model(tuned.model, args.out / "encoder.safetensors")  # load_encoder reads it
     torch.save({"head": tuned.head.state_dict(), "scale": tuned.scale.state_dict()}, args.out / "head.pt")
     with torch.no_grad():
-        found = tuned(inputs[0]).argmax(1)[inputs[0].inverse].numpy()
+        found = tuned(inputs[0]).argmax(1)[inputs[0].inverse].cpu().numpy()
     cloud = clouds[0]
     write_labelled_points(args.out / "held_out.ply", cloud.xyz.numpy(), found, classes, cloud.origin)
     panels = {"labels": cloud.semantic.numpy(), "found": found}

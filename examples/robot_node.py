@@ -122,6 +122,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.bag is None and importlib.util.find_spec("rclpy") is None:
         parser.error("rclpy is not there: source the set-up file of ROS 2, or play a recording by --bag")
+    if args.bag and args.frame:
+        parser.error("--frame is looked up while listening; the points of a recording are taken as they are, z up")
     add = AddFeatures(geo3d.load_encoder(args.encoder), args.layers)
     if args.bag:
         play_bag(add, args.bag, [args.topic] if args.topic else [], args.out, args.storage)

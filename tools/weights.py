@@ -99,10 +99,10 @@ def shipped_table() -> str:
         about = weights.about
         sizes = f"{numbers / 1e6:.1f} M", f"{weights.size / 1e6:.1f} MB"
         rows.append((f"`{name}`", info.kind, *sizes, *(about[key] for key in ("data", "time", "date", "licence"))))
-    head = ("model", "reads", "weights", "file", "trained on", "time", "date", "licence")
+    head = ("model", "reads", "weights of the encoder", "file", "trained on", "time", "date", "licence")
     commands = "\n".join(shipped_info(name).about["command"] for name in shipped_names())
     figures = "\n".join(f"- `{name}`: {shipped_info(name).about['figures']}" for name in shipped_names())
-    return f"{_table(head, rows)}\n\n{figures}\n\n```bash no-run: trains for a quarter of an hour each\n{commands}\n```"
+    return f"{_table(head, rows)}\n\n{figures}\n\n```bash no-run: trains for 8 to 26 minutes each\n{commands}\n```"
 
 
 @cache

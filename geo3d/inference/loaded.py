@@ -47,7 +47,8 @@ def load_encoder(
     Raises:
         InputError: no such file, model or device; a name without weights; a file that does not fit.
     """
-    name = str(source) if str(source) in list_models() else None
+    named = str(source) in list_models() and (checkpoint is not None or not Path(source).exists())
+    name = str(source) if named else None
     if checkpoint is None and name is None:
         checkpoint = source
     elif checkpoint is not None and name is None:

@@ -175,6 +175,7 @@ def _of_view(view: View, sensor: Any) -> tuple[PointCloud, Any]:
     except ValueError as error:
         raise InputError(f"encode: {error}") from error
     xyz = world.new_full((view.depth.numel(), 3), torch.nan).index_copy(0, pixel, world)
-    aligned = view.image is not None and view.image.shape[:2] == view.depth.shape
+    one_camera = view.depth_camera in (None, view.camera)
+    aligned = one_camera and view.image is not None and view.image.shape[:2] == view.depth.shape
     colors = view.image.reshape(-1, 3) if aligned else None
     return PointCloud(xyz, colors), view.world_from_camera[:3, 3] if sensor is None else sensor

@@ -20,7 +20,7 @@ import numpy as np
 from geo3d.datasets import write_colmap
 from geo3d.datasets.colmap import ColmapModel, read_model
 from geo3d.datasets.scene import Scene
-from geo3d.errors import require_extra
+from geo3d.errors import InputError, require_extra
 from geo3d.geometry import PointCloud, View
 from geo3d.interop.held import array, eight_bits, one_scene, posed_views, require_held
 
@@ -59,7 +59,11 @@ def to_model(
         cloud = views.points() if "points" in views.parts else None
         known = cloud is not None and cloud.colors is not None and len(cloud) == len(tracks.xyz)
         colors = eight_bits(array(cloud.colors)) if known else np.full(tracks.xyz.shape, 128, np.uint8)
-        model |= {"xyz": tracks.xyz + views.origin, "error": tracks.error, "colors": colors}
+        model |= {
+            "xyz": tracks.xyz + (views.origin if origin is None else origin),
+            "error": tracks.error,
+            "colors": colors,
+        }
         model |= {"image": tracks.view, "point": tracks.point, "uv": tracks.uv}
     else:
         model |= {"xyz": np.zeros((0, 3)), "error": np.zeros(0), "colors": np.zeros((0, 3), np.uint8)}
@@ -90,6 +94,8 @@ def write_model(
     Raises:
         InputError: as :func:`to_model`, a name that COLMAP cannot hold, or a file that cannot be written.
     """
+    if isinstance(views, ColmapModel) and (points is not None or origin is not None or leave_out):
+        raise InputError("a COLMAP model holds its points and places; give points, origin and leave_out to to_model")
     model = views if isinstance(views, ColmapModel) else to_model(views, points, origin, leave_out)
     write_colmap.write_model(folder, model, binary)
 

@@ -250,8 +250,10 @@ def from_volumes(volumes: Any) -> VolumeGrid:
     if not torch.allclose(matrix[:3, :3], scale.diag(), atol=1e-6):
         raise InputError("PyTorch3D's Volumes are turned; a VolumeGrid lies along the axes of the world")
     sides = torch.tensor(volumes.densities().shape[-3:][::-1], dtype=torch.float64)
+    if (sides < 2).any():
+        raise InputError(f"PyTorch3D's Volumes of {sides.long().tolist()} voxels do not tell the size of a voxel")
     voxel = 2 * scale / (sides - 1)
-    values = {"densities": volumes.densities().detach().cpu(), "features": volumes.features()}
+    values = {name: getattr(volumes, name)().detach().cpu() for name in ("densities", "features")}
     values |= {"voxel_size": voxel[None], "volume_translation": -matrix[None, 3, :3]}
     return grid_of_values(values)
 

@@ -118,7 +118,9 @@ def turned_features(
     for turn in range(turns):
         rotation = torch.tensor(_about_z(2 * np.pi * turn / turns), dtype=cloud.xyz.dtype)
         normals = None if cloud.normals is None else cloud.normals @ rotation.T
-        total = total + encoder(replace(cloud, xyz=cloud.xyz @ rotation.T, normals=normals), layers=layers).points[rows]
+        turned = replace(cloud, xyz=cloud.xyz @ rotation.T, normals=normals)
+        sensor = rotation @ torch.as_tensor(scan.sensor, dtype=rotation.dtype)
+        total = total + encoder(turned, sensor=sensor, layers=layers).points[rows]
     return (total / turns).cpu().numpy()
 
 
@@ -172,7 +174,13 @@ def fpfh(scan: Scan, rows: Tensor, among: Tensor | None = None, radius: float = 
         rows: (K,) points whose histograms are asked for.
         among: rows of the points that are looked at, all keypoints when not given; ``rows`` are some of them.
         radius: metres that are looked around.
+
+    Raises:
+        InputError: a scan without normals.
+        MissingExtra: Open3D is not installed.
     """
+    if scan.cloud.normals is None:
+        raise InputError("FPFH are made of normals, and the scan has none; estimate them, towards its sensor")
     o3d = require_extra("open3d", "open3d", "computing FPFH")
     among = scan.keypoints() if among is None else among
     cloud = open3d.to_point_cloud(_keypoint_cloud(scan, among))
@@ -432,7 +440,8 @@ def _looking(eye: np.ndarray, yaw: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _keypoint_cloud(scan: Scan, rows: Tensor) -> PointCloud:
-    return PointCloud(scan.cloud.xyz[rows], scan.cloud.colors[rows], scan.cloud.normals[rows])
+    colors, normals = (None if t is None else t[rows] for t in (scan.cloud.colors, scan.cloud.normals))
+    return PointCloud(scan.cloud.xyz[rows], colors, normals)
 
 
 def _unit(rows: Any) -> np.ndarray:

@@ -81,7 +81,8 @@ def _points_of_view(view: View) -> PointCloud:
         xyz, pixel = view.world_points()
     except ValueError as error:
         raise InputError(f"prepare: {error}") from error
-    aligned = view.image is not None and view.image.shape[:2] == view.depth.shape
+    one_camera = view.depth_camera in (None, view.camera)
+    aligned = one_camera and view.image is not None and view.image.shape[:2] == view.depth.shape
     return PointCloud(xyz, view.image.reshape(-1, 3)[pixel] if aligned else None)
 
 

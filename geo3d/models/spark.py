@@ -207,21 +207,27 @@ def _projection(channels: int, out: int, level: int) -> nn.Module:
 # Registration
 
 _PAGE = "https://github.com/keyu-tian/SparK"
-_FILES = ("{}*_1kpretrained_timm_style.pth", "{}*_withdecoder_1kpretrained_spark_style.pth")
-_CONVNEXT_FILES = ("{}*_1kpretrained_official_style.pth", _FILES[1])
+_WHOLE = "{}_withdecoder_1kpretrained_spark_style.pth"
 
 
-def _released(layouts: tuple[str, str], bare: Sequence[str], whole: Sequence[str]) -> tuple[ReleasedFile, ...]:
-    """Bare encoders and whole networks that the authors released, by the names of the encoders."""
+def _released(layout: str, bare: Mapping[str, str], whole: Mapping[str, str]) -> tuple[ReleasedFile, ...]:
+    """Bare encoders and whole networks that the authors released: model -> what the name of its file begins with."""
     return (
-        *(ReleasedFile(layouts[0].format(name), (name,), "pre-trained encoder") for name in bare),
-        *(ReleasedFile(layouts[1].format(name), (name, "spark"), "encoder and decoder") for name in whole),
+        *(ReleasedFile(layout.format(start), (name,), "pre-trained encoder") for name, start in bare.items()),
+        *(ReleasedFile(_WHOLE.format(start), (name, "spark"), "encoder and decoder") for name, start in whole.items()),
     )
 
 
-_RESNETS = _released(_FILES, *2 * [("resnet50", "resnet101", "resnet152", "resnet200")])
+_DEPTHS = (50, 101, 152, 200)
+_RESNETS = _released(
+    "{}_1kpretrained_timm_style.pth",
+    {f"resnet{depth}": f"resnet{depth}" for depth in _DEPTHS},
+    {f"resnet{depth}": f"res{depth}" for depth in _DEPTHS},
+)
 _CONVNEXTS = _released(
-    _CONVNEXT_FILES, ("convnext_small", "convnext_base", "convnext_large"), ("convnext_small", "convnext_large")
+    "{}_1kpretrained_official_style.pth",
+    {"convnext_small": "convnextS", "convnext_base": "convnextB", "convnext_large": "convnextL"},
+    {"convnext_small": "cnxS224", "convnext_large": "cnxL384"},
 )
 
 

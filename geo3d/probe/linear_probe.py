@@ -69,7 +69,8 @@ class LinearProbe(Probe):
         first = next(iter(scores.values()))
         lost = f"\n{first.left_out} scenes cannot be read and are left out, as named above" if first.left_out else ""
         return (
-            f"over {first.voxels} held-out voxels of {first.scenes} scenes; "
+            f"over {first.voxels} held-out {'patches' if self.network.kind == 'image' else 'voxels'} of "
+            f"{first.scenes} scenes; "
             f"always the most frequent class: {100 * first.majority:.1f} %{lost}"
         )
 

@@ -135,7 +135,8 @@ class SegmentProbe(Probe):
         lost = f"\n{first.left_out} scenes cannot be read and are left out, as named above" if first.left_out else ""
         return (
             f"learnt from shares of the labelled voxels of every training scene: {shares}\n"
-            f"over {first.voxels} held-out voxels of {first.scenes} scenes; "
+            f"over {first.voxels} held-out {'patches' if self.network.kind == 'image' else 'voxels'} of "
+            f"{first.scenes} scenes; "
             f"accuracy of always the most frequent class: {100 * first.majority:.1f} %{lost}"
         )
 

@@ -79,7 +79,7 @@ def _of_voxels(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> P
     cloud = place.cloud()
     block = _block(list(_pick(model.layers, config.stage, "stage").blocks), config.block)
     size = model.config.voxel_size
-    voxels = points_in_voxels(PointCloud(cloud.xyz, *_filled(encoder, cloud)), size)
+    voxels = points_in_voxels(PointCloud(cloud.xyz, *_read_fields(encoder, cloud)), size)
     inputs = model.voxel_inputs(voxels).to(encoder.device)
     seen: dict[str, Any] = {}
     with (
@@ -281,8 +281,12 @@ def _nearest(centres: np.ndarray, config: AttentionOptions, place: Place) -> int
     return int(np.linalg.norm(centres - wanted, axis=1).argmin())
 
 
-def _filled(encoder: LoadedEncoder, cloud: PointCloud) -> tuple[Tensor | None, Tensor | None]:
-    """Colours and normals of a cloud where the network reads them."""
+def _read_fields(encoder: LoadedEncoder, cloud: PointCloud) -> tuple[Tensor | None, Tensor | None]:
+    """Colours and normals of a cloud.
+
+    Raises:
+        InputError: the network reads what the cloud does not have.
+    """
     missing = [name for name in encoder.model.reads if getattr(cloud, name) is None]
     if missing:
         raise InputError(f"{_name(encoder)} reads {', '.join(missing)}, which these points do not have")

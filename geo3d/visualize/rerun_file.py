@@ -63,27 +63,29 @@ def write_rerun(
         raise InputError(f"{path}: what --rerun writes is an .rrd file; give it that ending")
     with replacing(prepare_place(path)) as unfinished:
         recording = rr.RecordingStream("geo3d")
-        recording.save(unfinished)
-        recording.set_log_tick_enabled(False)
-        recording.set_log_time_enabled(False)
-        recording.send_recording_name(picture.title)
-        views = []
-        for number, space in enumerate(picture.spaces):
-            root = [space.caption or ("scene" if len(picture.spaces) == 1 else f"panel {number + 1}")]
-            first = number == 0
-            more = (timeline, colorings) if first else (None, ())
-            views += _Writer(rr, recording, root, azimuth, elevation).write(space, picture.legend, own, *more)
-        for number, panel in enumerate(picture.images):
-            name = ["images", panel.caption or str(number + 1)]
-            recording.log(name, rr.Image(panel.pixels).compress(jpeg_quality=_JPEG_QUALITY), static=True)
-            views.append(rr.blueprint.Spatial2DView(origin=_path(rr, name), name=name[-1]))
-        if picture.notes:
-            recording.log("notes", rr.TextDocument("\n".join((picture.title, *picture.notes))), static=True)
-        active = next((str(view.name) for view in views if FEATURES in str(view.name)), None)
-        tabs = rr.blueprint.Tabs(*views, active_tab=active)
-        recording.send_blueprint(rr.blueprint.Blueprint(tabs, collapse_panels=True))
-        recording.flush()
-        recording.disconnect()
+        try:
+            recording.save(unfinished)
+            recording.set_log_tick_enabled(False)
+            recording.set_log_time_enabled(False)
+            recording.send_recording_name(picture.title)
+            views = []
+            for number, space in enumerate(picture.spaces):
+                root = [space.caption or ("scene" if len(picture.spaces) == 1 else f"panel {number + 1}")]
+                first = number == 0
+                more = (timeline, colorings) if first else (None, ())
+                views += _Writer(rr, recording, root, azimuth, elevation).write(space, picture.legend, own, *more)
+            for number, panel in enumerate(picture.images):
+                name = ["images", panel.caption or str(number + 1)]
+                recording.log(name, rr.Image(panel.pixels).compress(jpeg_quality=_JPEG_QUALITY), static=True)
+                views.append(rr.blueprint.Spatial2DView(origin=_path(rr, name), name=name[-1]))
+            if picture.notes:
+                recording.log("notes", rr.TextDocument("\n".join((picture.title, *picture.notes))), static=True)
+            active = next((str(view.name) for view in views if FEATURES in str(view.name)), None)
+            tabs = rr.blueprint.Tabs(*views, active_tab=active)
+            recording.send_blueprint(rr.blueprint.Blueprint(tabs, collapse_panels=True))
+            recording.flush()
+        finally:
+            recording.disconnect()
     return path
 
 

@@ -174,10 +174,11 @@ class WebPage:
         Args:
             origin, direction: (3,) of the ray, metres.
         """
-        subject = self._subject
-        shown = np.flatnonzero(subject.xyz[:, 2] <= self._panel.top)
-        found = nearest_to_ray(subject.xyz[shown], np.array(origin), np.array(direction), self._panel.dot)
-        self.select(None if found is None else int(shown[found]))
+        with self._lock:
+            subject = self._subject
+            shown = np.flatnonzero(subject.xyz[:, 2] <= self._panel.top)
+            found = nearest_to_ray(subject.xyz[shown], np.array(origin), np.array(direction), self._panel.dot)
+            self.select(None if found is None else int(shown[found]))
 
     def select(self, point: int | None) -> None:
         """Compare all points to one of them, by its number; None: show what was shown before.
