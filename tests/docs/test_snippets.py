@@ -25,6 +25,8 @@ from geo3d_command import call  # noqa: E402
 from snippets import PAGES, ROOT, Snippet, snippets  # noqa: E402
 
 import geo3d  # noqa: E402
+from geo3d.datasets import scene  # noqa: E402
+from geo3d.models.teachers.registry import TEACHERS  # noqa: E402
 
 #: Beginnings of commands that are not run here -> why.
 ELSEWHERE = {
@@ -82,6 +84,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 @pytest.fixture(autouse=True)
 def _at_the_desk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(desk.folder)
+    monkeypatch.setattr(scene, "_REGISTRY", dict(scene._REGISTRY))  # pages register datasets and teachers of their own
+    monkeypatch.setattr(TEACHERS, "_known", dict(TEACHERS._known))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with warnings.catch_warnings():
@@ -129,7 +133,13 @@ def run_python(snippet: Snippet, names: dict[str, Any]) -> None:
     exec(compile(padded, str(snippet.page), "exec", dont_inherit=True), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+#: Pages whose commands take the longest together; `make test-slow` runs them.
+_LONG = {"i2p_mae", "nerf_mae", "nerf_mae_downstream", "probe", "radiance_grids", "spark3d", "swin3d"}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in _LONG)) for page in PAGES]
+)
 def test_a_page_runs(page: Path, desk: Desk) -> None:
     found = [snippet for snippet in snippets(page) if not snippet.not_run]
     names: dict[str, Any] = {"__name__": "page", "Path": Path}

@@ -14,7 +14,7 @@ _POINTS |= {"points": 64, "embed_dim": 8, "mlp_ratio": 2}
 _GRIDS = {"embed_dim": 12, "depths": (2, 1, 1, 1), "heads": (2, 2, 3, 4), "mlp_ratio": 2}
 
 #: One of each family, quick to trace.
-QUICK = ("croco_v2", "resnet", "convnext", "spark", "sparse_resnet", "swin3d", "i2p_mae", "nerf_mae")
+QUICK = ("croco_v2", "resnet", "convnext", "spark", "sparse_resnet", "swin3d", "i2p_mae")
 #: Name of a test -> model, its options.
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "croco_v2": ("croco_tiny", {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 2}),
