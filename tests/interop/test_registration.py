@@ -114,14 +114,19 @@ def test_turned_features_do_not_mind_a_turn() -> None:
     """A stand-in for an encoder, whose features are places: their mean over the circle has no x and y left."""
     pair = pair_of()
 
+    seen = []
+
     class Places:
-        def __call__(self, cloud, layers=None):
+        def __call__(self, cloud, sensor, layers=None):
+            seen.append(sensor.numpy())
             return type("Encoded", (), {"points": torch.cat([cloud.xyz, cloud.normals], 1)})
 
     rows = registration.drawn_keypoints(pair.source, 20)
     found = registration.turned_features(Places(), pair.source, rows, turns=4)
     np.testing.assert_allclose(found[:, [0, 1, 3, 4]], 0, atol=1e-6)
     np.testing.assert_allclose(found[:, 2], pair.source.cloud.xyz[rows, 2])
+    x, y, z = pair.source.sensor  # turned along
+    np.testing.assert_allclose(np.stack(seen), [[x, y, z], [-y, x, z], [-x, -y, z], [y, -x, z]], atol=1e-5)
 
 
 def test_fpfh_is_open3ds_for_the_rows_asked_for() -> None:
