@@ -174,6 +174,8 @@ class ResultsConfig:
     """Processes of one thread side by side."""
     families: tuple[str, ...] = ()
     """Families to do, such as croco; none: all."""
+    collect: bool = False
+    """Do nothing more, and write the page of what is done: of each family the seeds that are whole."""
     quick: bool = False
     """A few steps on little data, in a folder of its own: to see that all works; the figures say nothing."""
 
@@ -348,19 +350,26 @@ def _last_line(log: Path) -> str:
 
 
 def collected(config: ResultsConfig) -> dict[str, Any]:
-    """All figures and times, as they go into the JSON: family -> seed -> probe."""
+    """All figures and times, as they go into the JSON: family -> seed -> probe.
+
+    Raises:
+        InputError: nothing is done yet.
+    """
     found: dict[str, Any] = {}
     for name in config.wanted:
-        found[name] = {}
+        done = ("pretrain", *FAMILIES[name].probes)
         for seed in range(config.seeds):
             folder = run_folder(config.place, name, seed)
-            done = ("pretrain", *FAMILIES[name].probes)
+            if config.collect and not all((folder / f"{part}.done.json").is_file() for part in done):
+                continue
             notes = {part: json.loads((folder / f"{part}.done.json").read_text()) for part in done}
             trained = notes.pop("pretrain")
-            found[name][str(seed)] = {
+            found.setdefault(name, {})[str(seed)] = {
                 "pretrain": {key: trained[key] for key in ("cpu_seconds", "seconds")} | trained["asked"],
                 "probes": {p: {key: n[key] for key in ("cpu_seconds", "asked", "result")} for p, n in notes.items()},
             }
+    if not found:
+        raise InputError(f"{config.place}: no family is done yet; leave out --collect")
     return found
 
 
@@ -408,16 +417,17 @@ def _beginning(config: ResultsConfig, seconds: float, spent: float) -> list[str]
         f"Made by `python tools/results.py`{quick}; `{config.out.with_suffix('.json').name}` beside this page has all "
         "figures.",
         "",
-        f"{hardware()}; {config.processes} processes of one thread; {seconds / 60:.0f} minutes in the last call, "
-        f"{spent / 60:.0f} minutes of a core for all that is below.",
+        f"{hardware()}; {config.processes} processes of one thread; {spent / 60:.0f} minutes of a core for all that is "
+        f"below{f', {seconds / 60:.0f} minutes in the last call' if seconds > 60 else ''}.",
         "",
         "What frozen features tell after minutes of pre-training at each family's small setting, beside fresh weights",
         f"of the same network and what both are handed. Pre-trained on {sizes.trained_rooms} synthetic rooms, on grids",
         f"of them, or on {sizes.trained_objects} synthetic objects; probed on {sizes.probed_rooms} rooms and "
         f"{sizes.probed_objects} objects of another seed,",
         "which no pre-training saw: of read-outs that learn, half of these rooms are learnt from and half are measured",
-        f"on. ± is the sample deviation over {config.seeds} seeds of weights, order and draws; gains are means over",
-        "seeds, ± their standard error. The published recipes train thousands of times longer: these tables tell",
+        "on. Each seed has weights, order and draws of its own; the last column of the first table says how many there",
+        "are. Figures are means over seeds, ± their sample deviation; gains are means, ± their standard error, where",
+        "there are several. The published recipes train thousands of times longer: these tables tell",
         "whether minutes teach anything of use, not how good a method is. [probe.md](probe.md) says how that is done.",
         "",
     ]
@@ -475,7 +485,7 @@ def main(args: list[str], program: str) -> None:
     config = command_line.parse(ResultsConfig, args, program)
     if not config.out.absolute().parent.is_dir():
         raise InputError(f"out: there is no folder {config.out.parent}")
-    seconds = do_all(config)
+    seconds = 0.0 if config.collect else do_all(config)
     found = collected(config)
     figures = {"hardware": hardware(), "families": found}
     config.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")

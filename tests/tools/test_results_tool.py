@@ -48,7 +48,7 @@ def test_the_page_says_where_pre_training_does_not_help() -> None:
         in text
     )
     assert "`geo3d pretrain nerf_mae --train.steps 7`: 60 s of a core." in text
-    assert "2 minutes in the last call, 6 minutes of a core" in text
+    assert "6 minutes of a core for all that is below, 2 minutes in the last call." in text
     assert "| fresh weights | 33.3 ± 5.8 % | 66.7 ± 11.5 % |" in text
 
 
