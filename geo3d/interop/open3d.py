@@ -184,7 +184,8 @@ def from_mesh(mesh: Any, leave_out: Sequence[str] = ()) -> tuple[Mesh, np.ndarra
 
     Args:
         mesh: of Open3D; ``features`` of a tensor mesh are read by :func:`features_of`.
-        leave_out: other columns of vertices that it may have.
+        leave_out: other columns of vertices and triangles that it may have, such as ``texture_uvs``. Normals of
+            triangles follow from the vertices.
 
     Raises:
         InputError: something else, or columns that would be lost.
@@ -192,10 +193,14 @@ def from_mesh(mesh: Any, leave_out: Sequence[str] = ()) -> tuple[Mesh, np.ndarra
     """
     o3d = _open3d()
     if isinstance(mesh, o3d.t.geometry.TriangleMesh):
-        columns, faces = _columns(mesh.vertex), _columns(mesh.triangle).get("indices", np.zeros((0, 3)))
+        columns, of_faces = _columns(mesh.vertex), _columns(mesh.triangle)
+        faces = of_faces.get("indices", np.zeros((0, 3)))
         lost = {n: True for n in columns if n not in (_POSITIONS, _FEATURES, *_FIELDS)}
+        lost |= {n: True for n in of_faces if n not in ("indices", "normals")}
         require_held(lost, "a geo3d mesh", [n for n in leave_out if n in lost], "read them by columns_of")
     elif isinstance(mesh, o3d.geometry.TriangleMesh):
+        lost = {"texture_uvs": True} if mesh.has_triangle_uvs() else {}
+        require_held(lost, "a geo3d mesh", [n for n in leave_out if n in lost])
         columns, faces = {_POSITIONS: array(mesh.vertices)}, array(mesh.triangles)
         columns |= {"colors": array(mesh.vertex_colors)} if mesh.has_vertex_colors() else {}
         columns |= {"normals": array(mesh.vertex_normals)} if mesh.has_vertex_normals() else {}

@@ -238,3 +238,12 @@ class _Missing:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] == self.library:
             raise ModuleNotFoundError(f"No module named {self.library!r}", name=self.library)
+
+
+def test_the_texture_of_a_mesh_is_not_lost_unasked() -> None:
+    library = pytest.importorskip("open3d", reason="open3d is not installed")
+    legacy = library.geometry.TriangleMesh.create_box(create_uv_map=True)
+    for mesh in (legacy, library.t.geometry.TriangleMesh.from_legacy(legacy)):
+        with pytest.raises(InputError, match="a geo3d mesh cannot hold texture_uvs"):
+            open3d.from_mesh(mesh)
+        assert len(open3d.from_mesh(mesh, ["texture_uvs"])[0].faces) == 12
