@@ -16,6 +16,7 @@ from torch import Tensor
 from geo3d.cli import command_line
 from geo3d.errors import InputError
 from geo3d.inference import EncodedCloud, EncodedScene, LoadedEncoder, load_encoder
+from geo3d.models.encoder import layers_said
 from geo3d.writing import prepare_place, replacing
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -104,7 +105,7 @@ def _stages(encoder: LoadedEncoder, layers: tuple[str, ...]) -> list[int]:
     if not layers:
         count = len(encoder.model.feature_info)
         return list(range(count)) if encoder.kind in ("voxels", "points") else [count - 1]
-    return encoder.model.stage_numbers([int(name) if name.lstrip("-").isdigit() else name for name in layers])
+    return encoder.model.stage_numbers(layers_said(layers))
 
 
 def _listed(encoder: LoadedEncoder, inputs: tuple[Path, ...]) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from geo3d.cli import command_line
 from geo3d.inference import load_encoder
 from geo3d.inference.export import export_encoder
 from geo3d.inference.programs import Normalise
+from geo3d.models.encoder import layers_said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def export(config: Export) -> str:
     """
     of_model = (config.checkpoint,) if config.model is None else (config.model, config.checkpoint)
     model = load_encoder(*of_model, device=config.device).model
-    layers = [int(layer) if re.fullmatch(r"-?\d+", layer) else layer for layer in config.layers] or None
+    layers = layers_said(config.layers) or None
     card = export_encoder(
         model,
         config.output,

@@ -140,6 +140,11 @@ class Encoder(nn.Module, ABC):
         return next(self.parameters()).device
 
 
+def layers_said(texts: Sequence[str]) -> list[int | str]:
+    """Stages as people write them on a command line, as :meth:`Encoder.stage_numbers` takes them: numbers, or names."""
+    return [int(text) if text.removeprefix("-").isdecimal() else text for text in texts]
+
+
 def require_prepared(model: Encoder, inputs: Any, kind: type) -> None:
     """Raise InputError unless a model is handed what its :meth:`Encoder.prepare` makes, by its type."""
     if not isinstance(inputs, kind):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from geo3d.methods.checks import check_at_least, check_positive
 from geo3d.models import Encoder
@@ -36,13 +38,10 @@ class LinearProbeConfig(SceneProbeConfig):
         check_positive(self, "voxel_size")
 
 
-class LinearProbe(Probe):
-    """A checkpoint's features of voxels, and labelled scenes to learn from and to measure on."""
+class VoxelReadoutProbe(Probe):
+    """A checkpoint's features of voxels, and labelled scenes to learn from and to measure on: what read-outs share."""
 
-    summary = "the class of every voxel, read off frozen features by a linear map"
-    settings = LinearProbeConfig
-
-    def __init__(self, config: LinearProbeConfig, log: Log) -> None:
+    def __init__(self, config: Any, log: Log) -> None:
         super().__init__(config, log)
         wanted = "an encoder of voxels, grids or images, such as a swin3d"
         self.network = load_encoder(config.checkpoint, config.model, tuple(KINDS), wanted)
@@ -50,7 +49,11 @@ class LinearProbe(Probe):
         train, held = find_scenes(config, self._probed.source, self._probed.make_rooms, log)
         log(f"{len(train)} scenes to learn from, {len(held)} held out; {self._probed.describe()}")
         voxels = (self._probed.voxels(scenes) for scenes in (train, held))
-        self._probe = VoxelProbe(*voxels, config.voxels_per_scene, config.seed, log, config.strict)
+        self._probe = VoxelProbe(*voxels, self.voxels_per_scene(len(train)), config.seed, log, config.strict)
+
+    @abstractmethod
+    def voxels_per_scene(self, scenes: int) -> int:
+        """Labelled voxels of each of so many training scenes that are learnt from, at most."""
 
     def network_features(self, network: Encoder) -> Representation:
         """Features of all stages that a finest voxel lies in."""
@@ -59,6 +62,17 @@ class LinearProbe(Probe):
     def input_features(self) -> Representation:
         """What the network reads of a voxel, and its height."""
         return self._probed.input_features()
+
+
+class LinearProbe(VoxelReadoutProbe):
+    """The class of every voxel, read off by a linear map that learns from all labels."""
+
+    summary = "the class of every voxel, read off frozen features by a linear map"
+    settings = LinearProbeConfig
+
+    def voxels_per_scene(self, scenes: int) -> int:
+        """As the config says."""
+        return self.config.voxels_per_scene
 
     def measure(self, representations: dict[str, Representation]) -> dict[str, ProbeScore]:
         """How well the classes of held-out scenes are read off each representation."""
@@ -75,4 +89,4 @@ class LinearProbe(Probe):
         )
 
 
-__all__ = ["LinearProbe", "LinearProbeConfig"]
+__all__ = ["LinearProbe", "LinearProbeConfig", "VoxelReadoutProbe"]

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_positive
-from geo3d.models import Encoder
-from geo3d.probe.linear_probe import KINDS
-from geo3d.probe.probe import Probe, Representation, Score, load_encoder
-from geo3d.probe.scenes import SceneProbeConfig, find_scenes
-from geo3d.probe.voxels import ProbeScore, VoxelProbe
-from geo3d.progress import Log
+from geo3d.probe.linear_probe import VoxelReadoutProbe
+from geo3d.probe.probe import Representation, Score
+from geo3d.probe.scenes import SceneProbeConfig
+from geo3d.probe.voxels import ProbeScore
 from geo3d.viz.curve import Panel, draw_panels
 
 
@@ -88,7 +86,7 @@ class SegmentScore(Score):
         return figures | {"features": f"{self.columns}"}
 
 
-class SegmentProbe(Probe):
+class SegmentProbe(VoxelReadoutProbe):
     """A checkpoint's features of voxels, and scenes of which few voxels are labelled."""
 
     summary = "the class of every voxel, read off by a linear map from 1 %, 10 % and all of the labels"
@@ -96,24 +94,9 @@ class SegmentProbe(Probe):
 
     config: SegmentConfig
 
-    def __init__(self, config: SegmentConfig, log: Log) -> None:
-        super().__init__(config, log)
-        wanted = "an encoder of voxels, grids or images, such as a swin3d"
-        self.network = load_encoder(config.checkpoint, config.model, tuple(KINDS), wanted)
-        self._probed = KINDS[self.network.kind](self.network, config.voxel_size, config.side)
-        train, held = find_scenes(config, self._probed.source, self._probed.make_rooms, log)
-        log(f"{len(train)} scenes to learn from, {len(held)} held out; {self._probed.describe()}")
-        voxels = (self._probed.voxels(scenes) for scenes in (train, held))
-        each = max(1, config.most // len(train))
-        self._probe = VoxelProbe(*voxels, each, config.seed, log, config.strict)
-
-    def network_features(self, network: Encoder) -> Representation:
-        """Features of all stages that a finest voxel lies in."""
-        return self._probed.network_features(network, self.config.device)
-
-    def input_features(self) -> Representation:
-        """What the network reads of a voxel, and its height."""
-        return self._probed.input_features()
+    def voxels_per_scene(self, scenes: int) -> int:
+        """An equal part of what is learnt from at most."""
+        return max(1, self.config.most // scenes)
 
     def measure(self, representations: dict[str, Representation]) -> dict[str, SegmentScore]:
         """How well the classes of held-out scenes are read off each representation, from each share of the labels.

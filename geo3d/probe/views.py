@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geo3d.datasets.scene import Scene
 from geo3d.geometry import Camera, PointCloud, View
-from geo3d.models.encoder import Encoder
+from geo3d.models.encoder import Encoder, layers_said
 from geo3d.models.image_encoder import ImageEncoder
 from geo3d.samples.source import SampleSource
 
@@ -196,7 +196,7 @@ def chosen_stages(network: Encoder, layers: Sequence[str]) -> list[int]:
     """
     count = len(network.feature_info)
     if layers:
-        return network.stage_numbers([int(name) if name.lstrip("-").isdigit() else name for name in layers])
+        return network.stage_numbers(layers_said(layers))
     if count <= _STAGES:
         return list(range(count))
     return [round((n + 1) * count / _STAGES) - 1 for n in range(_STAGES)]

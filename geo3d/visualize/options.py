@@ -123,8 +123,9 @@ def load(config: EncoderOptions) -> tuple[LoadedEncoder, str]:
 
 def layers_of(config: EncoderOptions) -> list[int | str] | None:
     """Stages by name or number; None: the usual ones."""
-    named = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in config.layers]
-    return named or None
+    from geo3d.models.encoder import layers_said
+
+    return layers_said(config.layers) or None
 
 
 __all__ = ["DrawingOptions", "EncoderOptions", "PlaceOptions", "ViewerOptions", "layers_of", "load"]
