@@ -47,6 +47,7 @@ _ROOMS = (
     "models",
     "nn",
     "ops",
+    "predict",
     "probe",
     "recipes",
     "reconstruction",

@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("tools",),
     ("cli",),
-    ("visualize",),
+    ("visualize", "predict"),
     ("recipes", "probe", "interop"),
     ("train",),
     ("methods",),

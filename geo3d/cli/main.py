@@ -16,7 +16,8 @@ COMMANDS = {
     "probe": "measure what a checkpoint's frozen features tell",
     "encode": "write features of scans, photos or grids to a file",
     "export": "write an encoder as a program: torch.export, AOTInductor, ONNX",
-    "segment": "name the class of every point of a scene",
+    "finetune": "train for a task from pre-trained weights",
+    "predict": "what a trained network says of files: classes, disparity, flow, pointmaps, ...",
     "visualize": "pictures of scenes, features, attention, reconstructions, pairs, matches, grids",
     "models": "list the models, or describe one",
 }

@@ -19,10 +19,22 @@ DEFAULT = "croco"
 
 def main(args: list[str], program: str) -> None:
     """Read the command line and pre-train."""
+    train(args, program, "pretrain", DEFAULT)
+
+
+def train(args: list[str], program: str, purpose: str, default: str | None = None, noun: str = "recipe") -> None:
+    """Read the command line and train by a recipe of a purpose.
+
+    Args:
+        args, program: as of a command.
+        purpose: of the recipes, as :attr:`geo3d.recipes.Recipe.purpose` says it.
+        default: the recipe of a command line that names none.
+        noun: what the recipes are called in messages.
+    """
     from geo3d.recipes import get_recipe, list_recipes, pretrain
 
-    summaries = command_line.summaries(list_recipes(), get_recipe)
-    name, rest = command_line.choose(args, summaries, program, DEFAULT, "recipe")
+    summaries = command_line.summaries(list_recipes(purpose), get_recipe)
+    name, rest = command_line.choose(args, summaries, program, default, noun)
     recipe, program = get_recipe(name), f"{program} {name}"
     start = _start(recipe.presets)
     given = command_line.parse_part(start, rest, program)

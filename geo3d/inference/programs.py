@@ -23,7 +23,7 @@ from geo3d.models.grid_encoder import CHANNELS, GridInput, fill_up
 from geo3d.models.point_encoder import PointInput
 from geo3d.models.spark import SparK
 from geo3d.models.voxel_points import features_at_voxels, points_in_voxels
-from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD, normalise
+from geo3d.nn.colors import normalise
 from geo3d.nn.topology import Topology
 
 #: Inputs that only some encoders read.
@@ -156,7 +156,11 @@ class ImageProgram(EncoderProgram):
         return {"images": dict.fromkeys((0, 1, 2), Dim.DYNAMIC)}
 
     def settings(self) -> dict[str, Any]:
-        return {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "side_multiple": self.model.side_multiple}
+        return {
+            "mean": list(self.model.color_scale.mean),
+            "std": list(self.model.color_scale.std),
+            "side_multiple": self.model.side_multiple,
+        }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Name of the stage -> its maps."""
@@ -165,7 +169,7 @@ class ImageProgram(EncoderProgram):
             height, width = images.shape[1:3]
             # Of positive numbers alone: ONNX rounds quotients towards zero.
             right, below = ((side + step - 1) // step * step - side for side in (width, height))
-            images = F.pad(normalise(images), (0, right, 0, below))
+            images = F.pad(normalise(images, self.model.color_scale), (0, right, 0, below))
         return dict(zip(self.names, self.model.features(images, self.numbers)))
 
 

@@ -15,15 +15,20 @@ from torch import Tensor
 from geo3d.errors import InputError
 from geo3d.geometry import View
 from geo3d.models.encoder import Encoder, StageInfo, as_list, require_prepared, require_range
-from geo3d.nn.colors import normalise
+from geo3d.nn.colors import IMAGENET, ColorScale, normalise
 
 _HINT = "hand in uint8 of 0 to 255, or floats of 0 to 1"
 
 
 class ImageEncoder(Encoder):
-    """An encoder of images. Features are maps (B, C, H / stride, W / stride)."""
+    """An encoder of images. Features are maps (B, C, H / stride, W / stride).
+
+    Attributes:
+        color_scale: how colours are normalised; ImageNet's mean and deviation unless a network was trained otherwise.
+    """
 
     kind: ClassVar = "image"
+    color_scale: ClassVar[ColorScale] = IMAGENET
 
     @property
     @abstractmethod
@@ -38,7 +43,7 @@ class ImageEncoder(Encoder):
                 (H, W, 3), or several of one size (B, H, W, 3): uint8 of 0 to 255, or floats of 0 to 1. Sizes may vary.
 
         Returns:
-            (B, 3, H, W) on the network's device and in its type, of ImageNet's mean and deviation; H and W are the
+            (B, 3, H, W) on the network's device and in its type, normalised by :attr:`color_scale`; H and W are the
             largest of the images', rounded up to whole patches. What is added at the right and below is the mean
             colour, 0.
 
@@ -48,7 +53,7 @@ class ImageEncoder(Encoder):
         images = [image for one in as_list(inputs) for image in colours_of(one)]
         step = self.side_multiple
         height, width = (-(-max(image.shape[axis] for image in images) // step) * step for axis in (0, 1))
-        normalised = (normalise(image.to(self.device).unsqueeze(0)) for image in images)
+        normalised = (normalise(image.to(self.device).unsqueeze(0), self.color_scale) for image in images)
         padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in normalised]
         return torch.cat(padded).to(next(self.parameters()).dtype)
 

@@ -43,6 +43,7 @@ class GridDetectionRecipe(GridsRecipe):
     """Detection with training scenes, and held-out scenes to measure it on."""
 
     summary = "NeRF-MAE's encoder, fine-tuned to find objects in radiance grids"
+    purpose = "finetune"
     run = GridDetectionRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper}
     method_class = GridDetection

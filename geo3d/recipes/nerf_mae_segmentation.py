@@ -44,6 +44,7 @@ class GridSegmentationRecipe(GridsRecipe):
     """Segmentation with training scenes, and held-out scenes to measure it on."""
 
     summary = "NeRF-MAE's network, fine-tuned to name the class of every voxel of radiance grids"
+    purpose = "finetune"
     run = GridSegmentationRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper}
     method_class = GridSegmentation

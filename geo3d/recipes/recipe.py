@@ -108,6 +108,8 @@ class Recipe:
 
     #: One line of help.
     summary: ClassVar[str]
+    #: The command that it belongs to: `geo3d pretrain`, or `geo3d finetune` where it trains for a task.
+    purpose: ClassVar[Literal["pretrain", "finetune"]] = "pretrain"
     #: Config class.
     run: ClassVar[type[Run]] = RoomsRun
     #: Name -> factory of a config; the first is the default.

@@ -70,7 +70,7 @@ def test_every_command_explains_itself(command: str, capsys) -> None:
         (["cook"], f"unknown command 'cook'; known: {', '.join(COMMANDS)}\n"),
         (["models", "resnet5"], "unknown model 'resnet5'"),
         (["models", "resnet50", "more"], "Unrecognized options: more"),
-        (["segment"], "Missing from geo3d segment: --checkpoint"),
+        (["predict", "segment"], "Missing from geo3d predict segment: --checkpoint"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args: list[str], message: str, capsys) -> None:

@@ -41,9 +41,9 @@ _SMALL_TRAINING = (
 )
 #: What a command holds -> what is said beside it so that it takes a moment; what the command says itself stays.
 QUICKER = {
-    r"^pretrain(?!.*--help)(?!.*--config)": _SMALL_TRAINING,
+    r"^(pretrain|finetune)(?!.*--help)(?!.*--config)": _SMALL_TRAINING,
     r"^pretrain.*--config": "--train.steps 1",
-    r"^pretrain(?!.*--data)(?!.*--config)(?! i2p_mae)": "--data scannet/",
+    r"^(pretrain|finetune)(?!.*--data)(?!.*--config)(?! i2p_mae)": "--data scannet/",
     r"^pretrain i2p_mae(?!.*--data)": "--data objects/",
     r"^pretrain( croco|$| --)(?!.*--config)": "--method.model croco_tiny --method.image-size 32 32 --method.resized 40",
     r"^pretrain spark ": "--method.image-size 64 64 --method.decoder-width 32 --method.encoder resnet_tiny",
@@ -52,10 +52,10 @@ QUICKER = {
     r"^pretrain spark3d(?!.*--method.model)": "--method.model sparse_resnet_tiny",
     r"^pretrain swin3d": "--method.voxel-size 0.2 --method.max-voxels 200 --method.model swin3d_tiny",
     r"^pretrain i2p_mae": "--method.points 300 --method.view-size 64 --method.model i2p_mae_tiny",
-    r"^pretrain nerf_mae": "--method.side 32 --grid-side 32",
+    r"^(pretrain|finetune) nerf_mae": "--method.side 32 --grid-side 32",
     r"^pretrain nerf_mae( |$)": "--method.model nerf_mae_tiny",
-    r"^pretrain nerf_mae_detection": "--method.model nerf_mae_detector_tiny",
-    r"^pretrain nerf_mae_segmentation": "--method.model nerf_mae_semantic_tiny",
+    r"^finetune nerf_mae_detection": "--method.model nerf_mae_detector_tiny",
+    r"^finetune nerf_mae_segmentation": "--method.model nerf_mae_semantic_tiny",
     r"^prepare synthetic": "--scenes 1 --objects 0 --views 2 --width 64 --height 48",
     r"^prepare grids(?!.*--route)": "--route depth_fusion",
     r"^prepare grids": "--longest-side 32",
@@ -122,7 +122,7 @@ def run_command_line(snippet: Snippet, desk: Desk) -> None:
             continue
         assert words[0] == "geo3d", f"{where}: is neither run nor known not to be"
         args = quicker(words[1:])
-        if args[0] == "pretrain" and "--out" not in args:  # numbered folders are named by other snippets
+        if args[0] in ("pretrain", "finetune") and "--out" not in args:  # numbered folders are named by other snippets
             args += ["--out", tempfile.mkdtemp(dir=desk.folder)]
         desk.lay(" ".join(args))
         assert call(*args) == 0, where

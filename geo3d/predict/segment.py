@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from geo3d.cli import command_line
 from geo3d.datasets import read_cloud
 from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.errors import InputError
@@ -22,7 +21,7 @@ from geo3d.writing import prepare_place
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentScene:
+class SegmentOptions:
     """Name the class of every point of a scene."""
 
     checkpoint: Path
@@ -43,12 +42,7 @@ class SegmentScene:
             check_positive(self, "voxel_size")
 
 
-def main(args: list[str], program: str) -> None:
-    """Read the command line, segment one scene, print what was found."""
-    print(segment_scene(command_line.parse(SegmentScene, args, program)))
-
-
-def segment_scene(config: SegmentScene) -> str:
+def predict(config: SegmentOptions) -> str:
     """Run the network and write PLY and picture.
 
     Returns:

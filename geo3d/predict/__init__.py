@@ -1,0 +1,1 @@
+"""What trained networks say of files: classes, boxes, disparity, flow, depth, pointmaps."""

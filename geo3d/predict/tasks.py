@@ -1,0 +1,36 @@
+"""The tasks of `geo3d predict` by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from geo3d.errors import InputError, did_you_mean
+
+#: Name -> one line of help; each is a module of this package with a class of options and a function ``predict``.
+TASKS = {
+    "segment": "the class of every point of scenes",
+}
+
+
+class Task(NamedTuple):
+    """A task: its options, and what carries it out and returns lines for people."""
+
+    options: type
+    predict: Callable[[Any], str]
+
+
+def get_task(name: str) -> Task:
+    """A task by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; known: {', '.join(TASKS)}{did_you_mean(name, TASKS)}")
+    module = importlib.import_module(f"geo3d.predict.{name}")
+    return Task(getattr(module, f"{name.capitalize()}Options"), module.predict)
+
+
+__all__ = ["TASKS", "Task", "get_task"]
