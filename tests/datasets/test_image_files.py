@@ -308,6 +308,6 @@ def test_loose_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     Image.fromarray(upright).save(tmp_path / "plain.png")
     assert np.array_equal(read_photo(tmp_path / "turned.png"), upright)
     assert np.array_equal(read_photo(tmp_path / "plain.png"), upright)
-    (tmp_path / "cut.png").write_bytes((tmp_path / "plain.png").read_bytes()[:60])
-    with pytest.raises(InputError, match="cut.png"):
+    (tmp_path / "cut.png").write_bytes((tmp_path / "plain.png").read_bytes()[:45])
+    with pytest.raises(InputError, match=r"cut\.png"):
         read_photo(tmp_path / "cut.png")
