@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[1]
-_MAX_IMPORT_SECONDS = 1.5
+_MAX_IMPORT_SECONDS = 1.5  # of the processor: other processes may run beside
 _MAX_FIRST_CALL_SECONDS = 2.0  # to load an encoder and to call it once, on a machine with nothing else to do
 _HEAVY = ("lightning_fabric", "matplotlib", "pycolmap", "trimesh", "tyro")
 
@@ -22,13 +22,13 @@ _IMPORT = """
 import sys, time
 import torch
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import geo3d
-bare = time.perf_counter() - start
+bare = time.process_time() - start
 brought = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 for name in geo3d.__all__:
     getattr(geo3d, name)
-print(bare, time.perf_counter() - start, sorted(brought), [name for name in %r if name in sys.modules])
+print(bare, time.process_time() - start, sorted(brought), [name for name in %r if name in sys.modules])
 """
 
 _SIDE_EFFECTS = """
