@@ -1,6 +1,16 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, i2p_mae, nerf_mae, nerf_mae_downstream, spark, sparse_resnet, swin3d
+from geo3d.models import (
+    classifier,
+    croco,
+    i2p_mae,
+    nerf_mae,
+    nerf_mae_downstream,
+    segmenter,
+    spark,
+    sparse_resnet,
+    swin3d,
+)
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -27,6 +37,11 @@ register_family(nerf_mae.FAMILY)
 register_family(nerf_mae_downstream.FPN_FAMILY)
 register_family(nerf_mae_downstream.DETECTOR_FAMILY)
 register_family(nerf_mae_downstream.SEMANTIC_FAMILY)
+register_family(segmenter.VOXEL_FAMILY)
+register_family(segmenter.POINT_FAMILY)
+register_family(classifier.VOXEL_FAMILY)
+register_family(classifier.CLOUD_FAMILY)
+register_family(classifier.IMAGE_FAMILY)
 
 __all__ = [
     "Encoder",
@@ -34,6 +49,7 @@ __all__ = [
     "ModelInfo",
     "ReleasedFile",
     "StageInfo",
+    "classifier",
     "create_encoder",
     "create_model",
     "croco",
@@ -46,6 +62,7 @@ __all__ = [
     "nerf_mae",
     "nerf_mae_downstream",
     "register_family",
+    "segmenter",
     "spark",
     "sparse_resnet",
     "swin3d",
