@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from geo3d.checkpoints.loading import Stored
 from geo3d.config import to_plain, typed_value
 from geo3d.errors import InputError
 from geo3d.models.encoder import Encoder, Kind, StageInfo, layers_within
@@ -115,6 +116,22 @@ class HeadedEncoder(Encoder):
         return self.encoder.features(inputs, layers)
 
 
+def encoder_in(stored: Stored) -> Stored:
+    """The encoder in what a file holds: that under a head, or within a network of pre-training; else all there is."""
+    family = family_of(stored.family)
+    if issubclass(family.config, HeadedConfig):
+        config = family.configure(family.config(), stored.config)
+        inside = {name: value for name, value in stored.state.items() if name.startswith("encoder.")}
+        state = {name.removeprefix("encoder."): value for name, value in inside.items()}
+        return Stored(state, family_of(config.encoder).name, config.encoder_options, name=config.encoder)
+    if not family.bare:
+        for name, take in family.parts.items():
+            part = take(stored)
+            if part.family == name and part.state:
+                return part
+    return stored
+
+
 def declared(
     network: type[HeadedEncoder], title: str, config: type[HeadedConfig], free: tuple[str, ...] = ()
 ) -> Family:
@@ -140,4 +157,4 @@ def declared(
     )
 
 
-__all__ = ["HeadedConfig", "HeadedEncoder", "HeadedFamily", "declared"]
+__all__ = ["HeadedConfig", "HeadedEncoder", "HeadedFamily", "declared", "encoder_in"]
