@@ -31,7 +31,8 @@ from geo3d.nn.pointmaps import ConfidenceMode
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
 FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic", "dust3r", "mast3r")
-FAMILIES += ("croco_downstream",)
+HEADED = ("voxel_segmenter", "point_segmenter", "voxel_classifier", "cloud_classifier", "image_classifier")
+FAMILIES += ("croco_downstream", *HEADED)
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
@@ -41,6 +42,7 @@ SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_m
 SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
 SMALL |= {"dust3r": "dust3r_tiny", "mast3r": "mast3r_tiny"}
 SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
+SMALL |= {name: name for name in HEADED}
 
 #: Sizes of a small encoder of points.
 POINTS: dict[str, Any] = {"points": 64, "groups": (24, 12, 6), "neighbors": (4, 4, 3), "dims": (8, 8, 16)}
@@ -102,6 +104,32 @@ OPTIONS |= {
     ],
     "nerf_mae_semantic": [GRIDS | {"num_classes": 3}],
 }
+_VOXELS: dict[str, Any] = {"stem": 8, "depths": (1,), "channels": (16,), "signals": "XYZ_NORM", "voxel_size": 0.1}
+_SWIN: dict[str, Any] = {"depths": (1, 1), "channels": (16, 24), "heads": (2, 2), "windows": (3, 3)}
+_IMAGES: dict[str, Any] = {"depths": [1, 1, 1, 1], "width": 8}
+OPTIONS |= {
+    "voxel_segmenter": [
+        {"encoder": "sparse_resnet_tiny", "encoder_options": _VOXELS, "num_classes": 3, "width": 16},
+        {"encoder": "swin3d_tiny", "encoder_options": _SWIN, "num_classes": 3},
+        {"encoder_options": {"signals": "XYZ"}},
+    ],
+    "point_segmenter": [
+        {"encoder": "i2p_mae_tiny", "encoder_options": POINTS, "num_classes": 3, "width": 8} | {"voxel_size": 0.2}
+    ],
+    "voxel_classifier": [
+        {"encoder": "sparse_resnet_tiny", "encoder_options": _VOXELS, "num_classes": 3, "pooling": "max"}
+        | {"dropout": 0.1},
+    ],
+    "cloud_classifier": [
+        {"encoder": "i2p_mae_tiny", "encoder_options": POINTS, "num_classes": 3, "pooling": "mean", "dropout": 0.1},
+        {"encoder": "i2p_mae_base", "encoder_options": POINTS | {"decoder_dims": (16, 8)}},
+    ],
+    "image_classifier": [
+        {"encoder": "resnet_tiny", "encoder_options": _IMAGES, "num_classes": 3, "pooling": "max", "dropout": 0.1},
+        {"encoder": "convnext_atto", "pooling": "max+mean"},
+        {"encoder": "resnet"} | {"encoder_options": _IMAGES},
+    ],
+}
 
 #: Sizes of a small trunk of CroCo's, and of a small DPT head on it.
 TRUNK: dict[str, Any] = {"image_size": (32, 48), "encoder_dim": 16, "encoder_depth": 4, "encoder_heads": 2}
@@ -141,7 +169,7 @@ OPTIONS |= {
 
 #: Of whose sizes files of others do not tell these.
 UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
-UNTOLD |= {family: OPTIONS[family][0].keys() for family in ("dust3r", "mast3r", "croco_downstream")}
+UNTOLD |= {name: OPTIONS[name][0].keys() for name in ("dust3r", "mast3r", "croco_downstream", *HEADED)}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
 #: Parameters of the published networks.
