@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from croco_downstream_golden import check_croco_dpt, check_stereoflow_losses
 from croco_golden import check_croco, check_rope2d
 from golden_cases import GoldenCase, case_paths
 from i2p_mae_golden import check_classifier, check_i2p_mae
@@ -21,6 +22,7 @@ from voxel_attention_golden import check_voxel_attention
 #: kind -> the check of a case of that kind.
 CHECKS = {
     "croco": check_croco,
+    "croco_dpt": check_croco_dpt,
     "i2p_mae": check_i2p_mae,
     "i2p_mae_classifier": check_classifier,
     "nerf_mae": check_nerf_mae,
@@ -31,6 +33,7 @@ CHECKS = {
     "rope2d": check_rope2d,
     "spark": check_spark,
     "spark_encoder": check_spark_encoder,
+    "stereoflow_losses": check_stereoflow_losses,
     "swin3d": check_swin3d,
     "voxel_attention": check_voxel_attention,
     "window_partition": check_window_partition,
@@ -38,8 +41,6 @@ CHECKS = {
 
 #: Kinds whose models are still to come; a case of theirs must fail until its check exists above.
 LATER = {
-    "croco_dpt": "comes with CroCo's downstream heads",
-    "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
     "dust3r": "comes with DUSt3R",
     "dust3r_geometry": "comes with DUSt3R",
