@@ -23,7 +23,6 @@ from geo3d.samples.packing import pack
 from geo3d.samples.points import LabelledScenes
 from geo3d.viz.points import draw_labels
 
-_BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
 
 
@@ -149,7 +148,7 @@ class Segmentation(Method):
 
     def rate_factors(self) -> dict[str, float]:
         """Parameters of attention blocks learn at a tenth of the rate, as published."""
-        return {name: _BLOCK_RATE for name, _ in self.named_parameters() if "blocks" in name}
+        return {f"network.{name}": factor for name, factor in self.network.rate_factors().items()}
 
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """The first crop by its labels, and by the network's."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from geo3d.checkpoints.loading import Stored
 from geo3d.checkpoints.nerf_mae_downstream import around_encoder, encoder_of, pyramid_of
 from geo3d.errors import InputError
-from geo3d.models.encoder import StageInfo
+from geo3d.models.encoder import StageInfo, layers_within
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.grid_encoder import CHANNELS, GridEncoder, GridInput
 from geo3d.models.nerf_mae import ADDRESS, PAGE, NeRFMAE, NeRFMAEConfig, NeRFMAEEncoderConfig, read_files
@@ -81,6 +81,11 @@ class _OnEncoder(GridEncoder):
     def encoder(self) -> NeRFMAE:
         """The encoder within."""
         return self.base
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Those of the encoder within."""
+        place = next(name for name, module in self.named_modules() if module is self.encoder)
+        return layers_within(f"{place}.", self.encoder.layer_prefixes())
 
     @property
     def side_multiple(self) -> int:
