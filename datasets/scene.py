@@ -118,6 +118,8 @@ class Scene:
     metric: bool = True
     #: Whether it is a single object rather than a place.
     is_object: bool = False
+    #: Whether its views are of places that have nothing to do with each other, so that pairs of them may be parted.
+    of_many_places: bool = False
     #: Row of the dataset's ``categories``: what the object is; -1 where that is not known.
     category: int = -1
     #: ``train`` or ``test`` where the dataset says to which of them an object belongs; else empty.
