@@ -151,7 +151,7 @@ class DenseRecipe(Recipe):
         captions = "first image", self.method.name, "predicted", "error"
         write_picture(path, captioned_sheet(np.array(rows), captions))
         told = "; ".join(f"{name} {before[name]:.3g} -> {after[name]:.3g}{unit}" for name, unit in self.told)
-        of = f"{self.method.name} of {self.measured_count} {self.measured_on} {self.items}"
+        of = f"{self.method.name} on {self.measured_count} {self.measured_on} {self.items}"
         return f"{of}, {self.beginning} -> trained: {told}\npredictions and their errors: {path}"
 
 
