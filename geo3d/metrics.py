@@ -8,6 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+#: Ratio to the truth below which a depth counts as right.
+_RIGHT = 1.25
+#: Smallest depth, metres, that a prediction counts as.
+_NEAREST = 1e-3
+#: Of flow and disparity, errors count as outliers beyond these pixels and this share of the true length (KITTI).
+_OUTLIER_PIXELS, _OUTLIER_SHARE = 3.0, 0.05
 #: Label of what has no class and does not count.
 IGNORED = -1
 
@@ -132,4 +138,94 @@ def detection_scores(overlaps: Sequence[Tensor], scores: Sequence[Tensor]) -> di
         "recall25": box_recall(overlaps, 0.25),
         "recall50": recalls[0],
         "ar": sum(recalls) / len(recalls),
+    }
+
+
+def stereo_errors(disparity: Tensor, truth: Tensor, bounds: Sequence[float] = (0.5, 1.0, 2.0, 3.0)) -> dict[str, float]:
+    """Figures of disparities: means over images of each one's own.
+
+    Args:
+        disparity, truth: (B, 1, H, W) pixels; the truth is not finite where it is not known.
+        bounds: of the errors that are counted, pixels.
+
+    Returns:
+        ``average_error`` (which is the end-point error of stereo) and ``rmse``, pixels; ``bad@<bound>``, percent of the
+        pixels that are known whose error is larger. NaN where nothing is known.
+    """
+    figures = []
+    for error in _lengths_of_errors(disparity, truth):
+        one = {"average_error": error.mean().item(), "rmse": error.square().mean().sqrt().item()}
+        figures.append(one | _beyond(error, bounds))
+    return _mean_of(figures)
+
+
+def flow_errors(flow: Tensor, truth: Tensor, bounds: Sequence[float] = (1.0, 3.0, 5.0)) -> dict[str, float]:
+    """Figures of optical flow: means over images of each one's own.
+
+    Args:
+        flow, truth: (B, 2, H, W) pixels; the truth is not finite where it is not known.
+        bounds: of the errors that are counted, pixels.
+
+    Returns:
+        ``l1_error`` (sum over both channels) and ``epe``, the length of the error, pixels; ``bad@<bound>``, percent of
+        the pixels that are known whose error is longer. NaN where nothing is known.
+    """
+    figures = []
+    sums = _lengths_of_errors(flow, truth, order=1)
+    for error, summed in zip(_lengths_of_errors(flow, truth), sums, strict=True):
+        figures.append({"l1_error": summed.mean().item(), "epe": error.mean().item()} | _beyond(error, bounds))
+    return _mean_of(figures)
+
+
+def _lengths_of_errors(values: Tensor, truth: Tensor, order: int = 2) -> list[Tensor]:
+    """Lengths of the errors at the known pixels of each image of a batch that has one; of none, one that is empty."""
+    known = truth.isfinite().all(1)
+    errors = torch.linalg.vector_norm((values - truth).double(), ord=order, dim=1)
+    found = [error[inside] for error, inside in zip(errors, known, strict=True) if inside.any()]
+    return found or [errors.new_zeros(0)]
+
+
+def _beyond(error: Tensor, bounds: Sequence[float]) -> dict[str, float]:
+    return {f"bad@{float(bound)}": 100 * (error > bound).double().mean().item() for bound in bounds}
+
+
+def _mean_of(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}
+
+
+def outliers(values: Tensor, truth: Tensor) -> float:
+    """Percent of the known pixels whose error is beyond 3 pixels and 5 % of the true length, as KITTI counts them.
+
+    Args:
+        values, truth: (B, C, H, W) disparity or flow, pixels; the truth is not finite where it is not known.
+
+    Returns:
+        Of all images together (F1-all, D1-all); NaN where nothing is known.
+    """
+    known = truth.isfinite().all(1)
+    length = torch.linalg.vector_norm(truth.double(), dim=1)[known]
+    error = torch.linalg.vector_norm((values - truth).double(), dim=1)[known]
+    return 100 * ((error > _OUTLIER_PIXELS) & (error > _OUTLIER_SHARE * length)).double().mean().item()
+
+
+def depth_errors(depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """:func:`depth_figures` of depth maps, over all their known pixels.
+
+    Args:
+        depth, truth: (B, 1, H, W) metres; the truth is not finite where it is not known. Depths below 1 mm, and
+            negative ones, count as 1 mm.
+    """
+    known = truth.isfinite()
+    return depth_figures(depth[known].double().clamp_min(_NEAREST).log(), truth[known].double().log())
+
+
+def depth_figures(logs: Tensor, truth: Tensor) -> dict[str, float]:
+    """``rmse`` (metres), ``abs_rel``, ``delta1`` and ``rmse_log`` of logarithms of depths (M,) beside true ones."""
+    off = logs - truth
+    error = logs.exp() - truth.exp()
+    return {
+        "rmse": error.square().mean().sqrt().item(),
+        "abs_rel": (error.abs() / truth.exp()).mean().item(),
+        "delta1": (off.abs() < math.log(_RIGHT)).double().mean().item(),
+        "rmse_log": off.square().mean().sqrt().item(),
     }

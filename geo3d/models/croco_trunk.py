@@ -129,7 +129,7 @@ class CroCoTrunk(ImageEncoder):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: Xavier-uniform matrices, zero biases."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -167,6 +167,11 @@ class CroCoTrunk(ImageEncoder):
         """The encoder's blocks."""
         config = self.config
         return [StageInfo(f"block{n}", config.encoder_dim, config.patch_size) for n in range(config.encoder_depth)]
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Embedding of patches, then the encoder's blocks; its norm belongs to the last one."""
+        *blocks, last = [f"enc_blocks.{n}." for n in range(self.config.encoder_depth)]
+        return [("patch_embed.",), *((block,) for block in blocks), (last, "enc_norm.")]
 
     def position_embedding(self, name: str, grid: tuple[int, int]) -> Tensor:
         """One of the stored embeddings (N, C), resampled to a grid of tokens."""
