@@ -55,9 +55,22 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
     Raises:
         InputError: an argument or position embedding that is not known.
     """
+    config, others = trunk_config(arguments, path)
+    for name, value in others.items():
+        raise InputError(f"{path}: constructor argument {name}={value!r} is not known for CroCo")
+    return config
+
+
+def trunk_config(arguments: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Published constructor arguments -> fields of ``CroCoConfig``, and the arguments that are not CroCo's.
+
+    Raises:
+        InputError: they are no arguments, or a position embedding that is not known.
+    """
     if not isinstance(arguments, Mapping):
         raise InputError(f"{path}: croco_kwargs should be named arguments, found {arguments!r}")
     config: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in _FIELDS:
             config[_FIELDS[name]] = value
@@ -66,8 +79,8 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
         elif name == "pos_embed" and str(value).startswith(_ROTARY):
             config["rope_base"] = _rope_base(value, path)
         elif name not in _IGNORED:
-            raise InputError(f"{path}: constructor argument {name}={value!r} is not known for CroCo")
-    return config
+            others[name] = value
+    return config, others
 
 
 def _rope_base(name: str, path: str | Path) -> float:

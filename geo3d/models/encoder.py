@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: What an encoder reads.
 Kind = Literal["image", "voxels", "points", "grid"]
+#: What the head of a network is for; empty where it has none.
+Task = Literal["", "segment", "classify", "detect"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         family: name of the declared family.
         kind: what it reads.
+        task: what its head is for, where it has one.
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
         head_prefixes: of these, the ones that are a task's alone, which pre-training does not bring.
         config: sizes.
@@ -59,6 +62,7 @@ class Encoder(nn.Module, ABC):
 
     family: ClassVar[str]
     kind: ClassVar[Kind]
+    task: ClassVar[Task] = ""
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
     head_prefixes: ClassVar[tuple[str, ...]] = ()
     config: Any

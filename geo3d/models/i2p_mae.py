@@ -468,6 +468,7 @@ class PointClassifier(_PointNetwork):
     """
 
     family = "i2p_mae_classifier"
+    task = "classify"
     decoder_prefixes = ("norm.", "cls_head_finetune.")
 
     def __init__(self, config: PointClassifierConfig | None = None, generator: torch.Generator | None = None) -> None:

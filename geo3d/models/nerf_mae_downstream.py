@@ -152,6 +152,7 @@ class NeRFMAEDetector(_OnEncoder):
     """
 
     family = "nerf_mae_detector"
+    task = "detect"
     decoder_prefixes = ("backbone.fpn_neck.", "head.")
 
     def __init__(self, config: NeRFMAEDetectorConfig | None = None, generator: torch.Generator | None = None) -> None:
@@ -208,6 +209,7 @@ class NeRFMAESemantic(_OnEncoder):
     """
 
     family = "nerf_mae_semantic"
+    task = "segment"
     decoder_prefixes = ("base.decoder", "encoder1.", "decoder1.", "sem_out.")
 
     def __init__(self, config: NeRFMAESemanticConfig | None = None, generator: torch.Generator | None = None) -> None:

@@ -287,6 +287,7 @@ class Swin3DUNet(VoxelEncoder):
     """
 
     family = "swin3d"
+    task = "segment"
     decoder_prefixes = ("upsamples.", "classifier.")
 
     def __init__(self, config: Swin3DConfig | None = None, generator: torch.Generator | None = None) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo3d.checkpoints.dpt_names import without_doubles
 from geo3d.errors import InputError
 
 #: Channels of the four levels, and of what they are joined in, as published.
@@ -68,7 +67,7 @@ class DPTHead(nn.Module):
     """Four levels of tokens -> a map at the image's size.
 
     The tokens become maps of strides 1/4, 1/2, 1 and 2 patches, which are joined from coarse to fine. Parameters have
-    the published names, each once; published files list some twice, see ``geo3d.checkpoints.dpt_names``.
+    the published names, each once: published files list some twice, see :func:`geo3d.checkpoints.dpt.without_doubles`.
 
     Args:
         inputs: channels of the tokens of the four levels.
@@ -159,8 +158,21 @@ class PixelHead(nn.Module):
         out = self.proj(tokens)
         if self.channels_last:
             out = out.unflatten(2, (self.patch_size**2, -1)).transpose(2, 3).flatten(2)
-        maps = out.transpose(1, 2).unflatten(2, grid)
-        return F.pixel_shuffle(maps, self.patch_size)
+        return tokens_to_pixels(out, grid, self.patch_size)
 
 
-__all__ = ["LEVELS", "WIDTH", "DPTHead", "FusionBlock", "PixelHead", "ResidualUnit", "hook_layers", "without_doubles"]
+def tokens_to_pixels(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """(B, N, channels * patch_size^2), channels slowest -> (B, channels, rows * patch_size, columns * patch_size)."""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), patch_size)
+
+
+__all__ = [
+    "LEVELS",
+    "WIDTH",
+    "DPTHead",
+    "FusionBlock",
+    "PixelHead",
+    "ResidualUnit",
+    "hook_layers",
+    "tokens_to_pixels",
+]

@@ -9,6 +9,7 @@ from geo3d.recipes.nerf_mae_segmentation import GridSegmentationRecipe
 from geo3d.recipes.pretrain import pretrain
 from geo3d.recipes.recipe import Recipe, RoomsRun, Run
 from geo3d.recipes.registry import get_recipe, list_recipes, register_recipe
+from geo3d.recipes.segment import SegmentRecipe
 from geo3d.recipes.spark import SparKRecipe
 from geo3d.recipes.spark3d import SparK3DRecipe
 from geo3d.recipes.swin3d import Swin3DRecipe
@@ -20,6 +21,7 @@ register_recipe("i2p_mae", I2PMAERecipe)
 register_recipe("nerf_mae", NeRFMAERecipe)
 register_recipe("nerf_mae_detection", GridDetectionRecipe)
 register_recipe("nerf_mae_segmentation", GridSegmentationRecipe)
+register_recipe("segment", SegmentRecipe)
 register_recipe("spark", SparKRecipe)
 register_recipe("spark3d", SparK3DRecipe)
 register_recipe("stereo", StereoRecipe)

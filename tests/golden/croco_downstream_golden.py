@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import GoldenCase
+from torch import Tensor
 
 from geo3d import create_model
 from geo3d.checkpoints.croco_downstream import CRITERIA
@@ -15,9 +16,11 @@ from geo3d.metrics import flow_errors, stereo_errors
 from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD
 from geo3d.nn.laplace import criterion
 
-# What the cases suggest; of the largest value this code measured 3e-6 forward and 6e-6 on gradient norms.
-FORWARD_RELATIVE = 5e-5
-GRADIENT_NORM_RELATIVE = 1e-4
+# Of the largest value. In float32 this code measured 2.5e-6, as the published one; in float64 what is stored as float32
+# is left, 1e-7. Gradients are compared in float64 alone (4e-8 measured): in float32 some of the head's rectifiers turn
+# the other way by rounding, which changed norms by up to 2e-4.
+FORWARD_RELATIVE = {torch.float32: 5e-5, torch.float64: 5e-7}
+GRADIENT_NORM_RELATIVE = 1e-6
 # The criteria are run in float64, so that only what is stored as float32 is left, half a unit of its last place.
 STORED_RELATIVE = 1e-7
 VALUE_RELATIVE = 1e-12
@@ -32,26 +35,34 @@ def check_croco_dpt(case: GoldenCase, folder: Path) -> None:
     assert model.config.crop == tuple(args["crop"])
     mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
     views = [*((stored["images"].float() / 255 - mean) / std).unbind(1), None]
-    first, second = views[:2]
-
-    output = model(first, second)
-    whole = [output.values] if output.confidence is None else [output.values, output.confidence.unsqueeze(1)]
-    prediction = torch.cat(whole, 1)
-    actual = {"prediction": prediction}
-    for number, tokens in enumerate(model.tokens(first, second, hooks)):
-        if f"hook{number}" in stored:
-            actual[f"hook{number}"] = tokens[:, stored["token_rows"]]
-    for name, value in actual.items():
-        expected = stored[name].double()
-        error = (value.double() - expected).abs().max() / expected.abs().max()
-        assert error < FORWARD_RELATIVE, f"{name}: {error:.1e}"
-
+    with torch.no_grad():
+        _compare(case, model, *views[:2])
+    model = model.double()
+    prediction = _compare(case, model, *(None if v is None else v.double() for v in views[:2]))
     (prediction * stored["upstream"]).mean().backward()
     parameters = _published_names(dict(model.named_parameters()))
     names = case.meta["tensors"]["grad_norm"]["parameters"]
     for name, expected in zip(names, stored["grad_norm"].tolist(), strict=True):
         norm = float(parameters[name].grad.double().norm())
         assert norm == pytest.approx(expected, rel=GRADIENT_NORM_RELATIVE), name
+
+
+def _compare(case: GoldenCase, model: Any, first: Tensor, second: Tensor | None) -> Tensor:
+    """Compare the head's output, and what it reads, with what is stored; returns the first."""
+    stored, read = case.tensors, []
+    watch = model.head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    output = model(first, second)
+    watch.remove()
+    whole = [output.values] if output.confidence is None else [output.values, output.confidence.unsqueeze(1)]
+    actual = {"prediction": torch.cat(whole, 1)}
+    for number, tokens in enumerate(read[0]):
+        if f"hook{number}" in stored:
+            actual[f"hook{number}"] = tokens[:, stored["token_rows"]]
+    for name, value in actual.items():
+        expected = stored[name].double()
+        error = (value.double() - expected).abs().max() / expected.abs().max()
+        assert error < FORWARD_RELATIVE[first.dtype], f"{name} in {first.dtype}: {error:.1e}"
+    return actual["prediction"]
 
 
 def _published_names(parameters: dict[str, Any]) -> dict[str, Any]:
