@@ -18,6 +18,7 @@ from small_runs import small_run
 from geo3d.checkpoints import save_model
 from geo3d.datasets import read_points
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.datasets.synthetic.stereo_flow import StereoFlowConfig, write_stereo_flow
 from geo3d.geometry import PointCloud
 from geo3d.models import create_model
 from geo3d.recipes import pretrain
@@ -170,6 +171,13 @@ def _spark(encoder: str) -> Maker:
     return make
 
 
+def _stereo(task: str) -> Maker:
+    def make(_: Desk, path: Path) -> None:
+        write_stereo_flow(StereoFlowConfig(path, task=task, scenes=2, pairs=2, width=64, height=48, workers=1))
+
+    return make
+
+
 #: What texts name -> how it is made.
 ITEMS: dict[str, Maker] = {
     "scannet/": _rooms,
@@ -182,6 +190,8 @@ ITEMS: dict[str, Maker] = {
     "rooms/measure": _some_rooms(2),
     "labelled/learn": _grids_of("rooms/learn"),
     "labelled/measure": _grids_of("rooms/measure"),
+    "stereo/": _stereo("stereo"),
+    "flow/": _stereo("flow"),
     "scans": _copy_of("scannet/"),
     "scan.ply": _room_points,
     "chair.ply": _object_points,
