@@ -9,13 +9,14 @@ import torch
 
 from geo3d.methods.segment import Segment, SegmentConfig
 from geo3d.recipes.finetuning import FewLabels, TaskRun
+from geo3d.recipes.recipe import RoomsRun
 from geo3d.recipes.scene_segmentation import SceneSegmentationRecipe
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 
 
 @dataclass(kw_only=True)
-class SegmentRun(TaskRun):
+class SegmentRun(TaskRun, RoomsRun):
     """Name the class of every point of labelled scenes; `init` names the pre-trained encoder."""
 
     method: SegmentConfig = field(default_factory=SegmentConfig)
@@ -50,9 +51,7 @@ def _paper() -> SegmentRun:
 class SegmentRecipe(FewLabels, SceneSegmentationRecipe):
     """Any encoder, fine-tuned on labelled scenes, and held-out ones to measure it on."""
 
-    summary = (
-        "the class of every point of one's own scenes: any encoder of voxels or points under a small head"
-    )
+    summary = "the class of every point of one's own scenes: any encoder of voxels or points under a small head"
     purpose = "finetune"
     run = SegmentRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper}

@@ -113,7 +113,7 @@ def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path
 
 
 def test_from_python_classes_are_called_as_the_dataset_calls_them(finished, scans, tmp_path, monkeypatch) -> None:
-    config = SegmentOptions(checkpoint=finished, scene=scans / "scene0003_00", out=tmp_path / "new" / "a.ply")
+    config = SegmentOptions(checkpoint=finished, scenes=(scans / "scene0003_00",), out=tmp_path / "new" / "a.ply")
     expected = predict(config)
     own = tuple(f"own {name}" for name in SCANNET20_CLASSES)
     monkeypatch.setattr(ScanNet, "classes", own, raising=False)

@@ -18,8 +18,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
     "nerf_mae": {"side": 32},
-    "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
-    "nerf_mae_segmentation": {"side": 32},
+    "detect": {"side": 32, "least_volume": 0.0},
+    "segment_grids": {"side": 32},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
     "swin3d": {"voxel_size": 0.2, "max_voxels": 200},
@@ -27,8 +27,8 @@ SMALL: dict[str, dict[str, Any]] = {
 #: Recipe -> changes to its run.
 RUNS: dict[str, dict[str, Any]] = {
     "nerf_mae": {"grid_side": 32},
-    "nerf_mae_detection": {"grid_side": 32},
-    "nerf_mae_segmentation": {"grid_side": 32},
+    "detect": {"grid_side": 32},
+    "segment_grids": {"grid_side": 32},
 }
 
 
