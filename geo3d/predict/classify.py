@@ -31,7 +31,7 @@ class ClassifyOptions:
     """Name the class of objects or images."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """Objects, as files of points or meshes (PLY, OFF, OBJ, NPZ, ...), for a network over points or voxels; or images."""
+    """Objects, as files of points or meshes (PLY, OFF, OBJ, ...), for a network over points or voxels; or images."""
     checkpoint: Path
     """Run folder of `geo3d finetune classify`, one of its checkpoints, the authors' classifier of I2P-MAE, or
     hf://owner/repository/file[@revision]."""

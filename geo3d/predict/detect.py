@@ -32,8 +32,8 @@ class DetectOptions:
     """Find objects in radiance grids."""
 
     grids: tyro.conf.Positional[tuple[Path, ...]]
-    """Files of grids (.npz), folders of them as `geo3d prepare grids` writes, or folders of scenes with posed depth maps
-    or photos, of which grids are made first, under data/grids."""
+    """Files of grids (.npz), folders of them as `geo3d prepare grids` writes, or folders of scenes with posed depth
+    maps or photos, of which grids are made first, under data/grids."""
     checkpoint: Path
     """Run folder of `geo3d finetune detect`, one of its checkpoints, the authors' detector of NeRF-MAE, or
     hf://owner/repository/file[@revision]."""

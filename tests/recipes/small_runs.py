@@ -15,10 +15,12 @@ from geo3d.train import TrainConfig, launch
 
 #: Recipe -> changes to the method of its preset ``tiny``.
 SMALL: dict[str, dict[str, Any]] = {
+    "classify": {"points": 300},
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
     "nerf_mae": {"side": 32},
     "detect": {"side": 32, "least_volume": 0.0},
+    "segment": {"voxel_size": 0.2, "max_voxels": 200, "width": 16},
     "segment_grids": {"side": 32},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},

@@ -25,10 +25,12 @@ from geo3d.samples.source import SampleSource
 
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
+    "classify": {"points": 100},
     "croco": {"image_size": (16, 32), "resized": 20},
     "i2p_mae": {"points": 100, "view_size": 32},
     "nerf_mae": {"side": 32},
     "detect": {"side": 32, "least_volume": 0.0},
+    "segment": {"signals": "XYZ", "voxel_size": 0.2, "width": 16},
     "segment_grids": {"side": 32},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
@@ -37,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
 #: How items are looked for, where the small datasets are not what is looked for by default.
 LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
+    "labelled objects": {"fewest": 2, "leave_out": ()},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
 
@@ -68,7 +71,8 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 def _method(recipe: str) -> type[Method]:
     """The method that a recipe trains: of the same name."""
-    (found,) = [cls for cls in _subclasses(Method) if cls.name == recipe and cls.__module__.startswith("geo3d.")]
+    named = {cls for cls in _subclasses(Method) if vars(cls).get("name") == recipe}
+    (found,) = [cls for cls in named if cls.__module__.startswith("geo3d.")]
     return found
 
 
