@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geo3d.datasets.files import subfolders
+from geo3d.datasets.files import folders_below
+from geo3d.datasets.image_files import holds_images
 from geo3d.datasets.objects import SUBSETS
 from geo3d.datasets.quarantine import Quarantine
 from geo3d.datasets.scene import SceneDataset
@@ -146,8 +147,8 @@ class LabelledImages(ImageSet):
 
 
 def _holds_classes(root: Path) -> bool:
-    """Whether there are images in a folder, in those below it, or in those below ``train`` and ``test``."""
-    return PhotoFolder.detect(root) or any(PhotoFolder.detect(root / name) for name in subfolders(root))
+    """Whether there are images in a folder, at any depth."""
+    return any(map(holds_images, folders_below(root)))
 
 
 __all__ = ["LabelledImages", "LabelledObjects"]

@@ -13,9 +13,10 @@ from typing import Any
 from geo3d.recipes import Run, get_recipe, pretrain
 from geo3d.train import TrainConfig, launch
 
+_POINTS = ("groups=[16, 8, 4]", "neighbors=[4, 4, 2]", "dims=[12, 12, 24]", "embed_dim=8")
 #: Recipe -> changes to the method of its preset ``tiny``.
 SMALL: dict[str, dict[str, Any]] = {
-    "classify": {"points": 300},
+    "classify": {"model": "i2p_mae_tiny", "points": 64, "model_options": _POINTS},
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
     "nerf_mae": {"side": 32},

@@ -20,6 +20,7 @@ from geo3d.errors import InputError
 from geo3d.methods import Method
 from geo3d.recipes import get_recipe, list_recipes
 from geo3d.samples.images import PhotoFolder
+from geo3d.samples.labelled_objects import LabelledObjects
 from geo3d.samples.objects import ObjectClouds
 from geo3d.samples.source import SampleSource
 
@@ -93,7 +94,10 @@ def _holding(recipe: str, root: Path) -> list[Scene]:
     """The scenes of a dataset that hold what a recipe reads."""
     kind = _method(recipe).source
     found = [scene for scene in open_dataset(root) if kind.reads(scene)]
-    return found if kind is not ObjectClouds else [scene for scene in found if scene.is_object or _has_instances(scene)]
+    if not issubclass(kind, ObjectClouds):
+        return found
+    named = issubclass(kind, LabelledObjects)
+    return [s for s in found if (s.category >= 0 or not named if s.is_object else _has_instances(s))]
 
 
 def _read_root(recipe: str, roots: dict[str, Path]) -> Path:
