@@ -217,7 +217,7 @@ ITEMS: dict[str, Maker] = {
     "runs/swin3d-001": _run_of("swin3d"),
     "runs/i2p_mae-001": _run_of("i2p_mae"),
     "runs/nerf_mae-001": _run_of("nerf_mae"),
-    "runs/nerf_mae_segmentation-001": _run_of("nerf_mae_segmentation"),
+    "runs/segment_grids-001": _run_of("segment_grids"),
     "CroCo_V2_ViTBase_SmallDecoder.pth": _croco("croco_v2_base_small"),
     "swin3d_s_scannet.pth": _wrapped("swin3d_s", "state_dict", "module."),
     "resnet50_1kpretrained_timm_style.pth": lambda _, path: torch.save(create_model("resnet50").state_dict(), path),
