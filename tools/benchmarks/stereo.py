@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
     Args:
         variant: what it starts from.
-        seed: of weights, order and augmentation; the data are of one seed.
+        seed: of weights, order, augmentation, and which rooms are held out; the rooms themselves are of one seed.
         init: weights to start from; None: random ones.
     """
 
@@ -163,7 +163,7 @@ def run(config: StereoBenchmark) -> list[dict[str, Any]]:
         jobs += [Job(RANDOM, seed, None), Job(PRETRAINED, seed, _pretrained(config, seed))]
     found = dict(_all(config, jobs))
     case = f"{config.task}: held-out rooms; {config.steps} steps, {config.rooms} rooms, {config.seeds} seed(s)"
-    rows = [_row(config, case, name, [figures]) for name, figures in untrained(config).items()]
+    rows = [_row(config, case, name, figures) for name, figures in untrained(config).items()]
     for variant in (RANDOM, PRETRAINED):
         rows.append(_row(config, case, variant, [found[job] for job in jobs if job.variant == variant]))
     if config.task == "stereo" and (pair := real_pair()) is not None:
@@ -176,26 +176,28 @@ def run(config: StereoBenchmark) -> list[dict[str, Any]]:
     return rows
 
 
-def untrained(config: StereoBenchmark) -> dict[str, dict[str, float]]:
-    """Figures of what needs no training, on the same held-out crops."""
-    recipe = measured(config)
-    constant = constant_of(recipe)
-    predictors = {CONSTANT: lambda batch: constant.view(1, -1, 1, 1).expand_as(batch["target"])}
-    if config.task == "stereo":
-        predictors[BLOCKS] = lambda batch: torch.stack(
-            [block_matched(first, second)[None] for first, second in zip(batch["first"], batch["second"])]
-        )
-    figures = {}
-    for name, predict in predictors.items():
-        start = time.process_time()
-        figures[name] = recipe.means(lambda batch, guess=predict: recipe.method.errors(guess(batch), batch["target"]))
-        figures[name]["seconds"] = time.process_time() - start
+def untrained(config: StereoBenchmark) -> dict[str, list[dict[str, float]]]:
+    """Figures of what needs no training, on the held-out crops of each seed."""
+    figures: dict[str, list[dict[str, float]]] = {}
+    for seed in range(config.seeds):
+        recipe = measured(config, seed)
+        constant = constant_of(recipe)
+        predictors = {CONSTANT: lambda batch, value=constant: value.view(1, -1, 1, 1).expand_as(batch["target"])}
+        if config.task == "stereo":
+            predictors[BLOCKS] = lambda batch: torch.stack(
+                [block_matched(first, second)[None] for first, second in zip(batch["first"], batch["second"])]
+            )
+        for name, predict in predictors.items():
+            start = time.process_time()
+            errors = recipe.method.errors
+            found = recipe.means(lambda batch, guess=predict, of=errors: of(guess(batch), batch["target"]))
+            figures.setdefault(name, []).append(found | {"seconds": time.process_time() - start})
     return figures
 
 
-def measured(config: StereoBenchmark) -> Recipe:
-    """The recipe with its data, as a run begins."""
-    run = settings(config, 0).resolved()
+def measured(config: StereoBenchmark, seed: int) -> Recipe:
+    """The recipe with its data, as a run of a seed begins."""
+    run = settings(config, seed).resolved()
     return get_recipe(config.task)(run, config.out, _ignore)
 
 
