@@ -42,7 +42,7 @@ def scans(tmp_path: Path) -> list[Path]:
     ("name", "options"),
     [
         ("voxel_segmenter", {"encoder_options": VOXELS}),
-        ("point_segmenter", {"encoder_options": POINTS, "voxel_size": 0.2}),
+        ("point_segmenter", {"encoder_options": POINTS, "voxel_size": 0.4}),
     ],
 )
 def test_scenes_are_segmented_as_in_python(name: str, options: dict, scans, tmp_path, capsys) -> None:
