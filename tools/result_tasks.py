@@ -167,7 +167,7 @@ def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
         "## Does it help where all of the network is trained on labels?",
         "",
         "`geo3d finetune TASK --init RUN` against the same network from random weights: equal data, steps and order,",
-        "at each task's preset `tiny`. Half of the rooms, objects or grids that the probes see are learnt from, half are",
+        "at each task's preset `tiny`. Half of the rooms, objects or grids that probes see are learnt from, half are",
         "measured on; images are depth pictures of the objects.",
         "",
         "| family | task | figure | fresh weights | pre-trained | gain | better in |",

@@ -175,9 +175,8 @@ class ResultsConfig:
 
 def data_folders(place: Path, kind: str, sizes: Sizes) -> tuple[Path, Path]:
     """Folders of what is pre-trained on and of what is probed, of a kind of data."""
-    parts = (
-        ("trained_objects", "probed_objects") if kind in ("objects", "images") else ("trained_rooms", "probed_rooms")
-    )
+    of = "objects" if kind in ("objects", "images") else "rooms"
+    parts = f"trained_{of}", f"probed_{of}"
     counts = (getattr(sizes, part) for part in parts)
     name = f"grids_{sizes.grid}" if kind == "grids" else kind
     return tuple(

@@ -206,6 +206,15 @@ def _stereo_flow(task: str) -> Maker:
 _SMALL_DENSE: dict[str, Any] = {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 4, "decoder_depth": 2}
 _SMALL_DENSE |= {"crop": (64, 64), "head_levels": (8, 8, 8, 8), "head_width": 8, "head_last": 8}
 
+
+def _photos_of_classes(desk: Desk, path: Path) -> None:
+    for name in ("chair", "cup"):
+        for number in range(2):
+            _photo(desk, desk.folder / f"{name}-photo.jpg")
+            (path / name).mkdir(parents=True, exist_ok=True)
+            shutil.move(desk.folder / f"{name}-photo.jpg", path / name / f"{number}.jpg")
+
+
 #: What texts name -> how it is made.
 ITEMS: dict[str, Maker] = {
     "scannet/": _rooms,
@@ -251,6 +260,10 @@ ITEMS: dict[str, Maker] = {
     "runs/i2p_mae-001": _run_of("i2p_mae"),
     "runs/nerf_mae-001": _run_of("nerf_mae"),
     "runs/segment_grids-001": _run_of("segment_grids"),
+    "runs/segment-001": _run_of("segment"),
+    "runs/classify-001": _run_of("classify"),
+    "runs/detect-001": _run_of("detect"),
+    "my_photos/": _photos_of_classes,
     "CroCo_V2_ViTBase_SmallDecoder.pth": _croco("croco_v2_base_small"),
     "swin3d_s_scannet.pth": _wrapped("swin3d_s", "state_dict", "module."),
     "resnet50_1kpretrained_timm_style.pth": lambda _, path: torch.save(create_model("resnet50").state_dict(), path),
