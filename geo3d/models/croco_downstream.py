@@ -86,8 +86,8 @@ class CroCoDownstreamConfig(CroCoConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.views not in ((1, 2) if self.task == "depth" else (2,)):
-            raise InputError(f"CroCo: {self.task} takes {'1 or ' * (self.task == 'depth')}2 views, not {self.views}")
+        if self.views not in (1, 2):
+            raise InputError(f"CroCo: views must be 1 or 2, got {self.views}")
         if min(self.crop) <= 0 or any(side % self.patch_size for side in self.crop):
             raise InputError(f"CroCo: crop {self.crop} must be positive multiples of the patch size {self.patch_size}")
         if self.hooks and (len(self.hooks) != 4 or not all(0 <= hook < self.blocks for hook in self.hooks)):

@@ -11,8 +11,10 @@ from golden_cases import GoldenCase
 from torch import Tensor
 
 from geo3d import create_model
+from geo3d.checkpoints.croco import config_from_published
 from geo3d.checkpoints.croco_downstream import CRITERIA
 from geo3d.metrics import flow_errors, stereo_errors
+from geo3d.models.croco_downstream import CHANNELS
 from geo3d.nn.colors import IMAGE_MEAN, IMAGE_STD
 from geo3d.nn.laplace import criterion
 
@@ -29,10 +31,11 @@ VALUE_RELATIVE = 1e-12
 def check_croco_dpt(case: GoldenCase, folder: Path) -> None:
     """Load the authors' file through the public door; compare the head's output, what it reads, and gradients."""
     stored, hooks = case.tensors, tuple(case.meta["hooks"])
-    options: dict[str, Any] = {"hooks": hooks}
+    args = case.meta["container"].get("args", {})
+    options: dict[str, Any] = {"hooks": hooks} | ({} if "croco_args" in args else _described(case))
     model = create_model("croco_downstream", checkpoint=case.write_checkpoint(folder / "checkpoint.pth"), **options)
-    args = case.meta["container"]["args"]
-    assert model.config.crop == tuple(args["crop"])
+    if "crop" in args:
+        assert model.config.crop == tuple(args["crop"])
     mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
     views = [*((stored["images"].float() / 255 - mean) / std).unbind(1), None]
     with torch.no_grad():
@@ -45,6 +48,16 @@ def check_croco_dpt(case: GoldenCase, folder: Path) -> None:
     for name, expected in zip(names, stored["grad_norm"].tolist(), strict=True):
         norm = float(parameters[name].grad.double().norm())
         assert norm == pytest.approx(expected, rel=GRADIENT_NORM_RELATIVE), name
+
+
+def _described(case: GoldenCase) -> dict[str, Any]:
+    """Options for a file that states nothing, from the published arguments of the case."""
+    arguments = {name: value for name, value in case.meta["arguments"].items() if name != "head"}
+    channels = case.meta["arguments"]["head"]["num_channels"]
+    views = 1 if "Monocular" in case.meta["model"] else 2
+    task = "flow" if channels == 3 else "stereo" if views == 2 else "depth"
+    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in config_from_published(arguments, "").items()}
+    return sizes | {"views": views, "task": task, "confidence": channels > CHANNELS[task]}
 
 
 def _compare(case: GoldenCase, model: Any, first: Tensor, second: Tensor | None) -> Tensor:

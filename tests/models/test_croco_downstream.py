@@ -87,8 +87,7 @@ def test_orders_of_a_linear_head() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": 1}, "stereo takes 2 views, not 1"),
-        ({"task": "depth", "views": 3}, "depth takes 1 or 2 views"),
+        ({"views": 3}, "views must be 1 or 2, got 3"),
         ({"crop": (30, 48)}, "crop .* multiples of the patch size"),
         ({"hooks": (0, 1, 2, 99)}, "hooks must be four numbers from 0 to"),
         ({"head_width": 7}, "head_width even"),
