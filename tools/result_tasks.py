@@ -113,7 +113,6 @@ def make_images(objects: Path, folder: Path) -> None:
     import torch
     from PIL import Image
 
-    from geo3d.nn.depth_views import depth_views
     from geo3d.random import Stream, stream_generator
     from geo3d.samples.labelled_objects import LabelledObjects
     from geo3d.samples.objects import to_unit_sphere
@@ -130,12 +129,28 @@ def make_images(objects: Path, folder: Path) -> None:
         angle = rng.uniform(0, 2 * np.pi)
         turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
         xyz = to_unit_sphere(source.cloud(index, rng, 4096).xyz.numpy() @ turn.T)
-        views = depth_views(torch.from_numpy(xyz), torch.tensor([0, len(xyz)]), _SIDE)
+        pictures = _depth_pictures(torch.from_numpy(xyz))
         place = folder / part / source.classes[category].replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(views.images[:, 0].numpy()):
-            grey = (255 * (image - image.min()) / max(float(np.ptp(image)), 1e-6)).astype(np.uint8)
-            Image.fromarray(grey).convert("RGB").save(place / f"{index}_{number}.png")
+        for number, image in enumerate(pictures):
+            Image.fromarray(image).convert("RGB").save(place / f"{index}_{number}.png")
+
+
+def _depth_pictures(xyz: Any) -> np.ndarray:
+    """(3, S, S) uint8 of a cloud (N, 3) in the unit sphere along three axes: the nearer the brighter, nothing black."""
+    import torch
+    import torch.nn.functional as F
+
+    from geo3d.nn.depth_views import VIEW_AXES, depth_grid
+
+    offsets = torch.tensor([0, len(xyz)])
+    pixels = depth_grid(xyz, offsets, _SIDE).pixels(xyz, offsets)
+    canvas = torch.zeros(3, _SIDE * _SIDE)
+    for view, (_, _, axis) in enumerate(VIEW_AXES):
+        place = pixels[view, :, 0] * _SIDE + pixels[view, :, 1]
+        canvas[view].scatter_reduce_(0, place, 0.6 + 0.4 * xyz[:, axis], "amax")
+    closed = F.max_pool2d(canvas.view(3, 1, _SIDE, _SIDE), 3, 1, 1)[:, 0]
+    return (255 * closed).clamp(0, 255).byte().numpy()
 
 
 def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:

@@ -260,10 +260,15 @@ class Classify(Finetuning):
         if "image" in batch:
             return captioned_sheet(batch["image"][None, :_SHOWN].cpu().numpy(), captions)
         parts = batch["xyz"].cpu().split(batch["offsets"].diff().tolist())
-        named = {
-            f"{number}: {caption}": PointCloud(xyz) for number, (caption, xyz) in enumerate(zip(captions, parts), 1)
-        }
+        named = {f"{n}: {caption}": _shaded(xyz) for n, (caption, xyz) in enumerate(zip(captions, parts), 1)}
         return draw_clouds(named)
+
+
+def _shaded(xyz: Tensor) -> PointCloud:
+    """A cloud in greys by which way its surface faces, so that its shape is seen."""
+    light = F.normalize(torch.tensor([1.0, 2.0, 3.0]), dim=0)
+    grey = 0.15 + 0.65 * (estimate_normals(xyz) @ light).abs()
+    return PointCloud(xyz, grey.unsqueeze(1).expand(-1, 3))
 
 
 __all__ = ["Classify", "ClassifyConfig", "ImageSamples", "ObjectSamples", "class_logits", "filled", "middle"]

@@ -21,8 +21,8 @@ from geo3d.samples.labelled_objects import LabelledImages, LabelledObjects
 from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import write_picture
 
-#: Objects or images that are measured, at most, and that the picture shows.
-_MEASURED, _SHOWN = 1024, 6
+#: Objects or images that are measured, at most.
+_MEASURED = 1024
 
 
 @dataclass(kw_only=True)
@@ -149,7 +149,7 @@ class ClassifyRecipe(FewLabels):
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Accuracy before and after; some measured things are drawn as ``classes.png``."""
-        batch = self.pictured(0, _SHOWN)
+        batch, _ = next(iter(self.batches()))
         with self.method.measuring():
             picture = self.method.picture(batch, self.method(batch))
         write_picture(self.folder / "classes.png", picture)
