@@ -1,4 +1,4 @@
-"""Every probe of every family at its small setting: `python tools/results.py` makes docs/results.md and its JSON.
+"""Every probe and task of every family at its small setting: `python tools/results.py` makes docs/results.md.
 
 Each family is pre-trained for some minutes, with several seeds, on synthetic rooms or objects; every probe that reads
 it compares the checkpoint with fresh weights of the same network, on other rooms and objects. What was done is kept in
@@ -8,7 +8,6 @@ a folder, and a command that is called again goes on where it stopped.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import statistics
@@ -23,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import hardware
+from result_figures import Figure, verdict
+from result_tasks import STARTS, Task, make_images, table, tasks_of
+from result_tasks import train as finetune
 
 from geo3d.cli import command_line
 from geo3d.errors import InputError
@@ -32,36 +34,6 @@ from geo3d.methods.checks import check_at_least
 _TRAINED_ON, _PROBED_ON = 0, 1000
 #: Part of the folder for files of what is made.
 _DATA = "data"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a probe in the tables.
-
-    Args:
-        title: of its column.
-        path: keys and numbers that lead to it in the probe's JSON.
-        percent: whether it is shown as one.
-        higher: whether higher is better.
-    """
-
-    title: str
-    path: tuple[str | int, ...]
-    percent: bool = True
-    higher: bool = True
-
-    def value(self, figures: Any) -> float:
-        """The figure in a probe's figures of a representation."""
-        for key in self.path:
-            figures = figures[key]
-        return float(figures)
-
-    def text(self, values: Sequence[float]) -> str:
-        """Mean and sample deviation."""
-        scale, digits, unit = (100, 1, " %") if self.percent else (1, 3, "")
-        mean = f"{scale * statistics.mean(values):.{digits}f}"
-        spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{mean}{spread}{unit}"
 
 
 _LABELS = tuple(Figure(f"mIoU, {share} of labels", ("miou", n)) for n, share in enumerate(("1 %", "10 %", "100 %")))
@@ -203,7 +175,8 @@ class ResultsConfig:
 
 def data_folders(place: Path, kind: str, sizes: Sizes) -> tuple[Path, Path]:
     """Folders of what is pre-trained on and of what is probed, of a kind of data."""
-    parts = ("trained_objects", "probed_objects") if kind == "objects" else ("trained_rooms", "probed_rooms")
+    of = "objects" if kind in ("objects", "images") else "rooms"
+    parts = f"trained_{of}", f"probed_{of}"
     counts = (getattr(sizes, part) for part in parts)
     name = f"grids_{sizes.grid}" if kind == "grids" else kind
     return tuple(
@@ -231,6 +204,8 @@ def make_data(place: Path, kind: str, part: int, sizes: Sizes) -> None:
         options = get_route("depth_fusion").config_type()(longest_side=sizes.grid)
         config = GridsConfig((scans,), folder, "depth_fusion", previews=False)
         print(prepare_grids(config, options, lambda _: None).report())
+    elif kind == "images":
+        make_images(dataset_root(data_folders(place, "objects", sizes)[part], "objects"), folder)
     else:
         from geo3d.datasets.synthetic.objects import make_objects
 
@@ -248,7 +223,7 @@ def dataset_root(folder: Path, kind: str) -> Path:
     """The root of the dataset in a folder of data."""
     if kind == "rooms":
         return folder / "scannet"
-    if kind == "grids":
+    if kind in ("grids", "images"):
         return folder
     from geo3d.datasets.synthetic.objects import objects_folder
 
@@ -274,6 +249,17 @@ def do_family(place: Path, name: str, seed: int, quick: bool) -> None:
         asked = {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}, **trained_as}
         do = partial(_probe, probe, options, folder, probed, seed)
         _once(folder / f"{probe}.done.json", asked, do)
+    for task in tasks_of(name):
+        root = dataset_root(data_folders(place, task.data, sizes)[1], task.data) if task.data else None
+        asked = {"task": json.loads(json.dumps(asdict(task))), **trained_as}
+        for start in STARTS.values():
+            do = partial(finetune, task, start, folder, root, seed, quick)
+            _once(note_of(folder, task, start), asked, do)
+
+
+def note_of(folder: Path, task: Task, start: str) -> Path:
+    """The file that tells that a family was fine-tuned for a task from a start, and what came of it."""
+    return folder / f"{task.name}-{start}.done.json"
 
 
 def _once(note: Path, asked: dict[str, Any], do: Callable[[], Any]) -> None:
@@ -319,11 +305,13 @@ def _probe(probe: str, options: Mapping[str, Any], folder: Path, data: Path, see
 def do_all(config: ResultsConfig) -> float:
     """Make the data, pre-train and probe, in processes side by side; returns the seconds that it took."""
     start, place = time.perf_counter(), config.place
-    kinds = {FAMILIES[name].data for name in config.wanted}
-    rooms, objects = bool(kinds & {"rooms", "grids"}), "objects" in kinds
+    tasks = [task for name in config.wanted for task in tasks_of(name)]
+    kinds = {FAMILIES[name].data for name in config.wanted} | {task.data for task in tasks}
+    rooms, objects = bool(kinds & {"rooms", "grids"}), bool(kinds & {"objects", "images"})
     first = [["data", "rooms", str(part)] for part in (0, 1) if rooms]
     first += [["data", "objects", str(part)] for part in (0, 1) if objects]
     second = [["data", "grids", str(part)] for part in (0, 1)] if "grids" in kinds else []
+    second += [["data", "images", "1"]] if "images" in kinds else []
     third = [["family", name, str(seed)] for seed in range(config.seeds) for name in config.wanted]
     place.mkdir(parents=True, exist_ok=True)
     for jobs in (first, second, third):
@@ -367,9 +355,21 @@ def collected(config: ResultsConfig) -> dict[str, Any]:
             found.setdefault(name, {})[str(seed)] = {
                 "pretrain": {key: trained[key] for key in ("cpu_seconds", "seconds")} | trained["asked"],
                 "probes": {p: {key: n[key] for key in ("cpu_seconds", "asked", "result")} for p, n in notes.items()},
+                "tasks": _tasks_done(folder, name),
             }
     if not found:
         raise InputError(f"{config.place}: no family is done yet; leave out --collect")
+    return found
+
+
+def _tasks_done(folder: Path, family: str) -> dict[str, Any]:
+    """Task -> start -> time and report, of the tasks that a family was fine-tuned for from all starts."""
+    found = {}
+    for task in tasks_of(family):
+        notes = {row: note_of(folder, task, start) for row, start in STARTS.items()}
+        if all(note.is_file() for note in notes.values()):
+            read = {row: json.loads(note.read_text()) for row, note in notes.items()}
+            found[task.name] = {r: {key: n[key] for key in ("cpu_seconds", "asked", "result")} for r, n in read.items()}
     return found
 
 
@@ -389,22 +389,14 @@ def gathered(seeds: Mapping[str, Any], probe: str, figure: Figure) -> dict[str, 
     return rows
 
 
-def verdict(rows: Mapping[str, Sequence[float]], figure: Figure) -> tuple[str, str]:
-    """In how many seeds the pre-trained network beats fresh weights; and by how much, with the standard error."""
-    sign = 1 if figure.higher else -1
-    gains = [sign * (a - b) for a, b in zip(rows["pre-trained"], rows["fresh weights"])]
-    scale, digits, unit = (100, 1, " points") if figure.percent else (1, 3, "")
-    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0
-    spread = f" ± {scale * error:.{digits}f}" if len(gains) > 1 else ""
-    gain = f"{scale * statistics.mean(gains):+.{digits}f}{spread}{unit}"
-    return f"{sum(gain > 0 for gain in gains)} of {len(gains)}", gain
-
-
 def page(found: Mapping[str, Any], config: ResultsConfig, seconds: float) -> str:
     """The page, in markdown."""
     every = [seed for family in found.values() for seed in family.values()]
     spent = sum(s["pretrain"]["cpu_seconds"] + sum(p["cpu_seconds"] for p in s["probes"].values()) for s in every)
-    return "\n".join([*_beginning(config, seconds, spent), *_gains(found), *_tables(found)]) + "\n"
+    tuned = (start for seed in every for task in seed.get("tasks", {}).values() for start in task.values())
+    spent += sum(start["cpu_seconds"] for start in tuned)
+    tasks = table(found, {name: family.title for name, family in FAMILIES.items()})
+    return "\n".join([*_beginning(config, seconds, spent), *_gains(found), *tasks, *_tables(found)]) + "\n"
 
 
 def _beginning(config: ResultsConfig, seconds: float, spent: float) -> list[str]:

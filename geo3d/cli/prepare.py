@@ -1,4 +1,4 @@
-"""`geo3d prepare`: make synthetic scenes, find view pairs, make radiance grids."""
+"""`geo3d prepare`: make synthetic scenes and pairs, find view pairs, make radiance grids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from geo3d.progress import progress_line
 
 COMMANDS = {
     "synthetic": "make furnished rooms and objects, written as ScanNet and MVImgNet write theirs",
+    "stereo": "make rectified pairs with disparity, or pairs with optical flow, in furnished rooms",
     "pairs": "find view pairs in folders of scenes and write their index",
     "grids": "make radiance grids of scenes with posed photos",
 }
@@ -28,6 +29,11 @@ def main(args: list[str], program: str) -> None:
 
         config = command_line.parse(SyntheticConfig, rest, program)
         print(write_synthetic(config, progress_line("scene")).report())
+    elif command == "stereo":
+        from geo3d.datasets.synthetic.stereo_flow import StereoFlowConfig, write_stereo_flow
+
+        config = command_line.parse(StereoFlowConfig, rest, program)
+        print(write_stereo_flow(config, progress_line("room")).report())
     elif command == "grids":
         _make_grids(rest, program)
     else:

@@ -146,7 +146,7 @@ class DensePrediction(Finetuning):
         self.config = config
         if (family := family_of(config.model).name) != CroCoDownstream.family:
             raise InputError(
-                f"model must predict {self.name}, such as croco_{self.name}_tiny; {config.model} is {family}"
+                f"model must predict {self.name}, such as croco_{self.name}_tiny; {config.model} is of {family}"
             )
         sizes = {"image_size": config.image_size, "crop": config.image_size}
         self.network: CroCoDownstream = create_model(config.model, **sizes, generator=generator)

@@ -83,6 +83,8 @@ class TaskConfig(FinetuningConfig):
             if not equals:
                 raise InputError(f"model_options: {text!r} should be a name and a value, such as voxel_size=0.02")
             options[name] = _value(value)
+        if not self.is_whole:
+            options |= family.bare
         return family.configure(family.presets.get(self.model, family.default), options)
 
     def settle(self, model: str | None = None, options: dict[str, Any] | None = None) -> Self:

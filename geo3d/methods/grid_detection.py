@@ -11,8 +11,9 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_positive
+from geo3d.methods.finetuning import Finetuning, FinetuningConfig
 from geo3d.methods.grids import GridSampleConfig, batch_of_grids, draw_grid
-from geo3d.methods.method import Method, MethodOutput, SourceSamples
+from geo3d.methods.method import MethodOutput, SourceSamples
 from geo3d.models import create_model, family_of
 from geo3d.models.grid_encoder import GridInput
 from geo3d.models.nerf_mae_downstream import NeRFMAEDetector
@@ -26,7 +27,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class GridDetectionConfig(GridSampleConfig):
+class GridDetectionConfig(GridSampleConfig, FinetuningConfig):
     """How a detector is trained on radiance grids."""
 
     model: str = "nerf_mae_detector_tiny"
@@ -43,7 +44,8 @@ class GridDetectionConfig(GridSampleConfig):
     """Weight of the corners that tell the yaw in the loss. The published loss is the overlap alone: 0."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        GridSampleConfig.__post_init__(self)
+        FinetuningConfig.__post_init__(self)
         check_positive(self, "radius")
         check_at_least(self, 0, "box_weight", "corner_weight", "least_volume")
 
@@ -70,7 +72,7 @@ class GridDetectionSamples(SourceSamples[BoxedGrids]):
         return {"values": grid.values, "boxes": self.config.counted(grid.boxes)}
 
 
-class GridDetection(Method):
+class GridDetection(Finetuning):
     """Detection of objects in radiance grids.
 
     Args:
@@ -81,7 +83,7 @@ class GridDetection(Method):
         InputError: a network that finds no objects.
     """
 
-    name = "nerf_mae_detection"
+    name = "detect"
     source = BoxedGrids
 
     def __init__(self, config: GridDetectionConfig, generator: torch.Generator | None = None) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.methods.finetuning import Finetuning, FinetuningConfig
 from geo3d.methods.grids import GridSampleConfig, batch_of_grids, draw_grid
-from geo3d.methods.method import Method, MethodOutput, SourceSamples
+from geo3d.methods.method import MethodOutput, SourceSamples
 from geo3d.metrics import IGNORED, accuracy
 from geo3d.models import create_model, family_of
 from geo3d.models.grid_encoder import GridInput, fill_up
@@ -26,7 +27,7 @@ from geo3d.viz.sheet import captioned_sheet
 
 
 @dataclass(frozen=True)
-class GridSegmentationConfig(GridSampleConfig):
+class GridSegmentationConfig(GridSampleConfig, FinetuningConfig):
     """How a network of semantic voxels is trained on radiance grids."""
 
     model: str = "nerf_mae_semantic_tiny"
@@ -34,6 +35,10 @@ class GridSegmentationConfig(GridSampleConfig):
     published_loss: bool = False
     """As published: empty voxels are a class of their own, the first, and what grids are filled up with counts as
     voxels of that class of which the network knows nothing. Off: only voxels that have a class count."""
+
+    def __post_init__(self) -> None:
+        GridSampleConfig.__post_init__(self)
+        FinetuningConfig.__post_init__(self)
 
 
 class GridSegmentationSamples(SourceSamples[LabelledGrids]):
@@ -54,7 +59,7 @@ class GridSegmentationSamples(SourceSamples[LabelledGrids]):
         return {"values": grid.values, "labels": grid.labels}
 
 
-class GridSegmentation(Method):
+class GridSegmentation(Finetuning):
     """Semantic segmentation of the voxels of radiance grids.
 
     Args:
@@ -66,7 +71,7 @@ class GridSegmentation(Method):
         InputError: a network that names no classes.
     """
 
-    name = "nerf_mae_segmentation"
+    name = "segment_grids"
     source = LabelledGrids
 
     def __init__(

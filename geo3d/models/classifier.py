@@ -65,6 +65,8 @@ class ImageClassifierConfig(_ClassifierConfig):
 
     encoder: str = "resnet_tiny"
     """The encoder, one of `geo3d.list_models()` that reads images."""
+    image_size: int = 96
+    """Side of the square images that it is trained on, pixels."""
     pooling: str = "mean"
     """How the features of the last stage become one vector: max, mean, or both side by side."""
     kind: ClassVar = "image"
@@ -209,7 +211,7 @@ class ImageClassifier(_Classifier, ImageEncoder):
 
 VOXEL_FAMILY = declared(VoxelClassifier, "classifier of voxels", VoxelClassifierConfig, ("dropout",))
 CLOUD_FAMILY = declared(CloudClassifier, "classifier of clouds", CloudClassifierConfig, ("dropout",))
-IMAGE_FAMILY = declared(ImageClassifier, "classifier of images", ImageClassifierConfig, ("dropout",))
+IMAGE_FAMILY = declared(ImageClassifier, "classifier of images", ImageClassifierConfig, ("dropout", "image_size"))
 
 __all__ = [
     "CLOUD_FAMILY",

@@ -10,6 +10,8 @@ from geo3d.errors import InputError, did_you_mean
 
 #: Name -> one line of help; each is a module of this package with a class of options and a function ``predict``.
 TASKS = {
+    "classify": "the class of objects or images",
+    "detect": "the objects in radiance grids, as boxes",
     "depth": "depth of the pixels of images",
     "flow": "optical flow from one image to another",
     "stereo": "disparity, or depth, of a rectified pair of images",

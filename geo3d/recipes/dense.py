@@ -20,9 +20,9 @@ from geo3d.methods.dense import (
     StereoMatching,
     draw_dense,
 )
-from geo3d.methods.finetuning import with_few_labels
 from geo3d.progress import Log
-from geo3d.recipes.recipe import Recipe, RoomsRun
+from geo3d.recipes.finetuning import FewLabels
+from geo3d.recipes.recipe import RoomsRun
 from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
@@ -105,7 +105,7 @@ def _depth_base() -> DepthRun:
     return DepthRun(method=DepthConfig("croco_depth_base", (224, 224), resized=256), train=_published(32, 32, 3e-5))
 
 
-class DenseRecipe(Recipe):
+class DenseRecipe(FewLabels):
     """A dense method with training items, and items of held-out scenes to measure it on."""
 
     purpose = "finetune"
@@ -115,10 +115,8 @@ class DenseRecipe(Recipe):
     told: ClassVar[tuple[tuple[str, str], ...]]
 
     def prepare_measuring(self, source: Any, measured: Any) -> None:
-        """Measure crops of the held-out items as they are; learn from as many as the method is to."""
+        """Measure crops of the held-out items as they are."""
         self.measured = self.method.measured_samples(measured)
-        train = with_few_labels(self.samples.source, self.config.method.labels, self.seed)
-        self.samples = self.method.samples(train)
 
     def figures(self) -> dict[str, float]:
         """The loss and the figures of the task, over all held-out items.

@@ -13,14 +13,14 @@ from geo3d.methods.finetuning import TaskConfig, with_few_labels
 from geo3d.models import family_of
 from geo3d.recipes.init import encoder_of_file
 from geo3d.recipes.pretrain import CONFIG
-from geo3d.recipes.recipe import Recipe, RoomsRun
+from geo3d.recipes.recipe import Recipe, Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass(kw_only=True)
-class TaskRun(RoomsRun):
+class TaskRun(Run):
     """A run that trains any encoder for a task."""
 
     method: TaskConfig

@@ -9,13 +9,14 @@ import torch
 
 from geo3d.methods.segment import Segment, SegmentConfig
 from geo3d.recipes.finetuning import FewLabels, TaskRun
+from geo3d.recipes.recipe import RoomsRun
 from geo3d.recipes.scene_segmentation import SceneSegmentationRecipe
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 
 
 @dataclass(kw_only=True)
-class SegmentRun(TaskRun):
+class SegmentRun(TaskRun, RoomsRun):
     """Name the class of every point of labelled scenes; `init` names the pre-trained encoder."""
 
     method: SegmentConfig = field(default_factory=SegmentConfig)

@@ -25,6 +25,16 @@ def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
         picture.verify()
 
 
+def test_stereo(tmp_path: Path, capsys) -> None:
+    sizes = ["--scenes", "1", "--pairs", "1", "--width", "32", "--height", "32", "--workers", "1"]
+    run("prepare", "stereo", "--output", tmp_path / "flow", "--task", "flow", *sizes)
+    assert "1 scenes written" in capsys.readouterr().out
+    assert open_dataset(tmp_path / "flow")[0].flow(0).shape == (32, 32, 2)
+    assert "another configuration (task flow instead of stereo" in error_of(
+        capsys, "prepare", "stereo", "--output", tmp_path / "flow", *sizes
+    )
+
+
 def test_grids(tmp_path: Path, capsys) -> None:
     build_frames(tmp_path / "data" / "a")
     build_frames(tmp_path / "data" / "b")
@@ -44,8 +54,8 @@ def test_grids(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "geo3d prepare: name a command: synthetic, pairs, grids"),
-        (["cook"], "unknown command 'cook'; known: synthetic, pairs, grids\n"),
+        ([], "geo3d prepare: name a command: synthetic, stereo, pairs, grids"),
+        (["cook"], "unknown command 'cook'; known: synthetic, stereo, pairs, grids\n"),
         (["sinthetic"], "did you mean 'synthetic'?"),
         (["synthetic", "--scenes", "-1"], "scenes must be at least 0"),
         (["synthetic", "--scene", "1"], "did you mean --scenes?; see geo3d prepare synthetic --help"),

@@ -80,10 +80,10 @@ def test_broken_scans_are_named_and_left_out(scans: Path, tmp_path: Path, capsys
 
 def test_a_scene_is_segmented_from_its_folder_and_from_a_ply(finished, scans, tmp_path, capsys) -> None:
     scan = scans / "scene0003_00"
-    run("predict", "segment", "--checkpoint", finished, "--scene", scan, "--out", tmp_path / "a.ply")
+    run("predict", "segment", scan, "--checkpoint", finished, "--out", tmp_path / "a.ply")
     assert "mean IoU" in capsys.readouterr().out
     mesh = scan / "scene0003_00_vh_clean_2.ply"
-    run("predict", "segment", "--checkpoint", finished, "--scene", mesh, "--out", tmp_path / "b.ply")
+    run("predict", "segment", mesh, "--checkpoint", finished, "--out", tmp_path / "b.ply")
     said = capsys.readouterr().out
     assert "mean IoU" not in said
     assert str(tmp_path / "b.png") in said
@@ -104,7 +104,7 @@ def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path
     write_ply(tmp_path / "near.ply", mesh.vertex, mesh.faces)
     for name in ("near", "far"):
         out = tmp_path / f"{name}_labels.ply"
-        run("predict", "segment", "--checkpoint", finished, "--scene", tmp_path / f"{name}.ply", "--out", out)
+        run("predict", "segment", tmp_path / f"{name}.ply", "--checkpoint", finished, "--out", out)
         assert "mean IoU" not in capsys.readouterr().out
     found = read_ply(tmp_path / "far_labels.ply", "scan")
     assert np.abs(found.stacked("x", "y", "z") - np.stack(list(far.values()), 1)).max() < 1e-6
@@ -113,7 +113,7 @@ def test_a_scan_far_from_zero_is_segmented_where_it_is(finished, scans, tmp_path
 
 
 def test_from_python_classes_are_called_as_the_dataset_calls_them(finished, scans, tmp_path, monkeypatch) -> None:
-    config = SegmentOptions(checkpoint=finished, scene=scans / "scene0003_00", out=tmp_path / "new" / "a.ply")
+    config = SegmentOptions(checkpoint=finished, scenes=(scans / "scene0003_00",), out=tmp_path / "new" / "a.ply")
     expected = predict(config)
     own = tuple(f"own {name}" for name in SCANNET20_CLASSES)
     monkeypatch.setattr(ScanNet, "classes", own, raising=False)
@@ -127,7 +127,7 @@ def test_from_python_classes_are_called_as_the_dataset_calls_them(finished, scan
 
 def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) -> None:
     scan = data_folder / "scannet" / "scans" / "scene0000_00"
-    run("predict", "segment", "--checkpoint", finished, "--scene", scan, "--out", tmp_path / "scan.ply")
+    run("predict", "segment", scan, "--checkpoint", finished, "--out", tmp_path / "scan.ply")
     assert "mean IoU" in capsys.readouterr().out
     labels = read_ply(tmp_path / "scan.ply", "scan").vertex["label"]
     assert len(labels) == 81_369
@@ -140,18 +140,18 @@ def test_a_genuine_scan_is_segmented(finished, data_folder, tmp_path, capsys) ->
     [("", "holds 11 scenes"), ("scene0000_00/absent.ply", "cannot be read"), ("absent", "no such folder")],
 )
 def test_wrong_scenes_are_one_line(finished, scans, scene: str, message: str, capsys) -> None:
-    assert message in error_of(capsys, "predict", "segment", "--checkpoint", finished, "--scene", scans / scene)
+    assert message in error_of(capsys, "predict", "segment", scans / scene, "--checkpoint", finished)
 
 
 def test_points_without_what_the_network_reads_are_one_line(finished, tmp_path, capsys) -> None:
     write_ply(tmp_path / "bare.ply", {axis: np.zeros(3, np.float32) for axis in "xyz"})
-    error = error_of(capsys, "predict", "segment", "--checkpoint", finished, "--scene", tmp_path / "bare.ply")
+    error = error_of(capsys, "predict", "segment", tmp_path / "bare.ply", "--checkpoint", finished)
     assert "reads colours, but the points have none" in error
 
 
 def test_a_place_where_nothing_can_be_written_is_one_line(finished, scans, tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    args = ["--checkpoint", finished, "--scene", scans / "scene0000_00", "--out", tmp_path / "file" / "a.ply"]
+    args = [scans / "scene0000_00", "--checkpoint", finished, "--out", tmp_path / "file" / "a.ply"]
     assert f"a.ply: cannot be written ({tmp_path / 'file'} is a file, where a folder should be)" in error_of(
         capsys, "predict", "segment", *args
     )
@@ -186,10 +186,9 @@ def test_classes_of_ones_own_layout_go_by_their_names(tmp_path: Path, capsys) ->
     run(
         "predict",
         "segment",
+        tmp_path / "bare.ply",
         "--checkpoint",
         tmp_path / "run",
-        "--scene",
-        tmp_path / "bare.ply",
         "--out",
         tmp_path / "out.ply",
     )

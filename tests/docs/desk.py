@@ -19,6 +19,7 @@ from small_runs import small_run
 from geo3d.checkpoints import save_model
 from geo3d.datasets import read_points
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.datasets.synthetic.stereo_flow import StereoFlowConfig, write_stereo_flow
 from geo3d.geometry import PointCloud
 from geo3d.models import create_model
 from geo3d.models.croco import CroCoConfig
@@ -176,6 +177,13 @@ def _spark(encoder: str) -> Maker:
     return make
 
 
+def _rendered_pairs(task: str) -> Maker:
+    def make(_: Desk, path: Path) -> None:
+        write_stereo_flow(StereoFlowConfig(path, task=task, scenes=2, pairs=2, width=64, height=48, workers=1))
+
+    return make
+
+
 def _stereo_flow(task: str) -> Maker:
     """A file of the authors' of stereo or flow, of a small network."""
 
@@ -198,6 +206,15 @@ def _stereo_flow(task: str) -> Maker:
 _SMALL_DENSE: dict[str, Any] = {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 4, "decoder_depth": 2}
 _SMALL_DENSE |= {"crop": (64, 64), "head_levels": (8, 8, 8, 8), "head_width": 8, "head_last": 8}
 
+
+def _photos_of_classes(desk: Desk, path: Path) -> None:
+    for name in ("chair", "cup"):
+        for number in range(2):
+            _photo(desk, desk.folder / f"{name}-photo.jpg")
+            (path / name).mkdir(parents=True, exist_ok=True)
+            shutil.move(desk.folder / f"{name}-photo.jpg", path / name / f"{number}.jpg")
+
+
 #: What texts name -> how it is made.
 ITEMS: dict[str, Maker] = {
     "scannet/": _rooms,
@@ -210,6 +227,8 @@ ITEMS: dict[str, Maker] = {
     "rooms/measure": _some_rooms(2),
     "labelled/learn": _grids_of("rooms/learn"),
     "labelled/measure": _grids_of("rooms/measure"),
+    "stereo/": _rendered_pairs("stereo"),
+    "flow/": _rendered_pairs("flow"),
     "scans": _copy_of("scannet/"),
     "scan.ply": _room_points,
     "chair.ply": _object_points,
@@ -240,7 +259,11 @@ ITEMS: dict[str, Maker] = {
     "runs/swin3d-001": _run_of("swin3d"),
     "runs/i2p_mae-001": _run_of("i2p_mae"),
     "runs/nerf_mae-001": _run_of("nerf_mae"),
-    "runs/nerf_mae_segmentation-001": _run_of("nerf_mae_segmentation"),
+    "runs/segment_grids-001": _run_of("segment_grids"),
+    "runs/segment-001": _run_of("segment"),
+    "runs/classify-001": _run_of("classify"),
+    "runs/detect-001": _run_of("detect"),
+    "my_photos/": _photos_of_classes,
     "CroCo_V2_ViTBase_SmallDecoder.pth": _croco("croco_v2_base_small"),
     "swin3d_s_scannet.pth": _wrapped("swin3d_s", "state_dict", "module."),
     "resnet50_1kpretrained_timm_style.pth": lambda _, path: torch.save(create_model("resnet50").state_dict(), path),

@@ -20,7 +20,7 @@ import geo3d
 from geo3d import InputError, load_encoder
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.inference import EncodedCloud, EncodedGrid, EncodedImage, EncodedPair, EncodedScene, LoadedEncoder
-from geo3d.models import create_model, list_models, model_info
+from geo3d.models import create_model, list_models, model_info, model_options
 from geo3d.models.voxel_points import features_at_voxels
 
 LARGE = 30_000_000  # parameters; larger networks run under the slow marker
@@ -58,7 +58,9 @@ def _named() -> list[Any]:
 def test_every_model_encodes(name: str) -> None:
     encoder = load_encoder(name, device="cpu", fresh=0)
     if encoder.kind == "voxels":
-        encoder = load_encoder(name, device="cpu", fresh=0, voxel_size=0.2)
+        size = {"voxel_size": 0.2}
+        size = {"encoder_options": size} if "encoder_options" in model_options(name) else size
+        encoder = load_encoder(name, device="cpu", fresh=0, **size)
     out = encoder(_given(encoder.kind))
     stages = encoder.model.feature_info
     channels = [stage.channels for stage in stages]

@@ -127,7 +127,7 @@ OPTIONS |= {
     "image_classifier": [
         {"encoder": "resnet_tiny", "encoder_options": _IMAGES, "num_classes": 3, "pooling": "max", "dropout": 0.1},
         {"encoder": "convnext_atto", "pooling": "max+mean"},
-        {"encoder": "resnet"} | {"encoder_options": _IMAGES},
+        {"encoder": "resnet", "encoder_options": _IMAGES, "image_size": 64},
     ],
 }
 

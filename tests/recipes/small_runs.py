@@ -13,15 +13,18 @@ from typing import Any
 from geo3d.recipes import Run, get_recipe, pretrain
 from geo3d.train import TrainConfig, launch
 
+_POINTS = ("groups=[16, 8, 4]", "neighbors=[4, 4, 2]", "dims=[12, 12, 24]", "embed_dim=8")
 #: Recipe -> changes to the method of its preset ``tiny``.
 SMALL: dict[str, dict[str, Any]] = {
+    "classify": {"model": "i2p_mae_tiny", "points": 64, "model_options": _POINTS},
     "croco": {"image_size": (32, 32), "resized": 40},
     "depth": {"image_size": (32, 32), "resized": 40},
     "flow": {"image_size": (32, 48)},
     "i2p_mae": {"points": 300, "view_size": 64},
     "nerf_mae": {"side": 32},
-    "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
-    "nerf_mae_segmentation": {"side": 32},
+    "detect": {"side": 32, "least_volume": 0.0},
+    "segment": {"voxel_size": 0.2, "max_voxels": 200, "width": 16},
+    "segment_grids": {"side": 32},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
     "stereo": {"image_size": (32, 48), "resized": 40},
@@ -32,8 +35,8 @@ DATA = {"stereo": "stereo_rooms"}
 #: Recipe -> changes to its run.
 RUNS: dict[str, dict[str, Any]] = {
     "nerf_mae": {"grid_side": 32},
-    "nerf_mae_detection": {"grid_side": 32},
-    "nerf_mae_segmentation": {"grid_side": 32},
+    "detect": {"grid_side": 32},
+    "segment_grids": {"grid_side": 32},
 }
 
 

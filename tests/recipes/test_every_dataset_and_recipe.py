@@ -20,18 +20,21 @@ from geo3d.errors import InputError
 from geo3d.methods import Method
 from geo3d.recipes import get_recipe, list_recipes
 from geo3d.samples.images import PhotoFolder
+from geo3d.samples.labelled_objects import LabelledObjects
 from geo3d.samples.objects import ObjectClouds
 from geo3d.samples.source import SampleSource
 
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
+    "classify": {"points": 100},
     "croco": {"image_size": (16, 32), "resized": 20},
     "depth": {"image_size": (16, 16), "resized": 20},
     "flow": {"image_size": (16, 24)},
     "i2p_mae": {"points": 100, "view_size": 32},
     "nerf_mae": {"side": 32},
-    "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
-    "nerf_mae_segmentation": {"side": 32},
+    "detect": {"side": 32, "least_volume": 0.0},
+    "segment": {"signals": "XYZ", "voxel_size": 0.2, "width": 16},
+    "segment_grids": {"side": 32},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "stereo": {"image_size": (16, 24)},
@@ -40,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
 #: How items are looked for, where the small datasets are not what is looked for by default.
 LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
+    "labelled objects": {"fewest": 2, "leave_out": ()},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
 
@@ -71,9 +75,8 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 def _method(recipe: str) -> type[Method]:
     """The method that a recipe trains: of the same name."""
-    (found,) = [
-        cls for cls in _subclasses(Method) if getattr(cls, "name", "") == recipe and cls.__module__.startswith("geo3d.")
-    ]
+    named = {cls for cls in _subclasses(Method) if vars(cls).get("name") == recipe}
+    (found,) = [cls for cls in named if cls.__module__.startswith("geo3d.")]
     return found
 
 
@@ -94,7 +97,10 @@ def _holding(recipe: str, root: Path) -> list[Scene]:
     """The scenes of a dataset that hold what a recipe reads."""
     kind = _method(recipe).source
     found = [scene for scene in open_dataset(root) if kind.reads(scene)]
-    return found if kind is not ObjectClouds else [scene for scene in found if scene.is_object or _has_instances(scene)]
+    if not issubclass(kind, ObjectClouds):
+        return found
+    named = issubclass(kind, LabelledObjects)
+    return [s for s in found if (s.category >= 0 or not named if s.is_object else _has_instances(s))]
 
 
 def _read_root(recipe: str, roots: dict[str, Path]) -> Path:

@@ -20,18 +20,22 @@ from geo3d.recipes.recipe import Recipe
 PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(name).presets]
 #: Recipe -> a model that there is none of, and a setting that does not fit the others.
 WRONG = {
+    "classify": ({"model": "i2p_mae_none"}, {"model": "nerf_mae_tiny"}),
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
     "depth": ({"model": "croco_depth_none"}, {"model": "swin3d_tiny"}),
     "flow": ({"model": "croco_flow_none"}, {"image_size": (65, 64)}),
     "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
     "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
-    "nerf_mae_detection": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
-    "nerf_mae_segmentation": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
+    "detect": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
+    "segment": ({"model": "sparse_resnet_none"}, {"model": "resnet_tiny"}),
+    "segment_grids": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
     "stereo": ({"model": "croco_stereo_none"}, {"model": "croco_flow_tiny"}),
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
 }
+#: Recipe -> a model that it has no use for, where that is not croco_tiny.
+OTHERS = dict.fromkeys(("croco", "depth", "flow", "stereo"), "swin3d_tiny") | {"classify": "nerf_mae_tiny"}
 #: Preset -> what it lacks by itself, and a setting of the method that goes without.
 NEEDS = {
     ("i2p_mae", "paper"): (
@@ -39,8 +43,6 @@ NEEDS = {
         {"teacher_options": ("weights=random",)},
     )
 }
-#: Recipes that start from a file of CroCo.
-OF_CROCO = {"croco", "depth", "flow", "stereo"}
 #: Recipe -> the figure that tells the best of runs on rooms, whose objects are labelled; else what the recipe names.
 BEST = {"i2p_mae": ("svm", True)}
 
@@ -132,7 +134,7 @@ def test_what_a_preset_lacks_is_told_before_data_is_made(name: str, preset: str,
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_model(create_model("swin3d_tiny" if name in OF_CROCO else "croco_tiny"), other)
+    save_model(create_model(OTHERS.get(name, "croco_tiny")), other)
     changes = [
         ({"measure_every": 0}, "measure_every must be at least 1"),
         ({"held_out": 1.0}, "held_out"),

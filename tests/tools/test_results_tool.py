@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import result_tasks
 import results
 from results import FAMILIES, FIGURES, Figure, ResultsConfig, gathered, page, verdict
 
 from geo3d.cli import command_line
 from geo3d.probe import list_probes
+from geo3d.recipes import list_recipes
 
 
 def _seed(pretrained: float, fresh: float, seed: int) -> dict:
@@ -50,6 +52,33 @@ def test_the_page_says_where_pre_training_does_not_help() -> None:
     assert "`geo3d pretrain nerf_mae --train.steps 7`: 60 s of a core." in text
     assert "6 minutes of a core for all that is below, 2 minutes in the last call." in text
     assert "| fresh weights | 33.3 ± 5.8 % | 66.7 ± 11.5 % |" in text
+
+
+def test_fine_tuned_tasks_have_a_table_of_their_own() -> None:
+    task = next(task for task in result_tasks.TASKS if task.family == "nerf_mae")
+
+    def tuned(pretrained: float, fresh: float) -> dict:
+        reports = {"pre-trained": pretrained, "fresh weights": fresh}
+        return {
+            row: {"cpu_seconds": 30.0, "result": {"after": {"miou": value, "accuracy": 2 * value}}}
+            for row, value in reports.items()
+        }
+
+    seeds = {str(n): _seed(0.5, 0.3, n) | {"tasks": {task.name: tuned(0.3 + n / 10, 0.2)}} for n in range(2)}
+    text = page({"nerf_mae": seeds}, ResultsConfig(families=("nerf_mae",)), 120.0)
+    told = f"{task.recipe}, {task.steps} steps"
+    # gains of 10 and 20 points: 15, and their deviation of 7.07 over the root of 2
+    assert f"| NeRF-MAE | {told} | mean IoU | 20.0 ± 0.0 % | 35.0 ± 7.1 % | +15.0 ± 5.0 points | 2 of 2 |" in text
+    assert "|  |  | accuracy | 40.0 ± 0.0 % | 70.0 ± 14.1 % | +30.0 ± 10.0 points | 2 of 2 |" in text
+    assert "6 minutes of a core" in text  # 2 x (60 + 2 x 30 + 2 x 30) s
+    assert "trained on labels" not in page(_FOUND, ResultsConfig(families=("nerf_mae",)), 120.0)
+
+
+def test_every_fine_tuned_task_is_of_a_family_and_a_recipe() -> None:
+    names = [(task.family, task.name) for task in result_tasks.TASKS]
+    assert len(set(names)) == len(names)
+    assert {task.family for task in result_tasks.TASKS} <= set(FAMILIES)
+    assert {task.recipe for task in result_tasks.TASKS} <= set(list_recipes("finetune"))
 
 
 def test_every_probe_is_of_some_family_and_has_figures() -> None:

@@ -19,7 +19,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
         ("prepare", "pairs"),
         ("probe", "linear"),
         ("predict", "segment"),
-        ("finetune", "nerf_mae_detection"),
+        ("finetune", "classify"),
         ("encode", "--half"),
         ("export", "--normalise"),
         ("benchmark", "knn"),

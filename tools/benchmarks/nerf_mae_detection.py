@@ -29,8 +29,8 @@ from geo3d.reconstruction.make_grids import make_room_grids, room_grids_folder
 
 #: Task -> its recipe and the figures that are told.
 TASKS = {
-    "detection": ("nerf_mae_detection", ("ap25", "ap50", "recall25", "recall50")),
-    "segmentation": ("nerf_mae_segmentation", ("miou", "accuracy")),
+    "detection": ("detect", ("ap25", "ap50", "recall25", "recall50")),
+    "segmentation": ("segment_grids", ("miou", "accuracy")),
 }
 _PRETRAINING = "nerf_mae"
 PRETRAINED, RANDOM, LONGER = "pre-trained", "random weights", "random weights, for the time of both"

@@ -10,6 +10,7 @@ from geo3d.geometry import VolumeGrid
 from geo3d.methods.grid_detection import GridDetection, GridDetectionConfig, draw_found
 from geo3d.metrics import detection_scores
 from geo3d.nn.oriented_boxes import box_iou
+from geo3d.recipes.finetuning import FewLabels
 from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.boxed_grids import BoxedGrids
@@ -39,7 +40,7 @@ def _paper() -> GridDetectionRun:
     return GridDetectionRun(method=method, grid_side=160, train=published_training(1000, 8, 1e-4))
 
 
-class GridDetectionRecipe(GridsRecipe):
+class GridDetectionRecipe(FewLabels, GridsRecipe):
     """Detection with training scenes, and held-out scenes to measure it on."""
 
     summary = "NeRF-MAE's encoder, fine-tuned to find objects in radiance grids"

@@ -11,6 +11,7 @@ from torch import Tensor
 from geo3d.geometry import VolumeGrid
 from geo3d.methods.grid_segmentation import GridSegmentation, GridSegmentationConfig, draw_classes
 from geo3d.metrics import confusion_matrix, segmentation_scores
+from geo3d.recipes.finetuning import FewLabels
 from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.grids import LabelledGrids
@@ -40,7 +41,7 @@ def _paper() -> GridSegmentationRun:
     return GridSegmentationRun(method=method, grid_side=160, train=published_training(1000, 8, 3e-4))
 
 
-class GridSegmentationRecipe(GridsRecipe):
+class GridSegmentationRecipe(FewLabels, GridsRecipe):
     """Segmentation with training scenes, and held-out scenes to measure it on."""
 
     summary = "NeRF-MAE's network, fine-tuned to name the class of every voxel of radiance grids"
