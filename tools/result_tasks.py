@@ -49,10 +49,10 @@ _SEGMENT = (Figure("mean IoU", ("after", "miou")), Figure("accuracy", ("after", 
 _CLASSIFY = (Figure("accuracy", ("after", "accuracy")), Figure("mean over classes", ("after", "class_accuracy")))
 _DETECT = (Figure("AP25", ("after", "ap25")), Figure("AP50", ("after", "ap50")))
 TASKS = (
-    Task("spark3d", "segment", "rooms", 120, _SEGMENT),
-    Task("spark3d", "segment", "rooms", 120, _SEGMENT, {"method.labels": 2}),
-    Task("swin3d", "segment", "rooms", 120, _SEGMENT),
-    Task("i2p_mae", "classify", "objects", 120, _CLASSIFY),
+    Task("spark3d", "segment", "rooms", 300, _SEGMENT),
+    Task("spark3d", "segment", "rooms", 300, _SEGMENT, {"method.labels": 2}),
+    Task("swin3d", "segment", "rooms", 200, _SEGMENT),
+    Task("i2p_mae", "classify", "objects", 200, _CLASSIFY),
     Task("spark", "classify", "images", 200, _CLASSIFY),
     Task("nerf_mae", "segment_grids", "grids", 40, _SEGMENT),
 )

@@ -144,7 +144,7 @@ def run_python(snippet: Snippet, names: dict[str, Any]) -> None:
 
 
 #: Pages whose commands take the longest together; `make test-slow` runs them.
-_LONG = {"i2p_mae", "nerf_mae", "nerf_mae_downstream", "probe", "radiance_grids", "spark3d", "swin3d"}
+_LONG = {"finetune", "i2p_mae", "nerf_mae", "nerf_mae_downstream", "probe", "radiance_grids", "spark3d", "swin3d"}
 
 
 @pytest.mark.parametrize(
