@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geo3d.checkpoints.call_text import parse_call
 from geo3d.checkpoints.loading import Stored, as_state_dict
 from geo3d.errors import InputError
 
@@ -44,7 +44,7 @@ def read_croco(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
         return Stored(state, "croco", config_from_published(content["croco_kwargs"], path))
     args = content.get("args")
     if isinstance(args, Namespace) and hasattr(args, "model"):
-        return Stored(state, "croco", config_from_published(_parse_call(args.model, path), path))
+        return Stored(state, "croco", config_from_published(parse_call(args.model, path)[1], path))
     first_version = isinstance(content.get("model"), Mapping) and "enc_pos_embed" in state
     return Stored(state, "croco", config_from_published({}, path) if first_version else None)
 
@@ -55,9 +55,22 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
     Raises:
         InputError: an argument or position embedding that is not known.
     """
+    config, others = trunk_config(arguments, path)
+    for name, value in others.items():
+        raise InputError(f"{path}: constructor argument {name}={value!r} is not known for CroCo")
+    return config
+
+
+def trunk_config(arguments: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Published constructor arguments -> fields of ``CroCoConfig``, and the arguments that are not CroCo's.
+
+    Raises:
+        InputError: they are no arguments, or a position embedding that is not known.
+    """
     if not isinstance(arguments, Mapping):
         raise InputError(f"{path}: croco_kwargs should be named arguments, found {arguments!r}")
     config: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in _FIELDS:
             config[_FIELDS[name]] = value
@@ -66,8 +79,8 @@ def config_from_published(arguments: Mapping[str, Any], path: str | Path) -> dic
         elif name == "pos_embed" and str(value).startswith(_ROTARY):
             config["rope_base"] = _rope_base(value, path)
         elif name not in _IGNORED:
-            raise InputError(f"{path}: constructor argument {name}={value!r} is not known for CroCo")
-    return config
+            others[name] = value
+    return config, others
 
 
 def _rope_base(name: str, path: str | Path) -> float:
@@ -75,14 +88,3 @@ def _rope_base(name: str, path: str | Path) -> float:
         return float(name.removeprefix(_ROTARY))
     except ValueError:
         raise InputError(f"{path}: position embedding {name!r} should be RoPE and a number, such as RoPE100") from None
-
-
-def _parse_call(text: str, path: str | Path) -> dict[str, Any]:
-    """Keyword arguments of a constructor call written as text: literals only, nothing is run."""
-    try:
-        call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-            raise ValueError("not a call with keyword arguments")
-        return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: args.model {text!r} is not a plain constructor call ({error})") from error

@@ -27,6 +27,8 @@ from geo3d.writing import replacing, write_tensors, write_torch, writing
 
 #: Key of a file's metadata under which geo3d describes the model that the weights are of.
 MODEL_CARD_KEY = "geo3d.model"
+#: Name of the constructor's arguments in a folder of the Hugging Face Hub, and the key under which they are handed on.
+HUB_CONFIG = "config.json"
 #: Endings that are written as ``torch.save`` writes; every other file is safetensors.
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 #: Names under which tools put a state dict into a container, the innermost last.
@@ -193,12 +195,26 @@ def _read_folder(path: Path) -> WeightFile:
         try:
             if not file.is_file():
                 raise InputError(f"{file}: no such checkpoint file")
-            return _read_safetensors(file)
+            return _with_hub_config(_read_safetensors(file), step)
         except InputError as error:
             if number + 1 == len(steps):
                 raise
             warnings.warn(f"{error}; reading {steps[number + 1].name} instead", stacklevel=4)
     raise AssertionError("unreachable: the last folder is read or raises")
+
+
+def _with_hub_config(file: WeightFile, folder: Path) -> WeightFile:
+    """A file of a folder of the Hub with the arguments that lie beside it, as ``save_pretrained`` writes them."""
+    config = folder / HUB_CONFIG
+    if file.card or not config.is_file():
+        return file
+    try:
+        arguments = json.loads(config.read_text(encoding="utf-8-sig"))  # bare Infinity is a number there
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{config}: cannot be read as JSON ({error}); fetch it again") from error
+    if not isinstance(arguments, dict):
+        raise InputError(f"{config}: should hold named arguments, found {type(arguments).__name__}")
+    return WeightFile({"model": file.content, HUB_CONFIG: arguments})
 
 
 def _read_safetensors(path: Path) -> WeightFile:

@@ -129,7 +129,7 @@ class CroCoTrunk(ImageEncoder):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: Xavier-uniform matrices, zero biases."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

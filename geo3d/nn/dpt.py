@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,7 +67,7 @@ class DPTHead(nn.Module):
     """Four levels of tokens -> a map at the image's size.
 
     The tokens become maps of strides 1/4, 1/2, 1 and 2 patches, which are joined from coarse to fine. Parameters have
-    the published names, each once: published files list some twice, see :func:`without_doubles`.
+    the published names, each once: published files list some twice, see :func:`geo3d.checkpoints.dpt.without_doubles`.
 
     Args:
         inputs: channels of the tokens of the four levels.
@@ -155,40 +154,21 @@ class PixelHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) -> (B, channels, rows * patch_size, columns * patch_size); channels slowest in a token's output."""
-        maps = self.proj(tokens).transpose(1, 2).unflatten(2, grid)
-        return F.pixel_shuffle(maps, self.patch_size)
+        return tokens_to_pixels(self.proj(tokens), grid, self.patch_size)
 
 
-def without_doubles(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
-    """A published state dict with each tensor of a DPT head once, under the names of :class:`DPTHead`.
-
-    Published files list ``scratch.layer{n}_rn`` as ``scratch.layer_rn.{n - 1}`` too, and CroCo's
-    ``act_postprocess.{n - 1}`` as ``act_{n}_postprocess``; either name alone will do.
-
-    Args:
-        state: names -> tensors.
-        head: how the head's names begin, such as ``head.dpt.``.
-
-    Raises:
-        InputError: the two differ.
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        own = _own_name(name, head) if name.startswith(head) else name
-        if own in renamed and not (renamed[own].shape == value.shape and torch.equal(renamed[own], value)):
-            raise InputError(f"{name} differs from {own}, though they are one tensor in this network")
-        renamed[own] = value
-    return renamed
+def tokens_to_pixels(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """(B, N, channels * patch_size^2), channels slowest -> (B, channels, rows * patch_size, columns * patch_size)."""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), patch_size)
 
 
-def _own_name(name: str, head: str) -> str:
-    parts = name.removeprefix(head).split(".")
-    if parts[:2] == ["scratch", "layer_rn"] and len(parts) > 3 and parts[2].isdecimal():
-        parts[1:3] = [f"layer{int(parts[2]) + 1}_rn"]
-    doubled = parts[0].split("_")
-    if len(doubled) == 3 and doubled[0] == "act" and doubled[1].isdecimal() and doubled[2] == "postprocess":
-        parts[:1] = ["act_postprocess", str(int(doubled[1]) - 1)]
-    return head + ".".join(parts)
-
-
-__all__ = ["LEVELS", "WIDTH", "DPTHead", "FusionBlock", "PixelHead", "ResidualUnit", "hook_layers", "without_doubles"]
+__all__ = [
+    "LEVELS",
+    "WIDTH",
+    "DPTHead",
+    "FusionBlock",
+    "PixelHead",
+    "ResidualUnit",
+    "hook_layers",
+    "tokens_to_pixels",
+]
