@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.geometry.rotation import triangle_frames
 
 #: Of a residual, relative to the spread of the target: below it a correspondence is as good as exact.
 _EXACT = 1e-6
 _STEPS = 30
-_SETTLED = 1e-9
+#: Triples that propose a similarity, points by which they are compared, and the share that has to lie near.
+_DRAWS, _SCORED, _THIRD = 200, 500, 0.35
+#: How many times the usual residual a point may have.
+_WIDE = 6.0
 
 
 @dataclass(frozen=True)
@@ -106,26 +111,67 @@ def fit_similarity(
 
 
 def fit_similarity_robustly(
-    source: Tensor, target: Tensor, weights: Tensor | None = None, with_scale: bool = True
+    source: Tensor, target: Tensor, weights: Tensor | None = None, rng: np.random.Generator | None = None
 ) -> Similarity:
-    """The similarity of least weighted distance, not squared, which some wrong correspondences hardly move.
+    """The similarity of most points, which wrong correspondences do not move: up to half of them, with a generator.
 
-    Least squares with weights over the residual, again and again from the plain solution; arguments, result and errors
-    as :func:`fit_similarity`.
+    Started from the plain solution, or from that of three points which brings a third of all nearest; then least
+    squares again and again, a point weighing by one over its residual, and nothing beyond six times the usual one.
+
+    Args:
+        source, target: (N, 3) points that correspond, row by row.
+        weights: (N,) 0 or more; equal when not given.
+        rng: draws the triples; without it there are none, and some wrong correspondences are borne alone.
+
+    Raises:
+        InputError: as :func:`fit_similarity`.
     """
     source, target = source.double(), target.double()
     weights = source.new_ones(len(source)) if weights is None else weights.double()
-    found = fit_similarity(source, target, weights, with_scale)
-    before = torch.inf
+    found = fit_similarity(source, target, weights) if rng is None else _of_triples(source, target, weights, rng)
+    least = _EXACT * float(torch.linalg.vector_norm(target - target.median(0).values, dim=1).median()) + 1e-300
+    before: Tensor | None = None
     for _ in range(_STEPS):
         residual = torch.linalg.vector_norm(found.apply(source) - target, dim=1)
-        total = float((weights * residual).sum())
-        if not total < before * (1 - _SETTLED):
+        usual = max(_third(residual[weights > 0]), least)
+        inside = residual <= _WIDE * usual if rng is not None else torch.ones_like(residual, dtype=torch.bool)
+        found = fit_similarity(source, target, weights * inside / residual.clamp_min(0.1 * usual))
+        moved = found.apply(source[:1])
+        if before is not None and float((moved - before).abs().max()) < 1e-3 * least:
             break
-        before = total
-        least = _EXACT * torch.linalg.vector_norm(target, dim=1).mean().clamp_min(1e-300)
-        found = fit_similarity(source, target, weights / residual.clamp_min(least), with_scale)
+        before = moved
     return found
+
+
+def _third(residual: Tensor) -> float:
+    """Value below which a third of them lie."""
+    return float(residual.kthvalue(int(_THIRD * len(residual)) + 1).values)
+
+
+def _of_triples(source: Tensor, target: Tensor, weights: Tensor, rng: np.random.Generator) -> Similarity:
+    """Of similarities by three points each, that which brings a third of all points nearest."""
+    rows = np.flatnonzero((weights > 0).cpu().numpy())
+    if len(rows) < 3:
+        raise InputError(f"a similarity needs three points of a weight above 0, got {len(rows)}")
+    scored = rows if len(rows) <= _SCORED else rng.choice(rows, _SCORED, replace=False)
+    one, other = source.cpu().numpy(), target.cpu().numpy()
+    triples = rng.choice(rows, (_DRAWS, 3))
+    triples = triples[(triples != triples[:, [1, 2, 0]]).all(1)]
+    sides = [np.linalg.norm(p[triples] - p[triples[:, [1, 2, 0]]], axis=2).sum(1) for p in (one, other)]
+    with np.errstate(all="ignore"):
+        scales = sides[1] / sides[0]
+    rotations = triangle_frames(other[triples]) @ triangle_frames(one[triples]).swapaxes(1, 2)
+    places = other[triples].mean(1) - scales[:, None] * np.einsum("tij,tj->ti", rotations, one[triples].mean(1))
+    good = np.isfinite(rotations).all((1, 2)) & np.isfinite(scales) & (scales > 0)
+    rotations, places, scales = rotations[good], places[good], scales[good]
+    if not len(scales):
+        return fit_similarity(source, target, weights)
+    moved = np.einsum("tij,nj->tni", scales[:, None, None] * rotations, one[scored]) + places[:, None]
+    apart = ((moved - other[scored]) ** 2).sum(2)
+    # A small scale brings all points near each other: what counts is how far they lie apart in the mean of both units.
+    third = np.partition(apart, int(_THIRD * (len(scored) - 1)), axis=1)[:, int(_THIRD * (len(scored) - 1))] / scales
+    best = int(third.argmin())
+    return Similarity(torch.from_numpy(rotations[best]), torch.from_numpy(places[best]), float(scales[best]))
 
 
 __all__ = ["Similarity", "fit_similarity", "fit_similarity_robustly"]

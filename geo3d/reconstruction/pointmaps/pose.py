@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geo3d.errors import InputError
+from geo3d.geometry.rotation import triangle_frames
 
 #: Pixels of the longer side, for which the published threshold of 5 pixels was chosen.
 _PUBLISHED_SIDE, _PUBLISHED_PIXELS = 512, 5.0
@@ -18,6 +19,8 @@ _DRAWS = 256
 _SCORED = 2000  # points at which poses of draws are compared
 _FEWEST = 6
 _STEPS = 20
+#: Of the nearest points, the share by whose error the threshold is widened, and how many times their error an inlier may have.
+_SHARE, _WIDE = 0.3, 2.0
 _REAL = 1e-4  # of a root's imaginary part, relative to its size
 
 
@@ -27,7 +30,7 @@ class FoundPose:
 
     Args:
         world_from_camera: (4, 4) float64.
-        inliers: (N,) bool, points that lie before the camera and within the threshold of their pixel.
+        inliers: (N,) bool, points that lie before the camera and near enough to their pixel.
     """
 
     world_from_camera: np.ndarray
@@ -56,7 +59,7 @@ def find_pose(
         focal: pixels.
         principal_point: pixel (x, y).
         rng: draws the triples that poses are proposed by.
-        threshold: pixels.
+        threshold: pixels; twice the error of the nearest 30 % of the points where that is more.
         draws: triples.
 
     Raises:
@@ -79,6 +82,10 @@ def find_pose(
         errors = _errors(rotations, translations, points[scored], rays[scored])
         best = np.minimum(errors, allowed**2).sum(1).argmin()
         pose = rotations[best], translations[best]
+        # Points that are all a little off are refined by more of them.
+        nearest = np.partition(errors[best], int(_SHARE * (len(scored) - 1)))[int(_SHARE * (len(scored) - 1))]
+        if np.isfinite(nearest):
+            allowed = max(allowed, _WIDE * np.sqrt(nearest))
         for _ in range(3):
             inliers = _errors(*(part[None] for part in pose), points, rays)[0] <= allowed**2
             if inliers.sum() < _FEWEST:
@@ -148,7 +155,7 @@ def _from_triples(points: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.
     good = np.isfinite(distance).all(1) & (distance > 0).all(1)
     distance, triple = distance[good], triple[good]
     seen = distance[:, :, None] * unit[triple]
-    rotation = _frames(seen) @ _frames(points[triple]).swapaxes(1, 2)
+    rotation = triangle_frames(seen) @ triangle_frames(points[triple]).swapaxes(1, 2)
     translation = seen[:, 0] - np.einsum("pij,pj->pi", rotation, points[triple, 0])
     whole = np.isfinite(rotation).all((1, 2))
     return rotation[whole], translation[whole]
@@ -163,16 +170,6 @@ def _real_roots(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     roots = np.linalg.eigvals(companion)
     real = (np.abs(roots.imag) < _REAL * np.maximum(np.abs(roots.real), 1e-9)) & (roots.real > 0)
     return roots.real[real], np.repeat(number, real.sum(1))
-
-
-def _frames(triangles: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) axes, as columns, of triangles (T, 3, 3); NaN where their corners lie on a line."""
-    with np.errstate(all="ignore"):
-        x = triangles[:, 1] - triangles[:, 0]
-        x = x / np.linalg.norm(x, axis=1, keepdims=True)
-        z = np.cross(x, triangles[:, 2] - triangles[:, 0])
-        z = z / np.linalg.norm(z, axis=1, keepdims=True)
-    return np.stack([x, np.cross(z, x), z], 2)
 
 
 def _refined(
