@@ -136,6 +136,17 @@ class DUSt3R(CroCoTrunk):
         """What a network without a config is."""
         return DUSt3RConfig()
 
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights: as CroCo's, and in the heads numbers so small that distances begin near 1."""
+        super().reset_parameters(generator)
+        for head in (self.downstream_head1, self.downstream_head2):
+            for module in head.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                    bound = module.weight[0].numel() ** -0.5  # PyTorch's own, which the published heads begin with
+                    for parameter in module.parameters():
+                        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
     def forward(
         self,
         first: Tensor,

@@ -79,13 +79,13 @@ class DensePointHead(nn.Module):
 
     def __init__(self, config: DUSt3RConfig) -> None:
         super().__init__()
-        inputs = (config.encoder_dim, *[config.decoder_dim] * 3)
+        self.levels = hook_layers(config.decoder_depth)
+        inputs = [config.decoder_dim if entry else config.encoder_dim for entry in self.levels]
         self.dpt = DPTHead(
             inputs, _CHANNELS, config.patch_size, config.head_levels, config.head_width, config.head_last
         )
         self.patch_size = config.patch_size
         self.modes = _Modes.of(config)
-        self.levels = hook_layers(config.decoder_depth)
         if config.descriptors is not None:
             dim = config.encoder_dim + config.decoder_dim
             channels = config.descriptors + config.two_confidences

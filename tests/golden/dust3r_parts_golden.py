@@ -25,7 +25,7 @@ def _group(case: GoldenCase, name: str) -> dict[str, Tensor]:
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    return float(((found - expected).abs() / (1 + expected.abs())).max())
+    return float(((found - expected).detach().abs() / (1 + expected.abs())).max())
 
 
 def check_post(case: GoldenCase) -> None:

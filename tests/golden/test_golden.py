@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from croco_golden import check_croco, check_rope2d
+from dust3r_golden import check_dust3r
 from golden_cases import GoldenCase, case_paths
 from i2p_mae_golden import check_classifier, check_i2p_mae
 from nerf_mae_downstream_golden import check_nerf_mae_fpn, check_nerf_mae_semantic
@@ -21,8 +22,10 @@ from voxel_attention_golden import check_voxel_attention
 #: kind -> the check of a case of that kind.
 CHECKS = {
     "croco": check_croco,
+    "dust3r": check_dust3r,
     "i2p_mae": check_i2p_mae,
     "i2p_mae_classifier": check_classifier,
+    "mast3r": check_dust3r,
     "nerf_mae": check_nerf_mae,
     "nerf_mae_fpn": check_nerf_mae_fpn,
     "nerf_mae_semantic": check_nerf_mae_semantic,
@@ -41,9 +44,7 @@ LATER = {
     "croco_dpt": "comes with CroCo's downstream heads",
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
-    "dust3r": "comes with DUSt3R",
     "dust3r_geometry": "comes with DUSt3R",
-    "mast3r": "comes with MASt3R",
 }
 
 

@@ -18,21 +18,24 @@ from geo3d import InputError, create_model, list_models, model_info, save_model
 from geo3d.geometry import PointCloud, SparseVoxels, View
 from geo3d.models import Encoder, Family, family_of, model_options, register_family
 from geo3d.models.croco import visible_from_mask
+from geo3d.models.dust3r import DUSt3R
 from geo3d.models.i2p_mae import I2PMAE
 from geo3d.models.nerf_mae import NeRFMAE
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
 from geo3d.nn.anchor_free import HeadOutput
+from geo3d.nn.pointmaps import ConfidenceMode
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
-FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")
+FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic", "dust3r", "mast3r")
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
 SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
+SMALL |= {"dust3r": "dust3r_tiny", "mast3r": "mast3r_tiny"}
 SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
 
 #: Sizes of a small encoder of points.
@@ -96,6 +99,31 @@ OPTIONS |= {
     "nerf_mae_semantic": [GRIDS | {"num_classes": 3}],
 }
 
+#: Trunk and decoders of a small network of pointmaps.
+PAIRS: dict[str, Any] = {"image_size": (32, 48), "patch_size": 16, "encoder_dim": 32, "encoder_depth": 2}
+PAIRS |= {"encoder_heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "mlp_ratio": 2}
+#: A small DPT head of theirs.
+PAIR_HEAD: dict[str, Any] = {"head_levels": (4, 6, 8, 10), "head_width": 8, "head_last": 4}
+OPTIONS |= {
+    "dust3r": [
+        PAIRS | {"norm_memory": False, "depth_mode": "square", "rope_base": 50, "freeze": "mask"},
+        PAIRS | PAIR_HEAD | {"head": "dpt", "confidence": ConfidenceMode("sigmoid", 0.0, 1.0), "depth_mode": "linear"},
+        {"encoder_depth": 1, "decoder_depth": 1, "freeze": "encoder", "image_size": 32},
+        PAIRS
+        | PAIR_HEAD
+        | {"head": "catmlp+dpt", "descriptors": 3, "two_confidences": False}
+        | {"descriptor_confidence": None},
+    ],
+    "mast3r": [
+        PAIRS
+        | PAIR_HEAD
+        | {"descriptors": 3, "norm_memory": False, "rope_base": 50, "freeze": "none"}
+        | {"confidence": ConfidenceMode("exp", 1.0, 4.0), "descriptor_confidence": ConfidenceMode("exp", 0.0)}
+        | {"depth_mode": "exp", "head": "catmlp+dpt", "two_confidences": True},
+        {"encoder_depth": 1, "decoder_depth": 1, "two_confidences": False, "descriptor_confidence": None},
+    ],
+}
+
 #: Of whose sizes files of others do not tell these.
 UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
@@ -106,6 +134,10 @@ PUBLISHED_PARAMETERS = {
     "croco_v2_base_small": 120_076_288,
     "croco_v2_base_base": 200_269_824,
     "croco_v2_large_base": 417_918_720,
+    "dust3r_vitl_224_linear": 532_342_784,
+    "dust3r_vitl_512_linear": 532_342_784,
+    "dust3r_vitl_512_dpt": 571_171_208,
+    "mast3r_vitl_512_catmlpdpt": 688_638_856,
     "spark": 52_921_835,  # around a ResNet-50
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
@@ -160,6 +192,10 @@ def forward(model: Encoder) -> torch.Tensor:
         tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
         mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
         return model(inputs, inputs.flip(3), visible_from_mask(mask)).prediction
+    if isinstance(model, DUSt3R):
+        return torch.cat(
+            [field.flatten() for maps in model(inputs, inputs.flip(3)) for field in maps.fields() if field is not None]
+        )
     if isinstance(model, SparK):
         active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
         return model(inputs, active).reconstruction
@@ -254,7 +290,8 @@ def test_face_forward_and_backward(name: str) -> None:
     out = forward(model)
     assert torch.isfinite(out).all()
     out.square().mean().backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    without = [n for n, grad in trained.items() if grad is None or not torch.isfinite(grad).all()]
     assert not without, f"no finite gradient: {without}"
 
 
@@ -299,7 +336,7 @@ def test_a_model_with_any_options_comes_back_from_its_file(
         assert (type(loaded), loaded.config, loaded.name) == (type(model), model.config, name)
         assert loaded.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
-        assert all(p.requires_grad for p in loaded.parameters())
+        assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
     assert create_model(name, checkpoint=path, **options).config == model.config  # repeated, they contradict nothing
     torch.testing.assert_close(forward(loaded), forward(model), rtol=1e-4, atol=1e-5)
 
@@ -446,6 +483,8 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("croco", {"decoder_depth": 2}),
         ("swin3d", {"num_classes": 3}),
         ("spark", {"decoder_width": 64}),
+        ("dust3r", {"head": "dpt", "decoder_depth": 2}),
+        ("mast3r", {"descriptors": 5}),
         ("i2p_mae", {"teacher_dim": 3, "decoder_residuals": 1, "shape_dim": 0}),
         ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
         ("nerf_mae_detector", {"pyramid_channels": 16, "tower_depth": 2}),
