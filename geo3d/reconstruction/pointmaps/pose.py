@@ -19,7 +19,7 @@ _DRAWS = 256
 _SCORED = 2000  # points at which poses of draws are compared
 _FEWEST = 6
 _STEPS = 20
-#: Of the nearest points, the share by whose error the threshold is widened, and how many times their error an inlier may have.
+#: Of the nearest points, the share by whose error the threshold is widened, and how many times that it then is.
 _SHARE, _WIDE = 0.3, 2.0
 _REAL = 1e-4  # of a root's imaginary part, relative to its size
 
