@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from croco_golden import check_croco, check_rope2d
+from dust3r_geometry_golden import check_dust3r_geometry
 from dust3r_golden import check_dust3r
 from golden_cases import GoldenCase, case_paths
 from i2p_mae_golden import check_classifier, check_i2p_mae
@@ -23,6 +24,7 @@ from voxel_attention_golden import check_voxel_attention
 CHECKS = {
     "croco": check_croco,
     "dust3r": check_dust3r,
+    "dust3r_geometry": check_dust3r_geometry,
     "i2p_mae": check_i2p_mae,
     "i2p_mae_classifier": check_classifier,
     "mast3r": check_dust3r,
@@ -44,7 +46,6 @@ LATER = {
     "croco_dpt": "comes with CroCo's downstream heads",
     "stereoflow_losses": "comes with CroCo's downstream heads",
     "tiled_prediction": "comes with CroCo's downstream heads",
-    "dust3r_geometry": "comes with DUSt3R",
 }
 
 

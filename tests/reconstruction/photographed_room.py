@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from geo3d.datasets.synthetic.render import render
@@ -15,21 +17,42 @@ from geo3d.datasets.synthetic.stage import Stage
 from geo3d.datasets.synthetic.texture import Palette
 from geo3d.datasets.synthetic.walk import walk_room
 from geo3d.geometry import Camera, View
+from geo3d.geometry.similarity import fit_similarity_robustly
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction
 
 
-def photograph(number: int, views: int, camera: Camera) -> list[View]:
-    """Views of a room, 18 degrees apart, with depth; the same at each call."""
-    rng = np.random.default_rng(number)
-    palette = Palette(rng)
-    room = furnish_room(list(ROOM_KINDS)[number % len(ROOM_KINDS)], palette, rng)
-    stage = Stage(room.things, palette, room.lights, rng)
-    found = []
-    for index, pose in enumerate(walk_room(stage, room.size, camera, views, rng)):
-        shot = render(stage, camera, pose)
+class PhotographedRoom:
+    """A room and a walk through it, neighbours 18 degrees apart; the same at each call.
+
+    Args:
+        number: of the room.
+        views: count.
+        camera: that took them.
+    """
+
+    def __init__(self, number: int, views: int, camera: Camera) -> None:
+        rng = np.random.default_rng(number)
+        palette = Palette(rng)
+        room = furnish_room(list(ROOM_KINDS)[number % len(ROOM_KINDS)], palette, rng)
+        self.stage = Stage(room.things, palette, room.lights, rng)
+        self.camera = camera
+        self.poses = walk_room(self.stage, room.size, camera, views, rng)
+
+    def view(self, number: int, camera: Camera | None = None) -> View:
+        """A view with image and depth, by the room's camera or another one."""
+        camera, pose = camera or self.camera, self.poses[number]
+        shot = render(self.stage, camera, pose)
         image, depth = torch.from_numpy(shot.color).float() / 255, torch.from_numpy(shot.depth)
-        found.append(View(f"{index:02d}", camera, torch.from_numpy(pose), image, depth))
-    return found
+        return View(f"{number:02d}", camera, torch.from_numpy(pose), image, depth)
+
+    def views(self) -> list[View]:
+        """All of them."""
+        return [self.view(number) for number in range(len(self.poses))]
+
+    def save(self, number: int, path: Path) -> Path:
+        """Write a view as a photo."""
+        Image.fromarray(render(self.stage, self.camera, self.poses[number]).color).save(path)
+        return path
 
 
 def world_points(view: View) -> Tensor:
@@ -45,19 +68,21 @@ class Knowing:
 
     Args:
         views: of a place.
-        rng: draws all three.
         noise: of a point, relative to its distance.
         wrong: share of points that lie anywhere, as surely as the others.
+        strangers: views that no pair says anything of: their pairs have confidence 1.
         scales: least and largest.
     """
 
     views: Sequence[View]
-    rng: np.random.Generator
     noise: float = 0.0
     wrong: float = 0.0
+    strangers: Sequence[int] = ()
     scales: tuple[float, float] = (0.4, 2.5)
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def __call__(self, first: int, second: int) -> PairPrediction:
+    def of(self, first: int, second: int) -> PairPrediction:
+        """One order."""
         pose = self.views[first].world_from_camera
         scale = float(np.exp(self.rng.uniform(*np.log(self.scales))))
         maps = []
@@ -68,12 +93,17 @@ class Knowing:
             astray = self.rng.random(distance.shape[:2]) < self.wrong
             points[astray] = self.rng.uniform(-5, 5, (int(astray.sum()), 3))
             confidence = self.rng.uniform(3, 12, distance.shape[:2])
+            if {first, second} & set(self.strangers):
+                confidence[:] = 1
             maps += [torch.from_numpy(scale * points).float(), torch.from_numpy(confidence).float()]
         return PairPrediction(first, second, *maps)
 
+    def __call__(self, orders: Iterable[tuple[int, int]]) -> list[PairPrediction]:
+        return [self.of(*order) for order in orders]
+
     def both(self, pairs: Iterable[tuple[int, int]]) -> list[PairPrediction]:
         """Of every pair in both orders."""
-        return [self(*order) for i, j in pairs for order in ((i, j), (j, i))]
+        return self([order for i, j in pairs for order in ((i, j), (j, i))])
 
 
 @dataclass(frozen=True)
@@ -95,19 +125,18 @@ class Errors:
 
 def compare(found: AlignedViews, views: Sequence[View]) -> Errors:
     """Found views beside the true ones."""
-    from geo3d.geometry.similarity import fit_similarity_robustly
-
-    true = torch.stack([world_points(view) for view in views])
-    ours = torch.stack([found.points(index) for index in range(len(views))])
-    known = torch.stack([depth > 0 for depth in found.depths])
-    laid = found.moved(fit_similarity_robustly(ours[known][::7], true[known][::7], rng=np.random.default_rng(0)))
+    true = [world_points(view) for view in views]
+    known = [depth > 0 for depth in found.depths]
+    ours = torch.cat([found.points(index)[kept] for index, kept in enumerate(known)])
+    kept = torch.cat([points[kept] for points, kept in zip(true, known)])
+    laid = found.moved(fit_similarity_robustly(ours[::7], kept[::7], rng=np.random.default_rng(0)))
     poses = torch.stack([view.world_from_camera for view in views])
     turned = poses[:, :3, :3].mT @ laid.world_from_camera[:, :3, :3]
     cosine = ((turned.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)
-    apart = torch.stack([laid.points(index) for index in range(len(views))]) - true
+    apart = torch.cat([(laid.points(index) - points)[k] for index, (points, k) in enumerate(zip(true, known))])
     return Errors(
         float(cosine.acos().rad2deg().max()),
         float((laid.world_from_camera[:, :3, 3] - poses[:, :3, 3]).norm(dim=1).max()),
         max(abs(focal / view.camera.fx - 1) for focal, view in zip(found.focals, views)),
-        float(apart.norm(dim=-1)[known].median()),
+        float(apart.norm(dim=-1).median()),
     )
