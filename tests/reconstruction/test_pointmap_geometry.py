@@ -8,8 +8,9 @@ import torch
 
 from geo3d.errors import InputError
 from geo3d.geometry.rotation import random_rotation
-from geo3d.reconstruction.pointmaps.focal import centre, robust_focal, weiszfeld_focal
+from geo3d.reconstruction.pointmaps.focal import robust_focal, weiszfeld_focal
 from geo3d.reconstruction.pointmaps.graph import complete_pairs, largest_group, similar_pairs, window_pairs
+from geo3d.reconstruction.pointmaps.lens import centre
 from geo3d.reconstruction.pointmaps.matching import Matches, reciprocal_descriptors, within_border
 from geo3d.reconstruction.pointmaps.pose import find_pose
 from geo3d.reconstruction.pointmaps.prediction import camera_rays
