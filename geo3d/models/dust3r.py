@@ -311,10 +311,14 @@ def with_two_decoders(croco: Stored, family: str = "dust3r") -> Stored:
     Training from CroCo v2 began so (section 3.3).
     """
     state = {name: value for name, value in croco.state.items() if not name.startswith("prediction_head.")}
-    second = {
-        name.replace("dec_blocks.", "dec_blocks2.", 1): v for name, v in state.items() if name.startswith("dec_blocks.")
-    }
+    first = "dec_blocks."
+    second = {f"dec_blocks2.{name.removeprefix(first)}": v for name, v in state.items() if name.startswith(first)}
     return Stored(state | second, family, croco.config, croco.stated)
+
+
+def with_descriptors(dust3r: Stored) -> Stored:
+    """A network of DUSt3R's as part of one of MASt3R, whose training begins with it; the heads are to be drawn."""
+    return replace(dust3r, family="mast3r", name=None)
 
 
 FAMILY = CroCoFamily(
