@@ -39,6 +39,7 @@ class Stream(IntEnum):
     OBJECT_CLOUDS = 130
     SYNTHETIC_SHAPES = 131
     RADIANCE_FIELD = 150
+    POINTMAPS = 160
 
 
 @unique

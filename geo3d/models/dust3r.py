@@ -87,6 +87,20 @@ class _Read(NamedTuple):
     portrait: Tensor | None
 
 
+class EncodedView(NamedTuple):
+    """Views as the encoder leaves them.
+
+    Args:
+        tokens: (B, N, C), after its norm.
+        positions: (B, N, 2) of them.
+        grid: rows and columns.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    grid: tuple[int, int]
+
+
 class DUSt3R(CroCoTrunk):
     """The network of DUSt3R (section 3.2), with the published parameter names.
 
@@ -168,6 +182,21 @@ class DUSt3R(CroCoTrunk):
         )
         return PairPointmaps(*maps)
 
+    def encode_view(self, image: Tensor) -> EncodedView:
+        """Upright images (B, 3, H, W) encoded once, for any number of pairs: :meth:`pair` joins them."""
+        view = self._read(image, None)
+        return EncodedView(self._tokens(view.patches, view.positions), view.positions, view.grid)
+
+    def pair(self, first: EncodedView, second: EncodedView) -> PairPointmaps:
+        """As :meth:`forward`, of views that are encoded."""
+        tokens = self._cross((first.tokens, second.tokens), (first.positions, second.positions))
+        heads = self.downstream_head1, self.downstream_head2
+        maps = (
+            upright_or_transposed(head, [levels[n] for n in head.levels], view.grid, None)
+            for head, levels, view in zip(heads, tokens, (first, second), strict=True)
+        )
+        return PairPointmaps(*maps)
+
     def levels(
         self,
         first: Tensor,
@@ -194,13 +223,19 @@ class DUSt3R(CroCoTrunk):
             encoded = both.chunk(2)
         else:
             encoded = self._tokens(first.patches, first.positions), self._tokens(second.patches, second.positions)
+        return self._cross(encoded, (first.positions, second.positions))
+
+    def _cross(
+        self, encoded: tuple[Tensor, Tensor], positions: tuple[Tensor, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Both decoders over encoder outputs of two views."""
         x, y = (self.decoder_embed(tokens) for tokens in encoded)
         seen = [encoded[0]], [encoded[1]]
         for block, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             # Both move at once: each sees what the other was before.
             x, y = (
-                block(x, y, first.positions, second.positions),
-                block2(y, x, second.positions, first.positions),
+                block(x, y, positions[0], positions[1]),
+                block2(y, x, positions[1], positions[0]),
             )
             seen[0].append(x)
             seen[1].append(y)
@@ -362,6 +397,7 @@ __all__ = [
     "MAST3R_FAMILY",
     "DUSt3R",
     "DUSt3RConfig",
+    "EncodedView",
     "MASt3R",
     "PairPointmaps",
     "Pointmap",

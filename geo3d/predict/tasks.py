@@ -10,6 +10,7 @@ from geo3d.errors import InputError, did_you_mean
 
 #: Name -> one line of help; each is a module of this package with a class of options and a function ``predict``.
 TASKS = {
+    "pointmaps": "points, cameras and poses of a place from two to some fifty photos",
     "segment": "the class of every point of scenes",
 }
 
