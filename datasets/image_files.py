@@ -227,6 +227,21 @@ def read_mask(path: Path, scene: str) -> np.ndarray:
         return decode(image, path, scene).any(2)
 
 
+def read_grey(path: Path, scene: str) -> np.ndarray:
+    """The numbers of an image of one channel, (H, W) as they are stored; of colours, if all three are alike.
+
+    Raises:
+        BrokenScene: it is missing or damaged, or coloured.
+    """
+    with _open(path, scene) as image:
+        if image.mode.startswith("I") or image.mode in ("F", "L"):
+            return _pixels(image, path, scene)
+        colors = decode(image, path, scene)
+    if (colors != colors[..., :1]).any():
+        raise BrokenScene(scene, path, "has colours, where one number a pixel is expected")
+    return colors[..., 0]
+
+
 def read_depth(path: Path, scene: str, units_per_metre: float, invalid: int | None = None) -> np.ndarray:
     """A depth map as (H, W) float32 metres, 0 where unknown.
 

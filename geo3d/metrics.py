@@ -133,3 +133,55 @@ def detection_scores(overlaps: Sequence[Tensor], scores: Sequence[Tensor]) -> di
         "recall50": recalls[0],
         "ar": sum(recalls) / len(recalls),
     }
+
+
+def stereo_errors(disparity: Tensor, truth: Tensor, bounds: Sequence[float] = (0.5, 1.0, 2.0, 3.0)) -> dict[str, float]:
+    """Figures of disparities: means over images of each one's own.
+
+    Args:
+        disparity, truth: (B, 1, H, W) pixels; the truth is not finite where it is not known.
+        bounds: of the errors that are counted, pixels.
+
+    Returns:
+        ``average_error`` (which is the end-point error of stereo) and ``rmse``, pixels; ``bad@<bound>``, percent of the
+        pixels that are known whose error is larger. NaN where nothing is known.
+    """
+    figures = []
+    for error in _lengths_of_errors(disparity, truth):
+        one = {"average_error": error.mean().item(), "rmse": error.square().mean().sqrt().item()}
+        figures.append(one | _beyond(error, bounds))
+    return _mean_of(figures)
+
+
+def flow_errors(flow: Tensor, truth: Tensor, bounds: Sequence[float] = (1.0, 3.0, 5.0)) -> dict[str, float]:
+    """Figures of optical flow: means over images of each one's own.
+
+    Args:
+        flow, truth: (B, 2, H, W) pixels; the truth is not finite where it is not known.
+        bounds: of the errors that are counted, pixels.
+
+    Returns:
+        ``l1_error`` (sum over both channels) and ``epe``, the length of the error, pixels; ``bad@<bound>``, percent of
+        the pixels that are known whose error is longer. NaN where nothing is known.
+    """
+    figures = []
+    sums = _lengths_of_errors(flow, truth, order=1)
+    for error, summed in zip(_lengths_of_errors(flow, truth), sums, strict=True):
+        figures.append({"l1_error": summed.mean().item(), "epe": error.mean().item()} | _beyond(error, bounds))
+    return _mean_of(figures)
+
+
+def _lengths_of_errors(values: Tensor, truth: Tensor, order: int = 2) -> list[Tensor]:
+    """Lengths of the errors at the known pixels of each image of a batch that has one; of none, one that is empty."""
+    known = truth.isfinite().all(1)
+    errors = torch.linalg.vector_norm((values - truth).double(), ord=order, dim=1)
+    found = [error[inside] for error, inside in zip(errors, known, strict=True) if inside.any()]
+    return found or [errors.new_zeros(0)]
+
+
+def _beyond(error: Tensor, bounds: Sequence[float]) -> dict[str, float]:
+    return {f"bad@{float(bound)}": 100 * (error > bound).double().mean().item() for bound in bounds}
+
+
+def _mean_of(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}

@@ -1,6 +1,16 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, dust3r, i2p_mae, nerf_mae, nerf_mae_downstream, spark, sparse_resnet, swin3d
+from geo3d.models import (
+    croco,
+    croco_downstream,
+    dust3r,
+    i2p_mae,
+    nerf_mae,
+    nerf_mae_downstream,
+    spark,
+    sparse_resnet,
+    swin3d,
+)
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -16,6 +26,7 @@ from geo3d.models.registry import (
 )
 
 register_family(croco.FAMILY)
+register_family(croco_downstream.FAMILY)
 register_family(dust3r.FAMILY)
 register_family(dust3r.MAST3R_FAMILY)
 register_family(swin3d.FAMILY)
@@ -39,6 +50,7 @@ __all__ = [
     "create_encoder",
     "create_model",
     "croco",
+    "croco_downstream",
     "dust3r",
     "encoder_of",
     "family_of",

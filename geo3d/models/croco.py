@@ -139,7 +139,8 @@ class CroCoFamily(Family):
         return model.resize(wanted.image_size)
 
 
-def _large(config: CroCoConfig) -> CroCoConfig:
+def large_encoder(config: CroCoConfig) -> CroCoConfig:
+    """A config with the encoder of ViT-L."""
     return replace(config, encoder_dim=1024, encoder_depth=24, encoder_heads=16)
 
 
@@ -151,7 +152,7 @@ PRESETS = {
     "croco_v1_base": CroCoConfig(),
     "croco_v2_base_small": _V2,
     "croco_v2_base_base": _V2_BASE_DECODER,
-    "croco_v2_large_base": _large(_V2_BASE_DECODER),
+    "croco_v2_large_base": large_encoder(_V2_BASE_DECODER),
     "croco_tiny": CroCoConfig((64, 64), 8, 192, 6, 6, 128, 4, 4, rope_base=100.0),
 }
 

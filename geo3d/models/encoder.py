@@ -50,6 +50,7 @@ class Encoder(nn.Module, ABC):
         family: name of the declared family.
         kind: what it reads.
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
+        head_prefixes: of these, the ones that are a task's alone, which pre-training does not bring.
         config: sizes.
         name: under which ``create_model`` made it; empty where it was built by its class.
         licence: of the weights, where their authors license them for non-commercial use alone; files tell it on.
@@ -59,6 +60,7 @@ class Encoder(nn.Module, ABC):
     family: ClassVar[str]
     kind: ClassVar[Kind]
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
+    head_prefixes: ClassVar[tuple[str, ...]] = ()
     config: Any
     name: str = ""
     licence: str = ""
@@ -133,6 +135,10 @@ class Encoder(nn.Module, ABC):
     def is_of_encoder(self, parameter: str) -> bool:
         """Whether a parameter or buffer, by its name, belongs to the encoder and not to a decoder or head."""
         return not parameter.startswith(self.decoder_prefixes) if self.decoder_prefixes else True
+
+    def is_no_head(self, parameter: str) -> bool:
+        """Whether a parameter or buffer, by its name, belongs to encoder or decoder and not to the head of a task."""
+        return not parameter.startswith(self.head_prefixes) if self.head_prefixes else True
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,6 +28,8 @@ from geo3d.models.encoder import Encoder, Kind
 #: Reads the authors' layouts: what a file holds, its path and the user's options -> weights and network.
 Reader = Callable[[Any, Path, Mapping[str, Any]], Stored]
 
+#: What of a network is drawn instead of taken from a file.
+Fresh = Literal["nothing", "decoder", "head"]
 
 #: How many tensors more than its file a network may have until it is taken for a damaged description, and the largest
 #: number of one.
@@ -117,8 +119,10 @@ class Family:
         follows: field -> fields that it follows from; it becomes None where one of these is chosen and it is not.
         bare: options that leave out the decoder.
         of_decoder: fields that concern the decoder alone.
+        of_head: fields that concern the head of a task alone, see :attr:`Encoder.head_prefixes`.
         parts: family -> how one of its models is taken out of a file of this family's, such as an encoder alone.
-        wholes: family -> how its file becomes one of this family's, of which the decoder is left to be drawn.
+        wholes: family -> how its file becomes one of this family's, of which the decoder, or the head, is left to be
+            drawn.
         files: what the authors released.
         licence: under which they released it, as an SPDX identifier.
         non_commercial: whether that is for non-commercial use alone.
@@ -138,6 +142,7 @@ class Family:
     follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bare: Mapping[str, Any] = field(default_factory=dict)
     of_decoder: tuple[str, ...] = ()
+    of_head: tuple[str, ...] = ()
     parts: Mapping[str, Callable[[Stored], Stored]] = field(default_factory=dict)
     wholes: Mapping[str, Callable[[Stored], Stored]] = field(default_factory=dict)
     files: tuple[ReleasedFile, ...] = ()
@@ -207,7 +212,7 @@ class Family:
         file: WeightFile,
         path: Path,
         options: Mapping[str, Any],
-        fresh_decoder: bool = False,
+        fresh: Fresh = "nothing",
         generator: torch.Generator | None = None,
         families: Mapping[str, Family] | None = None,
     ) -> Encoder:
@@ -218,7 +223,8 @@ class Family:
                 takes what there is.
             file, path: the file.
             options: of which only those that weights do not depend on may differ from the file's.
-            fresh_decoder: take the encoder's weights alone from the file; ``generator`` draws the decoder's.
+            fresh: what of the network ``generator`` draws instead of taking it from the file: ``decoder`` (with any
+                head) or ``head``.
             families: all that are known, of which one may hold this family's networks as parts.
 
         Raises:
@@ -227,31 +233,32 @@ class Family:
         with _about(path):
             found = self.stored(file, path, options)
             described = found
-            if found.family != self.name and fresh_decoder and found.family in self.wholes:
+            if found.family != self.name and fresh != "nothing" and found.family in self.wholes:
                 found = self.wholes[found.family](found)
             if found.family != self.name:
                 found = self._part_of(found, name, path, families or {})
+            drawn = self._drawn(fresh)
+            found = self._with_usual(name, found, drawn, found.family != described.family, fresh)
             stored = self._stored_config(name, found, path)
             if file.card and found is described and (lacking := _lacking(stored, found.config)):
                 raise InputError(f"{path}: its description of the model lacks {', '.join(lacking)}")
         changeable = self.free if found.stated else (*self.free, *self.unstated)
         if found.config is None:
             changeable = tuple(self.options())
-        if fresh_decoder:
-            changeable = (*changeable, *self.of_decoder)
-            if self._is_bare(stored):
-                usual = self.presets.get(found.name, self.config())
-                decoder = {name: options.get(name, getattr(usual, name)) for name in self.bare}
-                with _about(path):
-                    stored = self.configure(stored, decoder)
+        changeable = (*changeable, *drawn)
+        if fresh != "nothing" and self._is_bare(stored):
+            usual = self.presets.get(found.name, self.config())
+            decoder = {name: options.get(name, getattr(usual, name)) for name in self.bare}
+            with _about(path):
+                stored = self.configure(stored, decoder)
         wanted = self.configure(stored, {k: v for k, v in options.items() if k in changeable})
         self._require_unchanged(wanted, options, changeable, path)
         with _about(path):
-            model = self.assemble(stored, wanted, found, path, fresh_decoder, generator)
+            model = self.assemble(stored, wanted, found, path, fresh, generator)
         model.name = found.name or (name if name in self.presets else "")
         released = self.licence if self.non_commercial and not file.card else ""
         model.licence = released or file.card.get("licence", "")
-        model.classes = () if fresh_decoder else tuple(file.card.get("classes", ()))
+        model.classes = () if fresh != "nothing" else tuple(file.card.get("classes", ()))
         if model.licence:
             warnings.warn(
                 f"{path}: the authors of {self.title} license their weights for non-commercial use ({model.licence})",
@@ -259,6 +266,30 @@ class Family:
                 stacklevel=3,
             )
         return model
+
+    def _drawn(self, fresh: Fresh) -> tuple[str, ...]:
+        """Fields of what is drawn.
+
+        Raises:
+            InputError: these networks have no head of their own.
+        """
+        if fresh == "head" and not self.network.head_prefixes:
+            raise InputError(
+                f"{self.title}: has no head that could be fresh; fresh_decoder=True draws all but the encoder"
+            )
+        return {"nothing": (), "head": self.of_head, "decoder": (*self.of_decoder, *self.of_head)}[fresh]
+
+    def _with_usual(self, name: str, found: Stored, drawn: tuple[str, ...], taken_in: bool, fresh: Fresh) -> Stored:
+        """A file with what it does not tell of a network: the named preset's fields of what is drawn, and all others.
+
+        Args:
+            taken_in: it is of another family, whose network becomes a part of this one's.
+        """
+        if found.config is None or not (taken_in or (fresh == "head" and name in self.presets)):
+            return found
+        usual = self.presets.get(name, self.default)
+        lacking = [f.name for f in fields(usual) if f.name not in found.config] if taken_in else []
+        return replace(found, config={**found.config, **{f: getattr(usual, f) for f in (*lacking, *drawn)}})
 
     def _require_unchanged(
         self, wanted: Any, options: Mapping[str, Any], changeable: tuple[str, ...], path: Path
@@ -291,7 +322,8 @@ class Family:
                 return found
         held = found.name or (other.preset_of(found) if other is not None else "") or found.family
         asked = name if name == self.name else f"{name} ({self.title})"
-        whole = f"; load it as {held}, or with fresh_decoder=True" if found.family in self.wholes else ""
+        fresh = "fresh_head" if self.network.head_prefixes else "fresh_decoder"
+        whole = f"; load it as {held}, or with {fresh}=True" if found.family in self.wholes else ""
         bare = "bare " if found.family in self.wholes else ""
         title = other.title if other is not None else found.family
         raise InputError(f"{path}: holds a {bare}{held} ({title}), not a {asked}{whole}")
@@ -343,22 +375,22 @@ class Family:
         wanted: Any,
         found: Stored,
         path: Path,
-        fresh_decoder: bool,
+        fresh: Fresh,
         generator: torch.Generator | None,
     ) -> Encoder:
         """The network with the file's weights; ``wanted`` differs from ``stored`` only in what can be chosen."""
         with torch.device("meta"), no_more_tensors(len(found.state) + _MORE_TENSORS, path):
             model = self.network(wanted)  # the file brings every tensor: draw none
-        if fresh_decoder:
-            encoder = {name: value for name, value in model.state_dict().items() if model.is_of_encoder(name)}
-            require_fit(model, encoder, {name: v for name, v in found.state.items() if model.is_of_encoder(name)}, path)
+        if fresh != "nothing":
+            is_kept = model.is_of_encoder if fresh == "decoder" else model.is_no_head
+            kept = {name: value for name, value in model.state_dict().items() if is_kept(name)}
+            require_fit(model, kept, {name: v for name, v in found.state.items() if is_kept(name)}, path)
             model = self.network(wanted, generator)
-            fresh = {name: value for name, value in model.state_dict().items() if not model.is_of_encoder(name)}
-            encoder = {name: value for name, value in found.state.items() if model.is_of_encoder(name)}
-            load_exactly(model, encoder | fresh, path)
+            drawn = {name: value for name, value in model.state_dict().items() if not is_kept(name)}
+            load_exactly(model, {name: found.state[name] for name in kept} | drawn, path)
             return model
         load_exactly(model, found.state, path)
         return model
 
 
-__all__ = ["Family", "Reader", "ReleasedFile"]
+__all__ = ["Family", "Fresh", "Reader", "ReleasedFile"]

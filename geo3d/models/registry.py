@@ -15,7 +15,7 @@ from geo3d.checkpoints.loading import WeightFile, read_weight_file
 from geo3d.checkpoints.shipped import ShippedWeights, shipped_info, shipped_names
 from geo3d.errors import InputError, did_you_mean
 from geo3d.models.encoder import Encoder, Kind, StageInfo
-from geo3d.models.family import Family, ReleasedFile
+from geo3d.models.family import Family, Fresh, ReleasedFile
 
 _FAMILIES: dict[str, Family] = {}
 #: name of a model -> its family
@@ -62,6 +62,7 @@ def create_model(
     *,
     generator: torch.Generator | None = None,
     fresh_decoder: bool = False,
+    fresh_head: bool = False,
     **options: Any,
 ) -> Encoder:
     """Make a model, with fresh weights or those of a file.
@@ -75,6 +76,8 @@ def create_model(
             Nothing is ever unpickled unsafely.
         generator: draws fresh weights; torch's global one when not given.
         fresh_decoder: take the encoder's weights alone from the file and draw those of decoder and heads.
+        fresh_head: take encoder and decoder from the file and draw the head of the task alone, such as that of stereo
+            on a pre-training file of CroCo's.
         options: fields of the family's config, such as ``image_size=(256, 320)``. Those of a file need not be repeated.
 
     Returns:
@@ -97,8 +100,9 @@ def create_model(
     if checkpoint is None:
         if name is None:
             raise InputError("create_model needs a name, or a checkpoint that says what it holds")
-        if fresh_decoder:
-            raise InputError("fresh_decoder goes with a checkpoint, which gives the encoder's weights")
+        for name_of_it, asked in (("fresh_decoder", fresh_decoder), ("fresh_head", fresh_head)):
+            if asked:
+                raise InputError(f"{name_of_it} goes with a checkpoint, which gives the encoder's weights")
         return family_of(name).build(name, options, generator).eval()
     family = None if name is None else family_of(name)
     path = resolve(checkpoint, name)
@@ -106,7 +110,8 @@ def create_model(
     if family is None:
         family = _family_in(file, path)
         name = family.name
-    return family.load(name, file, path, options, fresh_decoder, generator, _FAMILIES).eval()
+    fresh: Fresh = "decoder" if fresh_decoder else "head" if fresh_head else "nothing"
+    return family.load(name, file, path, options, fresh, generator, _FAMILIES).eval()
 
 
 def _family_in(file: WeightFile, path: Path) -> Family:

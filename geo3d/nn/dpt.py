@@ -67,7 +67,7 @@ class DPTHead(nn.Module):
     """Four levels of tokens -> a map at the image's size.
 
     The tokens become maps of strides 1/4, 1/2, 1 and 2 patches, which are joined from coarse to fine. Parameters have
-    the published names, each once: published files list some twice, see :func:`geo3d.checkpoints.dpt.without_doubles`.
+    the published names, each once; published files list some twice, see ``geo3d.checkpoints.dpt_names``.
 
     Args:
         inputs: channels of the tokens of the four levels.
@@ -145,16 +145,20 @@ class PixelHead(nn.Module):
         dim: channels of the tokens.
         channels: of the map.
         patch_size: pixels along a side of a token.
+        channels_last: what is fastest in a token's output: the channels (CroCo), or the pixels of a row (DUSt3R).
     """
 
-    def __init__(self, dim: int, channels: int, patch_size: int = 16) -> None:
+    def __init__(self, dim: int, channels: int, patch_size: int = 16, channels_last: bool = False) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.channels_last = patch_size, channels_last
         self.proj = nn.Linear(dim, channels * patch_size**2)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, C) -> (B, channels, rows * patch_size, columns * patch_size); channels slowest in a token's output."""
-        return tokens_to_pixels(self.proj(tokens), grid, self.patch_size)
+        """(B, N, C) -> (B, channels, rows * patch_size, columns * patch_size)."""
+        out = self.proj(tokens)
+        if self.channels_last:
+            out = out.unflatten(2, (self.patch_size**2, -1)).transpose(2, 3).flatten(2)
+        return tokens_to_pixels(out, grid, self.patch_size)
 
 
 def tokens_to_pixels(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:

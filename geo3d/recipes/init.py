@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.checkpoints.hub import resolve
-from geo3d.checkpoints.loading import WeightFile, as_state_dict, read_weight_file, require_tensors
+from geo3d.checkpoints.loading import Stored, WeightFile, as_state_dict, read_weight_file, require_tensors
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
 from geo3d.models import create_model, family_of, list_models
@@ -133,7 +133,7 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
     family, held, others = method.model_card().get("family"), file.card.get("family"), {}
     licence = str(file.card.get("licence", ""))
     if file.card:
-        if held != family and held not in _parts(family):
+        if held != family and held not in _parts(family) and held not in _wholes(family):
             raise InputError(
                 f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of {family!r}; "
                 "give a file of that family"
@@ -142,8 +142,11 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
         inside = file.card.get("prefix", "")
         state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
         others = {name: v for name, v in file.content.items() if not name.startswith(inside)}
+        if held in _wholes(family):
+            state, rest = _taken_in(family, Stored(state, held, file.card.get("config")))
+            others |= rest
     elif family in {*list_models()}:
-        state, licence = _of_authors(path, file, method)
+        state, others, licence = _of_authors(path, file, method, family)
     else:
         state = file.content
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -157,17 +160,38 @@ def _parts(family: str | None) -> Iterable[str]:
     return family_of(family).parts if family in list_models() else ()
 
 
-def _of_authors(path: Path, file: WeightFile, method: Method) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file in a layout of the network's authors, or of a state dict alone; and their licence."""
+def _wholes(family: str | None) -> Mapping[str, Callable[[Stored], Stored]]:
+    """Families whose networks become parts of one of this family's, such as pre-training's of a downstream one."""
+    return family_of(family).wholes if family in list_models() else {}
+
+
+def _taken_in(family: str, stored: Stored) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of another family's network under the names of this family's, and what of them has no place there."""
+    state = _wholes(family)[stored.family](stored).state
+    placed = {id(tensor) for tensor in state.values()}
+    return state, {name: tensor for name, tensor in stored.state.items() if id(tensor) not in placed}
+
+
+def _of_authors(
+    path: Path, file: WeightFile, method: Method, family: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """The tensors of a file in a layout of the network's authors, or of a state dict alone.
+
+    Returns:
+        Those of the method's network, those that it has no place for, and their licence.
+    """
     reasons = []
-    for name in method.model_names():
+    for name in (*method.model_names(), *_wholes(family)):
         try:
             model = create_model(name, checkpoint=path)
-            return model.state_dict(), model.licence
         except InputError as error:
             reasons.append(f"as {name}: {error}")
+            continue
+        if model.family in _wholes(family):
+            return *_taken_in(family, Stored(model.state_dict(), model.family, None)), model.licence
+        return model.state_dict(), {}, model.licence
     try:
-        return as_state_dict(file.content, path), ""  # of which what fits is taken
+        return as_state_dict(file.content, path), {}, ""  # of which what fits is taken
     except InputError as error:
         raise InputError(f"init: {'; '.join(reasons)}") from error
 

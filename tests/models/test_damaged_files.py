@@ -28,6 +28,8 @@ _POINTS |= {"embed_dim": 4, "mlp_ratio": 1}
 NETWORKS: dict[str, dict[str, Any]] = {
     "croco_tiny": _CROCO,
     "croco_v1_base": _CROCO,
+    "dust3r_tiny": _CROCO,
+    "mast3r_tiny": _CROCO | {"head_levels": (4, 4, 4, 4), "head_width": 4, "head_last": 4, "descriptors": 2},
     "resnet_tiny": {"width": 8},
     "convnext_atto": {"channels": (8, 8, 8, 8), "depths": (1, 1, 1, 1)},
     "spark": {"encoder": "resnet_tiny", "decoder_width": 32},

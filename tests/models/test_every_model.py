@@ -106,7 +106,7 @@ PAIRS |= {"encoder_heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_he
 PAIR_HEAD: dict[str, Any] = {"head_levels": (4, 6, 8, 10), "head_width": 8, "head_last": 4}
 OPTIONS |= {
     "dust3r": [
-        PAIRS | {"norm_memory": False, "depth_mode": "square", "rope_base": 50, "freeze": "mask"},
+        PAIRS | {"norm_memory": False, "depth_mode": "square", "rope_base": 50, "freeze": "mask", "head": "linear"},
         PAIRS | PAIR_HEAD | {"head": "dpt", "confidence": ConfidenceMode("sigmoid", 0.0, 1.0), "depth_mode": "linear"},
         {"encoder_depth": 1, "decoder_depth": 1, "freeze": "encoder", "image_size": 32},
         PAIRS
@@ -126,6 +126,7 @@ OPTIONS |= {
 
 #: Of whose sizes files of others do not tell these.
 UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
+UNTOLD |= {family: OPTIONS[family][0].keys() for family in ("dust3r", "mast3r")}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
 #: Parameters of the published networks.
