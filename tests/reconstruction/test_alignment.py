@@ -47,9 +47,9 @@ def test_exact_pointmaps_give_the_place_back(count: int) -> None:
 
 
 # Measured, with noise of 1 % and 10 % of wrong points, and with 2 % and 30 %, in rooms of 4 to 6 metres:
-#   2 views: 0.10 and 0.19 degrees, 6 and 20 mm, focal lengths 0.2 and 0.7 %, points 25 and 58 mm
-#   5 views: 0.04 and 0.14 degrees, 8 and 13 mm, focal lengths 0.3 and 0.5 %, points 9 and 26 mm
-#  12 views: 0.06 and 0.16 degrees, 3 and 8 mm, focal lengths 0.1 and 0.3 %, points 5 and 14 mm
+#   2 views: 0.11 and 0.15 degrees, 7 and 29 mm, focal lengths 0.3 and 1.0 %, points 26 and 60 mm
+#   5 views: 0.03 and 0.14 degrees, 6 and 14 mm, focal lengths 0.2 and 0.4 %, points 9 and 26 mm
+#  12 views: 0.09 and 0.14 degrees, 9 and 20 mm, focal lengths 0.2 and 0.9 %, points 5 and 14 mm
 @pytest.mark.parametrize(("noise", "wrong", "worse"), [(0.01, 0.1, 1), (0.02, 0.3, 3)])
 @pytest.mark.parametrize("count", [2, 5, pytest.param(12, marks=pytest.mark.slow)])
 def test_noise_and_wrong_points_are_borne(count: int, noise: float, wrong: float, worse: int) -> None:
