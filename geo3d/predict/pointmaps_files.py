@@ -24,7 +24,7 @@ _FRUSTUM, _MOST_IMAGES = 0.05, 6
 _QUALITY = 95
 _ORIENTATION = 0x0112  # EXIF's tag
 #: Endings of files that are copied as they are; others become PNG.
-_COPIED = {"JPEG": ".jpg", "PNG": ".png"}
+_COPIED = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png"}  # MPO: what telephones write, a JPEG with more behind it
 
 
 def write_place(folder: Path, place: Reconstruction, confidence: float, most: int, picture: bool = True) -> PointCloud:

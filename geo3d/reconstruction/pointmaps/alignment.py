@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity
 from geo3d.reconstruction.pointmaps.initial import chain, find_focals, fit, fused_depth
-from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, centre, lens_centre
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, centre, lens_centre, thinned_centre
 from geo3d.reconstruction.pointmaps.objective import Terms, Unknowns, normalised
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction, sizes_of
@@ -283,8 +283,7 @@ class _Problem:
         weight = torch.stack(weights)
         if not bool((weight > 0).any()):
             weight = torch.ones_like(weight)  # nothing is surer than anything else
-        x, y, aspect = self.middles[view]
-        middle = LensCentre((x - every // 2) / every, (y - every // 2) / every, aspect)
+        middle = thinned_centre(self.middles[view], every)
         return fused_depth(pose, focal / every, middle, torch.stack(points), weight)
 
     def _finished(self, unknowns: Unknowns, objective: tuple[float, float]) -> AlignedViews:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,13 @@ from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity, fit_similarity_robustly
 from geo3d.reconstruction.pointmaps.focal import robust_focal
 from geo3d.reconstruction.pointmaps.graph import spanning_tree
-from geo3d.reconstruction.pointmaps.lens import PrincipalPoint
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, thinned_centre
 from geo3d.reconstruction.pointmaps.objective import taken, taken_pixels
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction, camera_rays, sizes_of
 
 _STEPS = 10
+_PIXELS = 20_000  # that a focal length is read off at most, or some more
 _ROUNDS = 2  # in which what predictions say of a view and where they lie are found in turn
 
 
@@ -49,8 +51,7 @@ def find_focals(
         view = prediction.first
         if known[view] is None:
             try:
-                focal = robust_focal(prediction.first_points, principal_points[view], prediction.first_confidence)
-                told[lenses[view]].append(focal / longer[view])
+                told[lenses[view]].append(_focal(prediction, principal_points[view]) / longer[view])
             except InputError as error:
                 problem = str(error)
     every = [value for values in told.values() for value in values]
@@ -61,6 +62,17 @@ def find_focals(
         values = told[lens] or every
         found.append(float(known[view] or np.exp(np.median(np.log(values))) * longer[view]))
     return found
+
+
+def _focal(prediction: PairPrediction, principal_point: PrincipalPoint) -> float:
+    """Of the first view, by so many of its pixels as tell it well."""
+    height, width = prediction.first_confidence.shape
+    every = max(1, math.ceil(math.sqrt(height * width / _PIXELS)))
+    start = every // 2
+    points, confidence = (
+        values[start::every, start::every] for values in (prediction.first_points, prediction.first_confidence)
+    )
+    return every * robust_focal(points, thinned_centre(principal_point, every), confidence)
 
 
 def chain(

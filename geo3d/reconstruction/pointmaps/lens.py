@@ -38,6 +38,12 @@ def lens_centre(given: PrincipalPoint) -> LensCentre:
     return LensCentre(*(float(value) for value in given))
 
 
+def thinned_centre(given: PrincipalPoint, every: int) -> LensCentre:
+    """Principal point of an image of which every so many pixels are taken, from half of that on."""
+    x, y, aspect = lens_centre(given)
+    return LensCentre((x - every // 2) / every, (y - every // 2) / every, aspect)
+
+
 def from_centre(pixels: Pixels, given: PrincipalPoint) -> Pixels:
     """Pixels (..., 2) from the principal point, as the focal length along x counts them."""
     x, y, aspect = lens_centre(given)
@@ -51,4 +57,4 @@ def pixel_centres(height: int, width: int) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="xy"), -1)
 
 
-__all__ = ["LensCentre", "PrincipalPoint", "centre", "from_centre", "lens_centre", "pixel_centres"]
+__all__ = ["LensCentre", "PrincipalPoint", "centre", "from_centre", "lens_centre", "pixel_centres", "thinned_centre"]
