@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
+    "pointmaps": {"image_size": (32, 32)},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
     "swin3d": {"voxel_size": 0.2, "max_voxels": 200},

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
+    "pointmaps": {"image_size": (16, 32)},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
@@ -37,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
 #: How items are looked for, where the small datasets are not what is looked for by default.
 LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
+    "view pairs with depth": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
 

@@ -25,6 +25,7 @@ WRONG = {
     "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
     "nerf_mae_detection": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "nerf_mae_segmentation": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
+    "pointmaps": ({"model": "dust3r_none"}, {"model": "croco_tiny"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
@@ -100,7 +101,7 @@ def no_rooms(monkeypatch) -> None:
         pytest.fail("data is made before the settings are looked at")
 
     monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
-    monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+    monkeypatch.setattr("geo3d.recipes.pairs.mine_pairs", fail)
     monkeypatch.setattr("geo3d.recipes.i2p_mae.make_objects", fail)
 
 
@@ -126,7 +127,7 @@ def test_what_a_preset_lacks_is_told_before_data_is_made(name: str, preset: str,
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_model(create_model("swin3d_tiny" if name == "croco" else "croco_tiny"), other)
+    save_model(create_model("swin3d_tiny" if name in ("croco", "pointmaps") else "croco_tiny"), other)
     changes = [
         ({"measure_every": 0}, "measure_every must be at least 1"),
         ({"held_out": 1.0}, "held_out"),
