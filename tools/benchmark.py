@@ -35,6 +35,7 @@ BENCHMARKS = {
     "spark": ("spark", "SparKBenchmark"),
     "spark3d": ("spark3d", "SparK3DBenchmark"),
     "sparse_conv": ("sparse_conv", "SparseConvBenchmark"),
+    "stereo": ("stereo", "StereoBenchmark"),
     "swin3d": ("swin3d", "Swin3DBenchmark"),
     "voxel_attention": ("voxel_attention", "VoxelAttentionBenchmark"),
     "voxelize": ("voxelize", "VoxelizeBenchmark"),

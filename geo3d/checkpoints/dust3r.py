@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geo3d.checkpoints.call_text import parse_call
 from geo3d.checkpoints.croco import read_croco, trunk_config
-from geo3d.checkpoints.dpt_names import without_doubles
+from geo3d.checkpoints.dpt import without_doubles
 from geo3d.checkpoints.loading import HUB_CONFIG, Stored, as_state_dict
 from geo3d.errors import InputError
 
