@@ -63,8 +63,8 @@ def test_wrong_points_do_not_move_the_robust_one(wrong: float) -> None:
     astray = torch.from_numpy(rng.random(1000) < wrong)
     target = target + 0.001 * torch.from_numpy(rng.normal(size=(1000, 3)))
     target[astray] = torch.from_numpy(rng.uniform(-9, 9, (int(astray.sum()), 3)))
-    # Measured: 2e-4 at most, where least squares are 0.1 to 3 off.
-    assert _off(fit_similarity_robustly(source, target, rng=rng), true) < 1e-3
+    # Measured: 7e-5 at most, where least squares are 0.13 to 0.9 off.
+    assert _off(fit_similarity_robustly(source, target, rng=rng), true) < 5e-4
     assert _off(fit_similarity(source, target), true) > 0.1
 
 

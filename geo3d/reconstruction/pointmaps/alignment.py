@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity
-from geo3d.reconstruction.pointmaps.focal import centre
 from geo3d.reconstruction.pointmaps.initial import chain, find_focals, fit, fused_depth
+from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, centre, lens_centre
 from geo3d.reconstruction.pointmaps.objective import Terms, Unknowns, normalised
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction, sizes_of
@@ -56,7 +56,7 @@ def align_views(
     predictions: Sequence[PairPrediction],
     rng: np.random.Generator,
     options: AlignmentOptions | None = None,
-    principal_points: Sequence[tuple[float, float]] | None = None,
+    principal_points: Sequence[PrincipalPoint] | None = None,
     focals: Sequence[float | None] | None = None,
     lenses: Sequence[int] | None = None,
     tick: Callable[[int, int, float], None] | None = None,
@@ -64,13 +64,14 @@ def align_views(
     """Views of predicted pairs in one frame.
 
     Two views: the order of the higher score sets frame and scale, nothing is optimised. More: focal lengths, poses,
-    depth and one similarity a prediction of least distance to all predictions.
+    depth and one similarity a prediction of least distance to all predictions. Where the optimisation ends above its
+    start, the start is the result.
 
     Args:
         predictions: of pairs, which number the views from 0; best in both orders.
         rng: draws what poses are proposed by.
         options: of the optimisation.
-        principal_points: pixel (x, y) of each view; its centre when not given.
+        principal_points: of each view; its centre when not given.
         focals: of each view, pixels, where known; they stay as they are.
         lenses: number of each view's lens: views of one have one focal length; each has its own when not given.
         tick: told step, steps and objective now and then.
@@ -80,7 +81,8 @@ def align_views(
     """
     options = options or AlignmentOptions()
     sizes = sizes_of(predictions)
-    middles = [centre(*size) for size in sizes] if principal_points is None else list(principal_points)
+    given = [centre(*size) for size in sizes] if principal_points is None else principal_points
+    middles = [lens_centre(one) for one in given]
     known = [None] * len(sizes) if focals is None else list(focals)
     of_lens = list(range(len(sizes))) if lenses is None else list(lenses)
     for name, given in (("principal_points", middles), ("focals", known), ("lenses", of_lens)):
@@ -97,7 +99,7 @@ def align_views(
 def align_pair(
     predictions: Sequence[PairPrediction],
     rng: np.random.Generator,
-    principal_points: Sequence[tuple[float, float]],
+    principal_points: Sequence[PrincipalPoint],
     focals: Sequence[float],
 ) -> AlignedViews:
     """Two views, from the order of the higher score: the other's pose by its points and pixels.
@@ -136,7 +138,7 @@ def align_pair(
     return AlignedViews(
         poses,
         list(focals),
-        list(principal_points),
+        [lens_centre(one) for one in principal_points],
         depths,
         confidences,
         ways,
@@ -169,13 +171,14 @@ class _Problem:
     def __init__(
         self,
         predictions: Sequence[PairPrediction],
-        principal_points: Sequence[tuple[float, float]],
+        principal_points: Sequence[PrincipalPoint],
         every: int,
         options: AlignmentOptions,
         known: Sequence[float | None],
         lenses: Sequence[int],
     ) -> None:
-        self.predictions, self.middles, self.options = predictions, principal_points, options
+        self.predictions, self.options = predictions, options
+        self.middles = [lens_centre(one) for one in principal_points]
         self.sizes = sizes_of(predictions)
         self.terms = Terms(predictions, principal_points, every, torch.float32)
         self.terms.weight.clamp_(min=0)  # below confidence 1 a point would be pushed away
@@ -193,7 +196,9 @@ class _Problem:
     ) -> AlignedViews:
         """From a start to the end."""
         self._set_out(focals, poses, ways)
-        start = float(self.terms.value(self._unknowns()).detach())
+        with torch.no_grad():
+            start = float(self.terms.value(self._unknowns()))
+        begun = [parameter.detach().clone() for parameter in self.parameters]
         steps = self.options.steps
         optimizer = torch.optim.Adam(self.parameters, lr=self.options.rate, betas=(0.9, 0.9))
         for step in range(steps):
@@ -215,6 +220,10 @@ class _Problem:
             last = float(self.terms.value(unknowns))
             if not math.isfinite(last):
                 raise InputError("the alignment went astray: its objective is no number; lower its rate")
+            if last > start:  # too few steps to settle, from a start that was right already
+                for parameter, value in zip(self.parameters, begun):
+                    parameter.copy_(value)
+                unknowns, last = self._unknowns(), start
             return self._finished(unknowns, (start, last))
 
     def _set_out(self, focals: Sequence[float], poses: Tensor, ways: Sequence[Similarity]) -> None:
@@ -274,7 +283,8 @@ class _Problem:
         weight = torch.stack(weights)
         if not bool((weight > 0).any()):
             weight = torch.ones_like(weight)  # nothing is surer than anything else
-        middle = tuple((m - every // 2) / every for m in self.middles[view])
+        x, y, aspect = self.middles[view]
+        middle = LensCentre((x - every // 2) / every, (y - every // 2) / every, aspect)
         return fused_depth(pose, focal / every, middle, torch.stack(points), weight)
 
     def _finished(self, unknowns: Unknowns, objective: tuple[float, float]) -> AlignedViews:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, centre, from_centre, pixel_centres
 
 _STEPS = 10
 _SMALLEST = 1e-8
@@ -26,13 +27,8 @@ _TOWARDS = 0.8
 _WIDE = 3.0
 
 
-def centre(height: int, width: int) -> tuple[float, float]:
-    """Where the axis of a lens usually meets an image, as pixel (x, y): the centre of the first pixel is (0, 0)."""
-    return (width - 1) / 2, (height - 1) / 2
-
-
 def weiszfeld_focal(
-    points: Tensor, principal_point: tuple[float, float] | Tensor, bounds: tuple[float, float] | None = None
+    points: Tensor, principal_point: PrincipalPoint, bounds: tuple[float, float] | None = None
 ) -> float:
     """The published estimate: least sum of distances, by re-weighted least squares from the plain solution.
 
@@ -56,9 +52,7 @@ def weiszfeld_focal(
     return _clipped(float(focal), points, bounds)
 
 
-def median_focal(
-    points: Tensor, principal_point: tuple[float, float] | Tensor, bounds: tuple[float, float] | None = None
-) -> float:
+def median_focal(points: Tensor, principal_point: PrincipalPoint, bounds: tuple[float, float] | None = None) -> float:
     """The other published estimate: the lower median of ``u z / x`` and ``v z / y``; arguments as above."""
     pixels, _ = _pixels_and_rays(points, principal_point)
     flat = points.double().reshape(-1, 3)
@@ -68,7 +62,7 @@ def median_focal(
 
 def robust_focal(
     points: Tensor,
-    principal_point: tuple[float, float] | Tensor | None = None,
+    principal_point: PrincipalPoint | None = None,
     confidence: Tensor | None = None,
     bounds: tuple[float, float] = BOUNDS,
 ) -> float:
@@ -120,12 +114,10 @@ def robust_focal(
     return min(max(focal, near), far)
 
 
-def _pixels_and_rays(points: Tensor, principal_point: tuple[float, float] | Tensor) -> tuple[Tensor, Tensor]:
+def _pixels_and_rays(points: Tensor, principal_point: PrincipalPoint) -> tuple[Tensor, Tensor]:
     """(H * W, 2) pixels from the principal point, and x / z, y / z, in float64."""
     height, width = points.shape[:2]
-    options = {"dtype": torch.float64, "device": points.device}
-    v, u = torch.meshgrid(torch.arange(height, **options), torch.arange(width, **options), indexing="ij")
-    pixels = torch.stack([u - float(principal_point[0]), v - float(principal_point[1])], -1).reshape(-1, 2)
+    pixels = from_centre(pixel_centres(height, width), principal_point).reshape(-1, 2).to(points.device)
     flat = points.double().reshape(-1, 3)
     return pixels, flat[:, :2] / flat[:, 2:]
 
@@ -143,4 +135,4 @@ def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
     return values[int(torch.searchsorted(reached, reached[-1] / 2).clamp_max(len(values) - 1))]
 
 
-__all__ = ["BOUNDS", "PUBLISHED_BOUNDS", "centre", "median_focal", "robust_focal", "weiszfeld_focal"]
+__all__ = ["BOUNDS", "PUBLISHED_BOUNDS", "median_focal", "robust_focal", "weiszfeld_focal"]

@@ -12,6 +12,7 @@ from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity, fit_similarity_robustly
 from geo3d.reconstruction.pointmaps.focal import robust_focal
 from geo3d.reconstruction.pointmaps.graph import spanning_tree
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint
 from geo3d.reconstruction.pointmaps.objective import taken, taken_pixels
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction, camera_rays, sizes_of
@@ -22,7 +23,7 @@ _ROUNDS = 2  # in which what predictions say of a view and where they lie are fo
 
 def find_focals(
     predictions: Sequence[PairPrediction],
-    principal_points: Sequence[tuple[float, float]],
+    principal_points: Sequence[PrincipalPoint],
     lenses: Sequence[int],
     known: Sequence[float | None],
 ) -> list[float]:
@@ -65,7 +66,7 @@ def find_focals(
 def chain(
     predictions: Sequence[PairPrediction],
     focals: Sequence[float],
-    principal_points: Sequence[tuple[float, float]],
+    principal_points: Sequence[PrincipalPoint],
     every: int,
     rng: np.random.Generator,
 ) -> tuple[Tensor, list[Similarity]]:
@@ -141,9 +142,7 @@ def fit(source: Tensor, target: Tensor, confidence: Tensor, rng: np.random.Gener
     return fit_similarity_robustly(source[finite], target[finite], confidence[finite].double().clamp_min(0), rng)
 
 
-def fused_depth(
-    pose: Tensor, focal: float, principal_point: tuple[float, float], points: Tensor, weights: Tensor
-) -> Tensor:
+def fused_depth(pose: Tensor, focal: float, principal_point: PrincipalPoint, points: Tensor, weights: Tensor) -> Tensor:
     """Depth of a view's pixels of least weighted distance from what several predictions say of them.
 
     Args:

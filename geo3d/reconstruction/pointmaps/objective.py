@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, from_centre
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction, sizes_of
 
 #: Geometric mean of the scales of all predictions, so that nothing can shrink to naught.
@@ -48,7 +49,7 @@ class Terms:
     def __init__(
         self,
         predictions: Sequence[PairPrediction],
-        principal_points: Sequence[tuple[float, float]],
+        principal_points: Sequence[PrincipalPoint],
         every: int = 1,
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -59,7 +60,7 @@ class Terms:
         most = max(self.counts)
         self.pixels = torch.zeros(len(sizes), most, 2, dtype=dtype)
         for row, grid, middle in zip(self.pixels, grids, principal_points):
-            row[: len(grid)] = (grid.double() - torch.tensor(middle, dtype=torch.float64)).to(dtype)
+            row[: len(grid)] = from_centre(grid.double(), middle).to(dtype)
         self.views = torch.tensor([[p.first, p.second] for p in predictions]).T  # (2, E)
         self.points = torch.zeros(2, len(predictions), most, 3, dtype=dtype)
         self.weight = torch.zeros(2, len(predictions), most, dtype=dtype)

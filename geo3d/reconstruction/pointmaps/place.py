@@ -17,6 +17,7 @@ from geo3d.progress import Log
 from geo3d.reconstruction.pointmaps.alignment import AlignmentOptions, align_views
 from geo3d.reconstruction.pointmaps.cleaning import without_floaters
 from geo3d.reconstruction.pointmaps.graph import complete_pairs, largest_group, similar_pairs, window_pairs
+from geo3d.reconstruction.pointmaps.lens import LensCentre, centre
 from geo3d.reconstruction.pointmaps.photos import LeftOut, Photo
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction
 from geo3d.reconstruction.pointmaps.upright import upright
@@ -95,8 +96,8 @@ class Reconstruction:
     def loaded_camera(self, view: int) -> Camera:
         """Intrinsics of the image that the network saw."""
         height, width = self.aligned.depths[view].shape
-        focal, (x, y) = self.aligned.focals[view], self.aligned.principal_points[view]
-        return Camera(width, height, focal, focal, x, y)
+        focal, (x, y, aspect) = self.aligned.focals[view], self.aligned.principal_points[view]
+        return Camera(width, height, focal, focal / aspect, x, y)
 
     def usual_confidence(self) -> float:
         """3, as published, if a tenth of all points has it; else the median of all confidences."""
@@ -202,7 +203,7 @@ def reconstruct(
         rng,
         options.alignment,
         [principal_point(photo.image) for photo in chosen],
-        [None if options.focal is None else options.focal * _mean_scale(photo.image) for photo in chosen],
+        [None if options.focal is None else options.focal * photo.image.scale[1] for photo in chosen],
         _lenses(chosen, options.same_lens),
         tick,
     )
@@ -215,17 +216,11 @@ def reconstruct(
     return Reconstruction(chosen, aligned, left_out, (len(pairs), len(joined)), floaters)
 
 
-def principal_point(image: LoadedImage) -> tuple[float, float]:
-    """Where the centre of a photo lies in the image that was loaded of it, pixel (x, y)."""
-    height, width = image.source_size
-    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
-    x, y = image.from_source(centre).tolist()
-    return x, y
-
-
-def _mean_scale(image: LoadedImage) -> float:
-    """Loaded pixels for a pixel of the photo; both sides differ by the rounding of whole pixels alone."""
-    return sum(image.scale) / 2
+def principal_point(image: LoadedImage) -> LensCentre:
+    """Where the centre of a photo of square pixels lies in the image that was loaded of it."""
+    middle = torch.tensor(centre(*image.source_size)[:2], dtype=torch.float64)
+    rows, columns = image.scale
+    return LensCentre(*image.from_source(middle).tolist(), columns / rows)
 
 
 def _lenses(photos: Sequence[Photo], same: bool) -> list[int]:

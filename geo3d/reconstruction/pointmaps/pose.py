@@ -12,6 +12,7 @@ import numpy as np
 
 from geo3d.errors import InputError
 from geo3d.geometry.rotation import triangle_frames
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, from_centre
 
 #: Pixels of the longer side, for which the published threshold of 5 pixels was chosen.
 _PUBLISHED_SIDE, _PUBLISHED_PIXELS = 512, 5.0
@@ -46,7 +47,7 @@ def find_pose(
     points: np.ndarray,
     pixels: np.ndarray,
     focal: float,
-    principal_point: tuple[float, float],
+    principal_point: PrincipalPoint,
     rng: np.random.Generator,
     threshold: float,
     draws: int = _DRAWS,
@@ -66,7 +67,7 @@ def find_pose(
         InputError: fewer than six points, or no pose that as many fit.
     """
     points = np.asarray(points, np.float64)
-    rays = np.c_[(np.asarray(pixels, np.float64) - principal_point) / focal, np.ones(len(points))]
+    rays = np.c_[from_centre(np.asarray(pixels, np.float64), principal_point) / focal, np.ones(len(points))]
     if len(points) < _FEWEST:
         raise InputError(f"the pose of a camera needs {_FEWEST} points or more, got {len(points)}")
     # In the points' own unit and place, so that nothing below depends on them.

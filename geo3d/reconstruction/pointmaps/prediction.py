@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity
+from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, from_centre, pixel_centres
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,8 @@ class AlignedViews:
 
     Args:
         world_from_camera: (N, 4, 4) float64 poses, OpenCV's axes.
-        focals: N focal lengths, pixels of the pointmaps.
-        principal_points: N pixels (x, y).
+        focals: N focal lengths along x, pixels of the pointmaps.
+        principal_points: N pixels (x, y), and how square the pixels are.
         depths: N maps (H, W) float32 along z, 0 where unknown, in the world's unit.
         confidences: N maps (H, W).
         similarities: of each prediction, from its own frame and scale to the world.
@@ -76,7 +77,7 @@ class AlignedViews:
 
     world_from_camera: Tensor
     focals: list[float]
-    principal_points: list[tuple[float, float]]
+    principal_points: list[LensCentre]
     depths: list[Tensor]
     confidences: list[Tensor]
     similarities: list[Similarity]
@@ -105,12 +106,10 @@ class AlignedViews:
         )
 
 
-def camera_rays(height: int, width: int, focal: float, principal_point: tuple[float, float]) -> Tensor:
+def camera_rays(height: int, width: int, focal: float, principal_point: PrincipalPoint) -> Tensor:
     """(H, W, 3) float64 places of pixels at depth 1 in the frame of a pinhole."""
-    options = {"dtype": torch.float64}
-    v, u = torch.meshgrid(torch.arange(height, **options), torch.arange(width, **options), indexing="ij")
-    x, y = (u - principal_point[0]) / focal, (v - principal_point[1]) / focal
-    return torch.stack([x, y, torch.ones_like(x)], -1)
+    across = from_centre(pixel_centres(height, width), principal_point) / focal
+    return torch.cat([across, torch.ones_like(across[..., :1])], -1)
 
 
 def sizes_of(predictions: Sequence[PairPrediction]) -> list[tuple[int, int]]:
