@@ -33,10 +33,11 @@ from geo3d.datasets.scene import (
     register_dataset,
 )
 from geo3d.datasets.shapenet import ShapeNet55
+from geo3d.datasets.stereo_flow import StereoFlow
 from geo3d.datasets.transforms import Transforms
 
 # In the order in which they are tried. A COLMAP model also holds tracks, so it goes before a transforms.json beside it.
-_SCENES = (ScanNet, ScanNetFrames, MVImgNet, Transforms, RadianceGrids, ImagePairs)
+_SCENES = (ScanNet, ScanNetFrames, MVImgNet, Transforms, RadianceGrids, StereoFlow, ImagePairs)
 _OBJECTS = (ShapeNet55, ModelNetHDF5, ModelNetResampled, ScanObjectNN, ScanObjectNNHardest, ObjectArrays)
 for _reader in (*_SCENES, *_OBJECTS, ObjectFolders, PointFiles):
     register_dataset(_reader)
@@ -63,6 +64,7 @@ __all__ = [
     "Scene",
     "SceneDataset",
     "ShapeNet55",
+    "StereoFlow",
     "Tracks",
     "Transforms",
     "list_datasets",

@@ -106,7 +106,8 @@ def _found(folder: Path, name: str) -> Iterator[Path]:
         yield from filter(os.path.isfile, paths)  # Path.is_file raises on names that are too long for a file
 
 
-def _open(path: Path, scene: str) -> Image.Image:
+def open_raw(path: Path, scene: str) -> Image.Image:
+    """The image as Pillow opens it, not decoded; raises as :func:`open_image`."""
     try:
         return Image.open(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -136,7 +137,7 @@ def open_image(path: Path, scene: str) -> Image.Image:
     Raises:
         BrokenScene: it is missing, or no image, or larger than Pillow reads.
     """
-    image = _open(path, scene)
+    image = open_raw(path, scene)
     if _is_converted_by_pillow(image):
         return image
     with image:
@@ -199,7 +200,7 @@ def decode(image: Image.Image, path: Path | str, scene: str) -> np.ndarray:
 
 def image_size(path: Path, scene: str) -> tuple[int, int]:
     """Width and height of the image in ``path``; raises as :func:`open_image`."""
-    with _open(path, scene) as image:
+    with open_raw(path, scene) as image:
         return image.size
 
 
@@ -221,25 +222,10 @@ def read_mask(path: Path, scene: str) -> np.ndarray:
     Raises:
         BrokenScene: it is missing or damaged.
     """
-    with _open(path, scene) as image:
+    with open_raw(path, scene) as image:
         if image.mode.startswith("I") or image.mode == "F":
             return _pixels(image, path, scene) > 0
         return decode(image, path, scene).any(2)
-
-
-def read_grey(path: Path, scene: str) -> np.ndarray:
-    """The numbers of an image of one channel, (H, W) as they are stored; of colours, if all three are alike.
-
-    Raises:
-        BrokenScene: it is missing or damaged, or coloured.
-    """
-    with _open(path, scene) as image:
-        if image.mode.startswith("I") or image.mode in ("F", "L"):
-            return _pixels(image, path, scene)
-        colors = decode(image, path, scene)
-    if (colors != colors[..., :1]).any():
-        raise BrokenScene(scene, path, "has colours, where one number a pixel is expected")
-    return colors[..., 0]
 
 
 def read_depth(path: Path, scene: str, units_per_metre: float, invalid: int | None = None) -> np.ndarray:
@@ -283,12 +269,26 @@ def _is_array(path: Path, scene: str) -> bool:
 
 def _depth_values(path: Path, scene: str) -> np.ndarray:
     """A depth map as it is stored."""
+    return stored_values(path, scene, "a depth map has 16 bits and one channel")
+
+
+def stored_values(path: Path, scene: str, wanted: str, eight_bits: bool = False) -> np.ndarray:
+    """What an image of one channel or an array of NumPy holds, as it is stored.
+
+    Args:
+        path: the file.
+        scene: name for messages.
+        wanted: what is expected, for messages.
+        eight_bits: whether images of 8 bits will do.
+
+    Raises:
+        BrokenScene: it is missing or damaged, or an image of another type.
+    """
     if _is_array(path, scene):
         return _array(path, scene)
-    with _open(path, scene) as image:
-        if not (image.mode.startswith("I") or image.mode == "F"):
-            reason = f"a depth map has 16 bits and one channel, this image is of mode {image.mode}"
-            raise BrokenScene(scene, path, reason)
+    with open_raw(path, scene) as image:
+        if not (image.mode.startswith("I") or image.mode == "F" or (eight_bits and image.mode == "L")):
+            raise BrokenScene(scene, path, f"{wanted}, this image is of mode {image.mode}")
         if image.format == "PPM" and image.mode == "I":
             return _pgm(path, scene)
         return _pixels(image, path, scene)

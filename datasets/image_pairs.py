@@ -25,6 +25,7 @@ from geo3d.datasets.files import folders_below, list_line, looked_at, numeric_or
 from geo3d.datasets.image_files import find_image, holds_images, image_names, open_image
 from geo3d.datasets.scannet_frames import scan_stem
 from geo3d.datasets.scene import BrokenScene, Scene, SceneDataset
+from geo3d.datasets.stereo_flow import StereoFlow
 
 _LISTING, _PAIRS = "listing.txt", "pairs.txt"
 _COUPLE = re.compile(r"(.+)_([12])(?:\.\w+)?", re.DOTALL)
@@ -126,7 +127,9 @@ def _holds_pairs(folder: Path) -> bool:
 
 
 def _is_of_another_layout(folder: Path) -> bool:
-    return scan_stem(folder) is not None or any(_OTHER_LAYOUTS.fullmatch(entry.name) for entry in looked_at(folder))
+    if scan_stem(folder) is not None or StereoFlow.is_scene(folder):
+        return True
+    return any(_OTHER_LAYOUTS.fullmatch(entry.name) for entry in looked_at(folder))
 
 
 def _is_listed(folder: Path) -> bool:

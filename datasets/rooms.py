@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,22 @@ def make_rooms(rooms: int, seed: int, log: Log) -> Path:
     config = SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)
     log(write_synthetic(config, progress_line("room")).report())
     return scans
+
+
+def pairs_folder(task: Literal["stereo", "flow"], rooms: int, seed: int) -> Path:
+    """Where :func:`make_pairs` puts its rooms."""
+    return SYNTHETIC / f"{task}_{rooms}_seed_{seed}"
+
+
+def make_pairs(task: Literal["stereo", "flow"], rooms: int, seed: int, log: Log) -> Path:
+    """Make pairs with disparity or flow in synthetic rooms, or find those made before; returns their folder."""
+    from geo3d.datasets.synthetic.stereo_flow import StereoFlowConfig, write_stereo_flow
+
+    folder = pairs_folder(task, rooms, seed)
+    log(f"making {task} pairs of {rooms} synthetic rooms in {folder}")
+    config = StereoFlowConfig(output=folder, task=task, scenes=rooms, seed=seed)
+    log(write_stereo_flow(config, progress_line("room")).report())
+    return folder
 
 
 def split_scenes(scenes: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,13 +34,15 @@ PARTS = {
     "tracks": "sparse points with the views and pixels that observe them",
     "pairs": "view pairs listed by the dataset itself",
     "grid": "a radiance grid",
+    "disparity": "rectified pairs of views with disparity",
+    "flow": "pairs of views with optical flow",
 }
 
 #: Classes of labelled scenes whose instances are surfaces of a room and not objects in it.
 SURFACES = ("wall", "floor", "ceiling")
 
 #: Parts that come with the list of views.
-VIEW_PARTS = frozenset({"views", "poses", "depth", "masks", "tracks", "pairs"})
+VIEW_PARTS = frozenset({"views", "poses", "depth", "masks", "tracks", "pairs", "disparity", "flow"})
 
 
 class MissingPart(InputError):
@@ -116,6 +118,8 @@ class Scene:
     metric: bool = True
     #: Whether it is a single object rather than a place.
     is_object: bool = False
+    #: Whether its views are of places that have nothing to do with each other, so that pairs of them may be parted.
+    of_many_places: bool = False
     #: Row of the dataset's ``categories``: what the object is; -1 where that is not known.
     category: int = -1
     #: ``train`` or ``test`` where the dataset says to which of them an object belongs; else empty.
@@ -204,6 +208,28 @@ class Scene:
     def pairs(self) -> np.ndarray:
         """(P, 2) int64 view indices of the pairs that the dataset lists."""
         raise MissingPart(f"scene {self.name} has no pairs")
+
+    def stereo_pairs(self) -> np.ndarray:
+        """(P, 2) int64 view indices, left and right, of the rectified pairs with disparity."""
+        raise MissingPart(f"scene {self.name} has no disparity")
+
+    def disparity(self, number: int) -> np.ndarray:
+        """Disparity (H, W) float32 of the left view of stereo pair ``number``, pixels, NaN where unknown.
+
+        What the left view shows at x is at x - disparity in the right one.
+        """
+        raise MissingPart(f"scene {self.name} has no disparity")
+
+    def flow_pairs(self) -> np.ndarray:
+        """(P, 2) int64 view indices, first and second, of the pairs with optical flow."""
+        raise MissingPart(f"scene {self.name} has no flow")
+
+    def flow(self, number: int) -> np.ndarray:
+        """Optical flow (H, W, 2) float32 of the first view of flow pair ``number``, pixels to the right and down.
+
+        NaN where unknown. What the first view shows at (x, y) is at (x, y) + flow in the second one.
+        """
+        raise MissingPart(f"scene {self.name} has no flow")
 
     def grid(self) -> VolumeGrid:
         """The scene's radiance grid, with labels and boxes where known."""

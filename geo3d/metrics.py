@@ -8,6 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+#: Ratio to the truth below which a depth counts as right.
+_RIGHT = 1.25
+#: Smallest depth, metres, that a prediction counts as.
+_NEAREST = 1e-3
+#: Of flow and disparity, errors count as outliers beyond these pixels and this share of the true length (KITTI).
+_OUTLIER_PIXELS, _OUTLIER_SHARE = 3.0, 0.05
 #: Label of what has no class and does not count.
 IGNORED = -1
 
@@ -185,3 +191,41 @@ def _beyond(error: Tensor, bounds: Sequence[float]) -> dict[str, float]:
 
 def _mean_of(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}
+
+
+def outliers(values: Tensor, truth: Tensor) -> float:
+    """Percent of the known pixels whose error is beyond 3 pixels and 5 % of the true length, as KITTI counts them.
+
+    Args:
+        values, truth: (B, C, H, W) disparity or flow, pixels; the truth is not finite where it is not known.
+
+    Returns:
+        Of all images together (F1-all, D1-all); NaN where nothing is known.
+    """
+    known = truth.isfinite().all(1)
+    length = torch.linalg.vector_norm(truth.double(), dim=1)[known]
+    error = torch.linalg.vector_norm((values - truth).double(), dim=1)[known]
+    return 100 * ((error > _OUTLIER_PIXELS) & (error > _OUTLIER_SHARE * length)).double().mean().item()
+
+
+def depth_errors(depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """:func:`depth_figures` of depth maps, over all their known pixels.
+
+    Args:
+        depth, truth: (B, 1, H, W) metres; the truth is not finite where it is not known. Depths below 1 mm, and
+            negative ones, count as 1 mm.
+    """
+    known = truth.isfinite()
+    return depth_figures(depth[known].double().clamp_min(_NEAREST).log(), truth[known].double().log())
+
+
+def depth_figures(logs: Tensor, truth: Tensor) -> dict[str, float]:
+    """``rmse`` (metres), ``abs_rel``, ``delta1`` and ``rmse_log`` of logarithms of depths (M,) beside true ones."""
+    off = logs - truth
+    error = logs.exp() - truth.exp()
+    return {
+        "rmse": error.square().mean().sqrt().item(),
+        "abs_rel": (error.abs() / truth.exp()).mean().item(),
+        "delta1": (off.abs() < math.log(_RIGHT)).double().mean().item(),
+        "rmse_log": off.square().mean().sqrt().item(),
+    }

@@ -7,11 +7,12 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -66,6 +67,27 @@ class SyntheticConfig:
             raise InputError("synthetic: scenes and objects are both 0; ask for one of them")
         if not 0.005 <= self.mesh_edge <= 0.5:
             raise InputError(f"synthetic: mesh_edge must lie in 0.005 to 0.5 metres, got {self.mesh_edge}")
+
+
+class OfFolder(Protocol):
+    """A configuration of what is made in a folder; what else it says tells whether the folder is of the same."""
+
+    output: Path
+    workers: int
+
+
+class Job(NamedTuple):
+    """A scene to make.
+
+    Args:
+        folder: that it is written to, relative to the output.
+        write: writes scene ``index`` of a configuration into an existing folder; importable by name.
+        index: number of the scene.
+    """
+
+    folder: str
+    write: Callable[[Path, Any, int], None]
+    index: int
 
 
 @dataclass
@@ -135,32 +157,31 @@ def write_object(folder: Path, config: SyntheticConfig, index: int) -> None:
     write_instance(folder, stage, camera, poses, rng.uniform(2, 12), rotation, rng)
 
 
-def _make(relative: str, config: SyntheticConfig, index: int) -> tuple[str, float]:
+def _make(job: Job, config: OfFolder) -> tuple[str, float]:
     """Write one scene apart, then move it to its place: a folder in its place is complete."""
     start = time.perf_counter()
-    final, unfinished = config.output / relative, config.output / _UNFINISHED / relative
-    writer = write_room if relative.startswith("scannet") else write_object
+    final, unfinished = config.output / job.folder, config.output / _UNFINISHED / job.folder
     try:
         with writing(final):
             if unfinished.exists():
                 shutil.rmtree(unfinished)
             unfinished.mkdir(parents=True)
-            writer(unfinished, config, index)
+            job.write(unfinished, config, job.index)
             final.parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished, final)
     except InputError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    return relative, time.perf_counter() - start
+    return job.folder, time.perf_counter() - start
 
 
-def _manifest(config: SyntheticConfig) -> dict:
+def _manifest(config: OfFolder) -> dict:
     content = asdict(config)
     del content["output"], content["workers"]
     return {"version": VERSION, **content}
 
 
-def _claim(config: SyntheticConfig) -> None:
+def _claim(config: OfFolder) -> None:
     """Check that the folder is new or was made with the same configuration, and write its manifest.
 
     Raises:
@@ -227,15 +248,36 @@ def write_synthetic(
         InputError: the folder holds something else, or was made with another configuration.
         MissingExtra: embreex is not installed (extra ``synthetic``).
     """
+    rooms = [Job(_room_folder(i), write_room, i) for i in range(config.scenes)]
+    objects = [Job(_object_folder(i), write_object, i) for i in range(config.objects)]
+    return write_scenes(config, rooms + objects, progress, _write_lists)
+
+
+def write_scenes(
+    config: OfFolder,
+    jobs: Sequence[Job],
+    progress: Callable[[int, int, str], None] | None = None,
+    write_lists: Callable[[Any], None] | None = None,
+) -> SyntheticSummary:
+    """Make scenes in parallel; those that are there already are kept, unfinished ones are made anew.
+
+    Args:
+        config: what to make and where; written as the folder's manifest.
+        jobs: the scenes.
+        progress: called with (scenes done, scenes in all, name of the scene) after each scene.
+        write_lists: writes what lies beside the scenes.
+
+    Raises:
+        InputError: the folder holds something else, or was made with another configuration.
+        MissingExtra: embreex is not installed (extra ``synthetic``).
+    """
     require_extra("embreex", "synthetic", "making synthetic scenes")
     _claim(config)
-    _write_lists(config)
-    jobs = [(_room_folder(i), i) for i in range(config.scenes)] + [
-        (_object_folder(i), i) for i in range(config.objects)
-    ]
+    if write_lists is not None:
+        write_lists(config)
     summary = SyntheticSummary(config.output)
-    summary.kept = [name for name, _ in jobs if (config.output / name).is_dir()]
-    missing = [(name, i) for name, i in jobs if not (config.output / name).is_dir()]
+    summary.kept = [job.folder for job in jobs if (config.output / job.folder).is_dir()]
+    missing = [job for job in jobs if not (config.output / job.folder).is_dir()]
 
     def note(name: str, seconds: float) -> None:
         summary.written.append(name)
@@ -246,12 +288,12 @@ def write_synthetic(
     workers = min(config.workers or os.cpu_count() or 1, len(missing))
     try:
         if workers <= 1:
-            for name, i in missing:
-                note(*_make(name, config, i))
+            for job in missing:
+                note(*_make(job, config))
         else:
             with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
                 try:
-                    for done in as_completed([pool.submit(_make, name, config, i) for name, i in missing]):
+                    for done in as_completed([pool.submit(_make, job, config) for job in missing]):
                         note(*done.result())
                 except BrokenProcessPool as error:
                     raise InputError(

@@ -321,6 +321,21 @@ class Palette:
         return self.tiled(pattern, 0.55 * tone, np.minimum(1.1 * tone, 250), _BANK_METRES, 0.25)
 
 
+@dataclass
+class MixedPalette(Palette):
+    """Any pattern in any two colours and any size on every surface, whatever it is: no place is without texture.
+
+    Matching of images is learnt from contrast, of which rooms as they are furnished have little on walls and fronts.
+    """
+
+    def tiled(self, pattern: str, low: Color, high: Color, metres: float = 1.0, wear: float = 0.3) -> int:
+        """A texture drawn at random; what is asked for does not count."""
+        drawn = str(self.rng.choice(list(pattern_bank())))
+        first, second = (random_color(self.rng, (0.05, 0.9), span) for span in ((0.1, 0.6), (0.4, 1.0)))
+        size = float(self.rng.uniform(0.5, 2.0)) * self.scale
+        return self.add(tiled(drawn, first, second, size, float(self.rng.uniform(0.2, 0.7)), self.rng))
+
+
 def _mip_levels(image: np.ndarray) -> list[np.ndarray]:
     """The image and its halvings down to a side of one, (h, w, 3) float32."""
     levels = [image.astype(np.float32)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geo3d.checkpoints.call_text import parse_call
 from geo3d.checkpoints.croco import config_from_published, read_croco
-from geo3d.checkpoints.dpt_names import without_doubles
+from geo3d.checkpoints.dpt import without_doubles
 from geo3d.checkpoints.loading import Stored, as_state_dict
 from geo3d.errors import InputError
 

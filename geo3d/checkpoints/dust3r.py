@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geo3d.checkpoints.call_text import parse_call
 from geo3d.checkpoints.croco import read_croco, trunk_config
-from geo3d.checkpoints.dpt_names import without_doubles
+from geo3d.checkpoints.dpt import without_doubles
 from geo3d.checkpoints.loading import HUB_CONFIG, Stored, as_state_dict
 from geo3d.errors import InputError
 
@@ -56,7 +56,7 @@ def read_dust3r(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
         return Stored(state, family, None)
     name, arguments = named
     if name not in _NETWORKS:
-        if name.startswith("CroCo"):
+        if name == "CroCoNet":
             return read_croco(content, path, options)
         raise InputError(f"{path}: holds a network {name}, known are {', '.join(_NETWORKS)}")
     return Stored(state, _NETWORKS[name], config_from_published(arguments, path))

@@ -55,7 +55,10 @@ def load_encoder(
         raise InputError(
             f"load_encoder: {str(source)!r} is no model, and the weights are in {checkpoint}; see list_models()"
         )
-    place, generator = _device(device), None if fresh is None else torch.Generator().manual_seed(fresh)
+    place, generator = (
+        find_device(device, "load_encoder"),
+        None if fresh is None else torch.Generator().manual_seed(fresh),
+    )
     if checkpoint is None and (fresh is None or shipped_weights(name) is not None):
         checkpoint = require_shipped(name)
         if fresh is not None:  # of the network that they are of, any option may be chosen: no weights depend on it
@@ -72,15 +75,24 @@ def load_encoder(
     return LoadedEncoder(model.to(place), fresh is None)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device, who: str) -> torch.device:
+    """A device by its name; ``auto``: a CUDA device where there is one, else the CPU.
+
+    Args:
+        device: the name.
+        who: asks for it, for messages.
+
+    Raises:
+        InputError: no such name, or no such device here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"load_encoder: {device!r} is no device; name auto, cpu, cuda or cuda:1") from error
+        raise InputError(f"{who}: {device!r} is no device; name auto, cpu, cuda or cuda:1") from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("load_encoder: there is no CUDA device here; take device='auto' or 'cpu'")
+        raise InputError(f"{who}: there is no CUDA device here; take device='auto' or 'cpu'")
     return found
 
 

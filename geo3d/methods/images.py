@@ -38,6 +38,24 @@ def random_crop(image: Image.Image, size: tuple[int, int], resized: int, rng: np
     scale = max(resized / min(image.size), width / image.width, height / image.height)
     full = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (int(rng.integers(total - part + 1)) for total, part in zip(full, (width, height), strict=True))
+    return resized_window(image, full, (left, top), size)
+
+
+def resized_window(
+    image: Image.Image, full: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+) -> Image.Image:
+    """A window of an image that is resized; only the window is resampled, and a JPEG decoded no larger than needed.
+
+    Args:
+        image: any mode, decoded or not.
+        full: width and height of the whole image after resizing, pixels.
+        corner: left and top of the window in it.
+        size: height and width of the window.
+
+    Returns:
+        RGB image of ``size``.
+    """
+    (left, top), (height, width) = corner, size
     image.draft("RGB", full)
     image = image.convert("RGB")
     sx, sy = image.width / full[0], image.height / full[1]

@@ -141,12 +141,20 @@ class Method(nn.Module, ABC):
         """
         return ()
 
+    def kept_modules(self) -> tuple[str, ...]:
+        """Names of parts of the network that keep the weights they begin with, such as an encoder under a head.
+
+        They stay in evaluation mode and out of gradients and optimizer; being part of what the run hands out, they are
+        given their weights by ``init`` and lie in checkpoints.
+        """
+        return ()
+
     def is_frozen(self, name: str) -> bool:
         """Whether a parameter or buffer of this name belongs to one of :meth:`frozen_modules`."""
         return any(name.startswith(f"{module}.") for module in self.frozen_modules())
 
     def freeze(self) -> None:
-        """Take :meth:`frozen_modules` out of training.
+        """Take :meth:`frozen_modules` and :meth:`kept_modules` out of training.
 
         Raises:
             ValueError: there is no module of a name.
@@ -155,14 +163,14 @@ class Method(nn.Module, ABC):
             module.requires_grad_(False).eval()
 
     def _frozen(self) -> list[nn.Module]:
-        """The modules of :meth:`frozen_modules`."""
-        modules = dict(self.named_modules())
-        if unknown := sorted(set(self.frozen_modules()) - modules.keys()):
-            raise ValueError(f"{type(self).__name__}.frozen_modules() names no module: {unknown}")
-        return [modules[name] for name in self.frozen_modules()]
+        """The modules of :meth:`frozen_modules` and :meth:`kept_modules`."""
+        modules, names = dict(self.named_modules()), (*self.frozen_modules(), *self.kept_modules())
+        if unknown := sorted(set(names) - modules.keys()):
+            raise ValueError(f"{type(self).__name__} freezes what is no module of it: {unknown}")
+        return [modules[name] for name in names]
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        """Set the mode of all parts but frozen and kept ones, which stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,25 +19,18 @@ from geo3d.methods.method import Method, MethodOutput
 from geo3d.methods.points import PointSamples, VoxelCropConfig, random_point_a_voxel, rotate_and_scale
 from geo3d.metrics import IGNORED, accuracy
 from geo3d.models import create_model, model_options
-from geo3d.models.swin3d import Swin3DInput, inputs_from_voxels
+from geo3d.models.voxel_points import VoxelPoints
 from geo3d.samples.packing import pack
 from geo3d.samples.points import LabelledScenes
 from geo3d.viz.points import draw_labels
 
-_BLOCK_RATE = 0.1
 _CUT = 4  # standard deviations
 
 
 @dataclass(frozen=True)
-class SegmentationConfig(VoxelCropConfig):
-    """How Swin3D is trained to segment; published with voxels of 0.02 m (0.04 for S3DIS), 120,000 of them a crop."""
+class LabelledCropConfig(VoxelCropConfig):
+    """How crops of labelled scenes are changed at random."""
 
-    model: str = "swin3d_tiny"
-    """Network, one of `geo3d.list_models("swin3d*")`."""
-    decoder: Literal["linear", "linear_attn"] = "linear"
-    """Decoder stages without or with a block of attention each."""
-    first_stride: int = 3
-    """Voxels that the first step down joins along a side."""
     color_drop: float = 0.2
     """Probability that a scene loses all its colours."""
     jitter: float = 0.0
@@ -48,7 +42,19 @@ class SegmentationConfig(VoxelCropConfig):
         check_at_least(self, 0, "jitter")
 
 
-def augment(cloud: PointCloud, config: SegmentationConfig, rng: np.random.Generator) -> PointCloud:
+@dataclass(frozen=True)
+class SegmentationConfig(LabelledCropConfig):
+    """How Swin3D is trained to segment; published with voxels of 0.02 m (0.04 for S3DIS), 120,000 of them a crop."""
+
+    model: str = "swin3d_tiny"
+    """Network, one of `geo3d.list_models("swin3d*")`."""
+    decoder: Literal["linear", "linear_attn"] = "linear"
+    """Decoder stages without or with a block of attention each."""
+    first_stride: int = 3
+    """Voxels that the first step down joins along a side."""
+
+
+def augment(cloud: PointCloud, config: LabelledCropConfig, rng: np.random.Generator) -> PointCloud:
     """Rotate a scene about its vertical axis, scale it, move its points a little, and sometimes drop its colours.
 
     Args:
@@ -78,9 +84,15 @@ def crop_nearest(xyz: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 class SegmentationSamples(PointSamples):
-    """Labelled scenes, augmented, voxelised with a random point a voxel, and cropped."""
+    """Labelled scenes, augmented, voxelised with a random point a voxel, and cropped.
 
-    def __init__(self, source: LabelledScenes, config: SegmentationConfig, reads: tuple[str, ...]) -> None:
+    Args:
+        source: where scenes come from.
+        config: of the crops and of what is changed at random.
+        reads: fields of points that the network cannot do without.
+    """
+
+    def __init__(self, source: LabelledScenes, config: LabelledCropConfig, reads: tuple[str, ...]) -> None:
         super().__init__(source, reads)
         self.config = config
 
@@ -94,7 +106,41 @@ class SegmentationSamples(PointSamples):
         return {name: values[rows] for name, values in parts.items()}
 
 
-class Segmentation(Method):
+class SceneSegmentation(Method):
+    """A method that names the class of every voxel of labelled scenes: subclasses have a ``network`` that does."""
+
+    source = LabelledScenes
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """(N, classes) of the points of a batch of packed crops."""
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pack crops one after the other, with ``offsets`` (B + 1,)."""
+        return pack(samples)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
+        """Cross-entropy over the labelled voxels; paths are dropped by torch's global generator."""
+        logits = self.logits(batch)
+        labels = batch["semantic"]
+        count = (labels != IGNORED).sum().clamp_min(1)
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / count
+        predicted = logits.argmax(1)
+        return MethodOutput(
+            {"cross_entropy": loss}, {"accuracy": accuracy(labels, predicted)}, {"predicted": predicted}
+        )
+
+    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
+        """The first crop by its labels, and by the network's."""
+        stop = int(batch["offsets"][1])
+        parts = {"labels": batch["semantic"], "predicted": output.extras["predicted"]}
+        panels = {caption: values[:stop].cpu().numpy() for caption, values in parts.items()}
+        normals = batch["normals"][:stop].cpu().numpy() if "normals" in batch else None
+        return draw_labels(batch["xyz"][:stop].cpu().numpy(), normals, panels, self.classes)
+
+
+class Segmentation(SceneSegmentation):
     """Semantic segmentation on Swin3D.
 
     Args:
@@ -104,15 +150,14 @@ class Segmentation(Method):
     """
 
     name = "swin3d"
-    source = LabelledScenes
 
     def __init__(
         self, config: SegmentationConfig, classes: tuple[str, ...], generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         self.config, self.classes = config, classes
-        if "num_classes" not in model_options(config.model):
-            raise InputError(f"model must name classes of voxels, such as swin3d_tiny; {config.model} does not")
+        if not {"num_classes", "first_stride"} <= model_options(config.model).keys():
+            raise InputError(f"model must be a Swin3D, such as swin3d_tiny; {config.model} is none")
         self.network = create_model(
             config.model,
             signals=config.signals,
@@ -128,39 +173,19 @@ class Segmentation(Method):
         """The training items of a set of labelled scenes."""
         return SegmentationSamples(source, self.config, self.network.reads)
 
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pack crops one after the other, with ``offsets`` (B + 1,)."""
-        return pack(samples)
-
-    def _inputs(self, batch: dict[str, Any]) -> Swin3DInput:
-        config = self.network.config
-        return inputs_from_voxels(batch["xyz"], batch.get("colors"), batch.get("normals"), batch["offsets"], config)
-
-    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
-        """Cross-entropy over the labelled voxels; paths are dropped by torch's global generator."""
-        logits = self.network(self._inputs(batch))
-        labels = batch["semantic"]
-        count = (labels != IGNORED).sum().clamp_min(1)
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / count
-        predicted = logits.argmax(1)
-        return MethodOutput(
-            {"cross_entropy": loss}, {"accuracy": accuracy(labels, predicted)}, {"predicted": predicted}
-        )
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """As :meth:`SceneSegmentation.logits`."""
+        parts = batch["xyz"], batch.get("colors"), batch.get("normals"), batch["offsets"]
+        return self.network(self.network.voxel_inputs(VoxelPoints(*parts)))
 
     def rate_factors(self) -> dict[str, float]:
         """Parameters of attention blocks learn at a tenth of the rate, as published."""
-        return {name: _BLOCK_RATE for name, _ in self.named_parameters() if "blocks" in name}
-
-    def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
-        """The first crop by its labels, and by the network's."""
-        stop = int(batch["offsets"][1])
-        parts = {"labels": batch["semantic"], "predicted": output.extras["predicted"]}
-        panels = {caption: values[:stop].cpu().numpy() for caption, values in parts.items()}
-        normals = batch["normals"][:stop].cpu().numpy() if "normals" in batch else None
-        return draw_labels(batch["xyz"][:stop].cpu().numpy(), normals, panels, self.classes)
+        return {f"network.{name}": factor for name, factor in self.network.rate_factors().items()}
 
 
 __all__ = [
+    "LabelledCropConfig",
+    "SceneSegmentation",
     "Segmentation",
     "SegmentationConfig",
     "SegmentationSamples",

@@ -1,12 +1,14 @@
 """Encoders and decoders, one file a published family."""
 
 from geo3d.models import (
+    classifier,
     croco,
     croco_downstream,
     dust3r,
     i2p_mae,
     nerf_mae,
     nerf_mae_downstream,
+    segmenter,
     spark,
     sparse_resnet,
     swin3d,
@@ -40,6 +42,11 @@ register_family(nerf_mae.FAMILY)
 register_family(nerf_mae_downstream.FPN_FAMILY)
 register_family(nerf_mae_downstream.DETECTOR_FAMILY)
 register_family(nerf_mae_downstream.SEMANTIC_FAMILY)
+register_family(segmenter.VOXEL_FAMILY)
+register_family(segmenter.POINT_FAMILY)
+register_family(classifier.VOXEL_FAMILY)
+register_family(classifier.CLOUD_FAMILY)
+register_family(classifier.IMAGE_FAMILY)
 
 __all__ = [
     "Encoder",
@@ -47,6 +54,7 @@ __all__ = [
     "ModelInfo",
     "ReleasedFile",
     "StageInfo",
+    "classifier",
     "create_encoder",
     "create_model",
     "croco",
@@ -61,6 +69,7 @@ __all__ = [
     "nerf_mae",
     "nerf_mae_downstream",
     "register_family",
+    "segmenter",
     "spark",
     "sparse_resnet",
     "swin3d",

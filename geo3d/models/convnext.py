@@ -96,6 +96,14 @@ class ConvNeXt(PyramidEncoder):
                 nn.init.trunc_normal_(module.weight, std=_STD, generator=generator)
                 nn.init.zeros_(module.bias)
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The stem, then the blocks of all stages; the way down belongs to the first block after it."""
+        layers: list[tuple[str, ...]] = [("downsample_layers.0.",)]
+        for stage, depth in enumerate(self.config.depths):
+            blocks = [(f"stages.{stage}.{block}.",) for block in range(depth)]
+            layers += blocks if stage == 0 else [(f"downsample_layers.{stage}.", *blocks[0]), *blocks[1:]]
+        return layers
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
         x, maps = images, []

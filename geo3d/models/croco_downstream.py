@@ -217,7 +217,9 @@ class CroCoDownstream(CroCoTrunk):
             InputError: one image too few or too many, different shapes, or sides that the patch does not divide.
         """
         if (second is not None) != (self.config.views == 2):
-            raise InputError(f"CroCo: {self.config.task} takes {self.config.views} image(s)")
+            raise InputError(
+                f"CroCo: {self.config.task} takes {self.config.views} image{'s' * (self.config.views - 1)}"
+            )
         if second is not None and first.shape != second.shape:
             raise InputError(f"CroCo: views must be of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
         tokens = self.tokens(first, second, self.config.layers)

@@ -168,6 +168,11 @@ class CroCoTrunk(ImageEncoder):
         config = self.config
         return [StageInfo(f"block{n}", config.encoder_dim, config.patch_size) for n in range(config.encoder_depth)]
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Embedding of patches, then the encoder's blocks; its norm belongs to the last one."""
+        *blocks, last = [f"enc_blocks.{n}." for n in range(self.config.encoder_depth)]
+        return [("patch_embed.",), *((block,) for block in blocks), (last, "enc_norm.")]
+
     def position_embedding(self, name: str, grid: tuple[int, int]) -> Tensor:
         """One of the stored embeddings (N, C), resampled to a grid of tokens."""
         return resize_position_embedding(getattr(self, name), self.config.grid, grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: What an encoder reads.
 Kind = Literal["image", "voxels", "points", "grid"]
+#: What the head of a network is for; empty where it has none.
+Task = Literal["", "segment", "classify", "detect"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         family: name of the declared family.
         kind: what it reads.
+        task: what its head is for, where it has one.
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
         head_prefixes: of these, the ones that are a task's alone, which pre-training does not bring.
         config: sizes.
@@ -59,6 +62,7 @@ class Encoder(nn.Module, ABC):
 
     family: ClassVar[str]
     kind: ClassVar[Kind]
+    task: ClassVar[Task] = ""
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
     head_prefixes: ClassVar[tuple[str, ...]] = ()
     config: Any
@@ -140,10 +144,74 @@ class Encoder(nn.Module, ABC):
         """Whether a parameter or buffer, by its name, belongs to encoder or decoder and not to the head of a task."""
         return not parameter.startswith(self.head_prefixes) if self.head_prefixes else True
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Beginnings of the names of each layer's parameters, in the order in which data passes the layers.
+
+        A layer is what learns at one rate in fine-tuning: stem and embeddings are the first, then every block with what
+        leads to it. Unless a family says otherwise, the encoder's children are, and those of its lists one by one.
+        """
+        layers: list[tuple[str, ...]] = []
+        for name, child in self.named_children():
+            listed = isinstance(child, nn.ModuleList | nn.Sequential) and len(child) > 0
+            parts = [f"{name}.{number}." for number, _ in child.named_children()] if listed else [f"{name}."]
+            layers += [(part,) for part in parts if self.is_of_encoder(part)]
+        return layers
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers the encoder has."""
+        return len(self.layer_prefixes())
+
+    def depth_of(self, parameter: str) -> int:
+        """Layer, from 0, that a parameter belongs to by its name; :attr:`layer_count` for those of decoder and heads.
+
+        Parameters of the encoder that are in none of :meth:`layer_prefixes` count with the first layer.
+        """
+        return self.depths([parameter])[parameter]
+
+    def depths(self, parameters: Iterable[str]) -> dict[str, int]:
+        """:meth:`depth_of` of several parameters, by their names."""
+        layers, found = self.layer_prefixes(), {}
+        for name in parameters:
+            numbers = (number for number, beginnings in enumerate(layers) if name.startswith(beginnings))
+            found[name] = next(numbers, 0) if self.is_of_encoder(name) else len(layers)
+        return found
+
+    def rate_factors(self) -> dict[str, float]:
+        """Parameters that its authors train at another rate: name -> factor."""
+        return {}
+
+    def encoder_modules(self) -> list[str]:
+        """Names of the largest parts that are the encoder's alone; together they hold all of its parameters.
+
+        Raises:
+            ValueError: a part of encoder and decoder has parameters of the encoder of its own.
+        """
+        found: list[str] = []
+
+        def walk(module: nn.Module, prefix: str) -> None:
+            for name, child in module.named_children():
+                inside = [f"{prefix}{name}.{rest}" for rest in child.state_dict()]
+                if inside and all(map(self.is_of_encoder, inside)):
+                    found.append(prefix + name)
+                elif any(map(self.is_of_encoder, inside)):
+                    walk(child, f"{prefix}{name}.")
+
+        walk(self, "")
+        beginnings = tuple(f"{name}." for name in found)
+        if bare := [n for n, _ in self.named_parameters() if self.is_of_encoder(n) and not n.startswith(beginnings)]:
+            raise ValueError(f"{type(self).__name__}: {bare} are the encoder's, but in no part of its own")
+        return found
+
     @property
     def device(self) -> torch.device:
         """Where the weights lie; what :meth:`prepare` makes is put there."""
         return next(self.parameters()).device
+
+
+def layers_within(prefix: str, layers: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Layers of :meth:`Encoder.layer_prefixes` of a network that is a part of another, under the names it has there."""
+    return [tuple(prefix + beginning for beginning in layer) for layer in layers]
 
 
 def layers_said(texts: Sequence[str]) -> list[int | str]:

@@ -274,9 +274,7 @@ class Family:
             InputError: these networks have no head of their own.
         """
         if fresh == "head" and not self.network.head_prefixes:
-            raise InputError(
-                f"{self.title}: has no head that could be fresh; fresh_decoder=True draws all but the encoder"
-            )
+            raise InputError(f"{self.title} has no head of its own; fresh_decoder=True draws all but the encoder")
         return {"nothing": (), "head": self.of_head, "decoder": (*self.of_decoder, *self.of_head)}[fresh]
 
     def _with_usual(self, name: str, found: Stored, drawn: tuple[str, ...], taken_in: bool, fresh: Fresh) -> Stored:
@@ -285,11 +283,11 @@ class Family:
         Args:
             taken_in: it is of another family, whose network becomes a part of this one's.
         """
-        if found.config is None or not (taken_in or (fresh == "head" and name in self.presets)):
+        preset = self.presets.get(name) if name != self.name else None  # the family's own name takes what there is
+        if found.config is None or preset is None or not (taken_in or fresh == "head"):
             return found
-        usual = self.presets.get(name, self.default)
-        lacking = [f.name for f in fields(usual) if f.name not in found.config] if taken_in else []
-        return replace(found, config={**found.config, **{f: getattr(usual, f) for f in (*lacking, *drawn)}})
+        lacking = [f.name for f in fields(preset) if f.name not in (*found.config, *self.follows)] if taken_in else []
+        return replace(found, config={**found.config, **{f: getattr(preset, f) for f in (*lacking, *drawn)}})
 
     def _require_unchanged(
         self, wanted: Any, options: Mapping[str, Any], changeable: tuple[str, ...], path: Path

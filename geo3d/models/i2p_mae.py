@@ -276,6 +276,18 @@ class _PointNetwork(PointEncoder):
             StageInfo(f"level{n}", dim, max(1, self.config.points // count)) for n, (dim, count) in enumerate(sizes)
         ]
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The first level's embedding, then the blocks of all levels; that of another level belongs to its first block,
+        the norm of a level to its last.
+        """
+        layers = []
+        for level, depth in enumerate(self.config.depths):
+            embedding = f"h_encoder.token_embed.{level}.", f"h_encoder.encoder_pos_embeds.{level}."
+            blocks = [(f"h_encoder.encoder_blocks.{level}.blocks.{block}.",) for block in range(depth)]
+            blocks[-1] += (f"h_encoder.encoder_norms.{level}.",)
+            layers += [embedding, *blocks] if level == 0 else [(*embedding, *blocks[0]), *blocks[1:]]
+        return layers
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: truncated normal matrices, zero biases."""
@@ -456,6 +468,7 @@ class PointClassifier(_PointNetwork):
     """
 
     family = "i2p_mae_classifier"
+    task = "classify"
     decoder_prefixes = ("norm.", "cls_head_finetune.")
 
     def __init__(self, config: PointClassifierConfig | None = None, generator: torch.Generator | None = None) -> None:

@@ -255,6 +255,15 @@ class NeRFMAE(SwinVolume, GridEncoder):
         """The four stages."""
         return [StageInfo(f"stage{n}", dim, PATCH * 2**n) for n, dim in enumerate(self.config.channels)]
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Embedding of patches, then the blocks of all stages; the way down belongs to the first block after it."""
+        layers: list[tuple[str, ...]] = [("patch_partition.",)]
+        for stage, depth in enumerate(self.config.depths):
+            way_down = int(stage > 0)  # which is the first of the stage's parts
+            blocks = [(f"stages.{stage}.{block + way_down}.",) for block in range(depth)]
+            layers += [(f"stages.{stage}.0.", *blocks[0]), *blocks[1:]]
+        return layers
+
     def features(self, inputs: GridInput, layers: Sequence[int | str] | None = None) -> list[Tensor]:
         """Maps of the stages, nothing masked.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from geo3d.checkpoints.loading import Stored
 from geo3d.checkpoints.nerf_mae_downstream import around_encoder, encoder_of, pyramid_of
 from geo3d.errors import InputError
-from geo3d.models.encoder import StageInfo
+from geo3d.models.encoder import StageInfo, layers_within
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.grid_encoder import CHANNELS, GridEncoder, GridInput
 from geo3d.models.nerf_mae import ADDRESS, PAGE, NeRFMAE, NeRFMAEConfig, NeRFMAEEncoderConfig, read_files
@@ -81,6 +81,11 @@ class _OnEncoder(GridEncoder):
     def encoder(self) -> NeRFMAE:
         """The encoder within."""
         return self.base
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Those of the encoder within."""
+        place = next(name for name, module in self.named_modules() if module is self.encoder)
+        return layers_within(f"{place}.", self.encoder.layer_prefixes())
 
     @property
     def side_multiple(self) -> int:
@@ -147,6 +152,7 @@ class NeRFMAEDetector(_OnEncoder):
     """
 
     family = "nerf_mae_detector"
+    task = "detect"
     decoder_prefixes = ("backbone.fpn_neck.", "head.")
 
     def __init__(self, config: NeRFMAEDetectorConfig | None = None, generator: torch.Generator | None = None) -> None:
@@ -203,6 +209,7 @@ class NeRFMAESemantic(_OnEncoder):
     """
 
     family = "nerf_mae_semantic"
+    task = "segment"
     decoder_prefixes = ("base.decoder", "encoder1.", "decoder1.", "sem_out.")
 
     def __init__(self, config: NeRFMAESemanticConfig | None = None, generator: torch.Generator | None = None) -> None:

@@ -102,6 +102,11 @@ class ResNet(PyramidEncoder):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The stem, then the blocks of all stages."""
+        blocks = [(f"layer{n}.{b}.",) for n, depth in enumerate(self.config.depths, 1) for b in range(depth)]
+        return [("conv1.", "bn1."), *blocks]
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> the maps of strides 4, 8, 16 and 32."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))

@@ -17,7 +17,7 @@ from geo3d.checkpoints.spark import encoder_of, read_spark, whole_around
 from geo3d.config import typed_value
 from geo3d.errors import InputError, did_you_mean
 from geo3d.models.convnext import ConvNeXt, ConvNeXtConfig
-from geo3d.models.encoder import StageInfo
+from geo3d.models.encoder import StageInfo, layers_within
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.image_encoder import ImageEncoder, PyramidEncoder
 from geo3d.models.resnet import ResNet, ResNetConfig
@@ -129,6 +129,10 @@ class SparK(ImageEncoder):
         """As :meth:`Encoder.card`; it also says of which kind the encoder is."""
         card = super().card()
         return card | {"config": {"encoder_kind": self.config.encoder_kind} | card["config"]}
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Those of the encoder inside."""
+        return layers_within("sparse_encoder.sp_cnn.", self.sparse_encoder.sp_cnn.layer_prefixes())
 
     def features(self, images: Tensor, layers: Sequence[int | str] | None = None) -> list[Tensor]:
         """The encoder's maps of whole images, of which no cell is hidden.

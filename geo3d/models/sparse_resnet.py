@@ -151,6 +151,15 @@ class SparseResNet(VoxelEncoder):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
 
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The stem, then the blocks of all stages; the way down belongs to the first block after it."""
+        layers: list[tuple[str, ...]] = [("stem.", "stem_block.")]
+        for stage, depth in enumerate(self.config.depths):
+            way_down = f"stages.{stage}.down.", f"stages.{stage}.norm."
+            blocks = [(f"stages.{stage}.blocks.{block}.",) for block in range(depth)]
+            layers += [(*way_down, *blocks[0]), *blocks[1:]]
+        return layers
+
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of every stage, finest first."""

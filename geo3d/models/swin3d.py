@@ -46,6 +46,7 @@ DECODERS = ("linear", "linear_attn")
 NO_DECODER = "none"  # an encoder alone: what pre-training without labels leaves
 POOLINGS = ("neighbors", "cell")
 _DOWN_NEIGHBORS = 16
+_BLOCK_RATE = 0.1  # of blocks of attention, over that of the rest, in training
 _FACTOR = 2  # between levels, after the first step
 _MLP_RATIO = 4.0
 _DECODER_DROP_PATH = 0.1
@@ -286,6 +287,7 @@ class Swin3DUNet(VoxelEncoder):
     """
 
     family = "swin3d"
+    task = "segment"
     decoder_prefixes = ("upsamples.", "classifier.")
 
     def __init__(self, config: Swin3DConfig | None = None, generator: torch.Generator | None = None) -> None:
@@ -344,6 +346,18 @@ class Swin3DUNet(VoxelEncoder):
     def voxel_inputs(self, points: VoxelPoints) -> Swin3DInput:
         """What this network reads of points of which each has a voxel to itself."""
         return inputs_from_voxels(points.xyz, points.colors, points.normals, points.offsets, self.config)
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The stem, then the blocks of all stages; the way down belongs to the last block before it."""
+        layers: list[tuple[str, ...]] = [("stem_layer.", "downsample.")]
+        for stage, depth in enumerate(depth for depth in self.config.depths if depth):
+            names = [f"layers.{stage}.blocks.{block}." for block in range(depth)]
+            layers += [*((name,) for name in names[:-1]), (names[-1], f"layers.{stage}.downsample.")]
+        return layers
+
+    def rate_factors(self) -> dict[str, float]:
+        """Parameters of attention blocks learn at a tenth of the rate, as published."""
+        return {name: _BLOCK_RATE for name, _ in self.named_parameters() if "blocks" in name}
 
     def pyramid(self, inputs: Swin3DInput) -> tuple[list[Level], list[Coarsening]]:
         """The voxels of every stage, and the steps between them.

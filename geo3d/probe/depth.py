@@ -14,12 +14,12 @@ from torch import Tensor
 from geo3d.datasets.rooms import make_rooms
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least
+from geo3d.metrics import depth_figures
 from geo3d.models import Encoder
 from geo3d.probe.probe import Probe, Representation, Score, load_encoder
 from geo3d.probe.ridge import RidgeReadout, fit_ridge
 from geo3d.probe.scenes import SceneProbeConfig, find_scenes
 from geo3d.probe.views import (
-    DepthViews,
     PixelsOfView,
     chosen_stages,
     colour_and_place,
@@ -31,6 +31,8 @@ from geo3d.probe.views import (
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.readable import Readable
+from geo3d.samples.views import DepthViews
+from geo3d.viz.dense import coloured
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
 #: Penalties of the squared weights, of standardised features, of which the validation scenes choose one.
@@ -39,8 +41,6 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _VALIDATION = 0.2
 #: Places along a side of a patch where its depth is looked up.
 _SAMPLES = 4
-#: Ratio to the truth below which a depth counts as right.
-_RIGHT = 1.25
 _DRAWN = 3  # views in the picture
 
 
@@ -260,26 +260,4 @@ def patch_log_depth(depth_at: Callable[[Tensor], Tensor], pixels: Tensor, patch:
     return torch.where(known.any(1), total / known.sum(1).clamp_min(1), torch.nan)
 
 
-def depth_figures(logs: Tensor, truth: Tensor) -> dict[str, float]:
-    """``rmse`` (metres), ``abs_rel``, ``delta1`` and ``rmse_log`` of logarithms of depths (M,) beside true ones."""
-    off = logs - truth
-    error = logs.exp() - truth.exp()
-    return {
-        "rmse": error.square().mean().sqrt().item(),
-        "abs_rel": (error.abs() / truth.exp()).mean().item(),
-        "delta1": (off.abs() < np.log(_RIGHT)).double().mean().item(),
-        "rmse_log": off.square().mean().sqrt().item(),
-    }
-
-
-def coloured(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(h, w) numbers -> (h, w, 3) uint8 colours, from yellow at ``low`` to dark blue at ``high``; grey where NaN."""
-    import matplotlib
-
-    share = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    colours = matplotlib.colormaps["viridis_r"](np.nan_to_num(share))[..., :3]
-    colours[np.isnan(values)] = 0.6
-    return (255 * colours).astype(np.uint8)
-
-
-__all__ = ["PENALTIES", "DepthConfig", "DepthProbe", "DepthScore", "depth_figures", "patch_log_depth"]
+__all__ = ["PENALTIES", "DepthConfig", "DepthProbe", "DepthScore", "patch_log_depth"]

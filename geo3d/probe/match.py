@@ -16,10 +16,10 @@ from geo3d.probe.matching import MatchCounts, comparable, match_counts, nearest
 from geo3d.probe.probe import Probe, Representation, Score, load_encoder, table
 from geo3d.probe.scenes import SceneProbeConfig, find_measured
 from geo3d.probe.view_pairs import CloudPairs, ImagePairs, PairInputs, pairs_by_angle
-from geo3d.probe.views import DepthViews
 from geo3d.progress import Log, progress_line
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.readable import Readable
+from geo3d.samples.views import DepthViews
 from geo3d.viz.curve import Panel, draw_panels
 
 

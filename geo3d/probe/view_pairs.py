@@ -26,7 +26,6 @@ from geo3d.ops import knn
 from geo3d.probe.matching import Correspondences
 from geo3d.probe.probe import Representation
 from geo3d.probe.views import (
-    DepthViews,
     PixelsOfView,
     ShownView,
     at_pixels,
@@ -39,6 +38,7 @@ from geo3d.probe.views import (
 )
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.pairs import ViewPairs
+from geo3d.samples.views import DepthViews
 
 _TOLERANCE = DepthTolerance(0.05, 0.03)
 #: Radii, in voxels, of the neighbourhoods whose shape stands for a cloud without a network.

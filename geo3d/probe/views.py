@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geo3d.datasets.scene import Scene
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.models.encoder import Encoder, layers_said
 from geo3d.models.image_encoder import ImageEncoder
-from geo3d.samples.source import SampleSource
 
 #: Stages that are read where none are named: all, or so many where there are more.
 _STAGES = 4
@@ -25,29 +22,6 @@ _USUAL_SIDE = 224
 _PATCH = 2
 #: Cells along the side of such a square.
 _PATCH_CELLS = 8
-
-
-class DepthViews(SampleSource[Scene]):
-    """Posed views with depth, a group a scene."""
-
-    kind = "views with depth"
-    holds = "posed views with depth"
-    needs = ("views", "poses", "depth")
-
-    @classmethod
-    def groups_in(cls, scene: Scene) -> np.ndarray:
-        return np.zeros(len(scene.view_names), dtype=np.int64)
-
-    def name_in_scene(self, index: int) -> str:
-        return self.opened(index).view_names[self.number(index)]
-
-    def view(self, index: int) -> View:
-        """A view with image, camera, pose and depth.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        return self.opened(index).view(self.number(index))
 
 
 @dataclass
@@ -237,7 +211,6 @@ def colour_and_place(looked_at: PixelsOfView) -> Tensor:
 
 
 __all__ = [
-    "DepthViews",
     "PixelsOfView",
     "ShownView",
     "at_pixels",

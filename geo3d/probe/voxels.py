@@ -21,6 +21,7 @@ from geo3d.probe.linear import LinearReadout, fit_path, fit_readout
 from geo3d.probe.probe import Representation, Score
 from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
+from geo3d.samples.labels import label_count
 from geo3d.samples.points import LabelledScenes
 from geo3d.samples.readable import Readable
 
@@ -266,7 +267,7 @@ class VoxelProbe:
             labelled += there
             classes.append(labels[rows])
             scene.append(torch.full_like(rows, index))
-            counts = [len(rows) if share is None else max(1, round(share * there)) for share in shares]
+            counts = [len(rows) if share is None else label_count(share, there) for share in shares]
             enough.append(order.unsqueeze(1) < torch.tensor(counts))
             for name, features in representations.items():
                 found[name].append(features(voxels)[rows])

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.checkpoints.hub import resolve
-from geo3d.checkpoints.loading import Stored, WeightFile, as_state_dict, read_weight_file, require_tensors
+from geo3d.checkpoints.loading import (
+    Stored,
+    WeightFile,
+    as_state_dict,
+    own_state,
+    read_weight_file,
+    require_tensors,
+)
+from geo3d.config import to_plain
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
-from geo3d.models import create_model, family_of, list_models
+from geo3d.models import Encoder, create_model, family_of, list_models
+from geo3d.models.headed import encoder_in
 
 _LISTED = 8
 
@@ -117,10 +126,9 @@ def find_initial_weights(path: Path, part: Literal["whole", "encoder"], method: 
 
 def _of_encoder(own: Mapping[str, Tensor], network: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Those of a method's tensors that are its encoder's."""
-    decoder = tuple(prefix + beginning for beginning in getattr(network, "decoder_prefixes", ()))
-    return {
-        name: v for name, v in own.items() if name.startswith(prefix) and not (decoder and name.startswith(decoder))
-    }
+    is_of_encoder = getattr(network, "is_of_encoder", lambda name: True)
+    inside = {name: v for name, v in own.items() if name.startswith(prefix)}
+    return {name: v for name, v in inside.items() if is_of_encoder(name.removeprefix(prefix))}
 
 
 def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[dict[str, Tensor], str]:
@@ -133,18 +141,22 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
     family, held, others = method.model_card().get("family"), file.card.get("family"), {}
     licence = str(file.card.get("licence", ""))
     if file.card:
-        if held != family and held not in _parts(family) and held not in _wholes(family):
-            raise InputError(
-                f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of {family!r}; "
-                "give a file of that family"
-            )
         require_tensors(file.content, path)
         inside = file.card.get("prefix", "")
         state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
-        others = {name: v for name, v in file.content.items() if not name.startswith(inside)}
+        within = {module.family for module in network.modules() if isinstance(module, Encoder)}
         if held in _wholes(family):
-            state, rest = _taken_in(family, Stored(state, held, file.card.get("config")))
-            others |= rest
+            state, _ = _taken_in(family, Stored(state, held, file.card.get("config")))
+        elif held != family and held not in {*within, *_parts(family)}:
+            part = encoder_in(own_state(file, path)) if held in list_models() else None
+            if part is None or part.family not in within:
+                raise InputError(
+                    f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of "
+                    f"{' around '.join([str(family), *sorted(within - {family})])!r}; give a file of that family"
+                )
+            state = part.state
+        used = {id(tensor) for tensor in state.values()}
+        others = {name: v for name, v in file.content.items() if id(v) not in used}
     elif family in {*list_models()}:
         state, others, licence = _of_authors(path, file, method, family)
     else:
@@ -218,3 +230,23 @@ def _counts(names: Iterable[str]) -> str:
 def _listed(names: list[str], most: int = _LISTED) -> str:
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def encoder_of_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """Model and sizes of the encoder that a file holds, which must be one of geo3d's that says what it holds.
+
+    Raises:
+        InputError: it cannot be read, or does not say so.
+    """
+    try:
+        place = resolve(path)
+        file = read_weight_file(place)
+        if not file.card:
+            raise InputError(f"{path}: does not say which model it holds; name it, by --method.model")
+        family_of(str(file.card.get("family")))
+        part = encoder_in(own_state(file, place))
+    except InputError as error:
+        raise InputError(f"init: {error}") from error
+    family = family_of(part.family)
+    named = part.name if part.name in family.presets else part.family
+    return named, to_plain(family.configure(family.config(), part.config))

@@ -106,24 +106,10 @@ class PointmapsRecipe(PairsRecipe):
         loss = self.method(batch).loss.item()
         maps = self.method.predict(batch)
         swapped = self.method.predict(batch | {"first": batch["second"], "second": batch["first"]})
-        points = maps.first.points.float(), maps.second.points.float()
-        targets, valid = (batch["points1"], batch["points2"]), (batch["valid1"], batch["valid2"])
-        errors = relative_errors(points, targets, valid)
-        both = [torch.cat(pair) for pair in zip(*errors, strict=True)]
-        sides = [[error.mean() for error in side if len(error)] for side in errors]
-        for row in range(len(both)):
-            turn = turn_error(swapped.first.points[row], maps.second.points[row], batch["second_from_first"][row])
+        for row, pose in enumerate(batch["second_from_first"]):
+            turn = turn_error(swapped.first.points[row], maps.second.points[row], pose)
             self._turns += [turn] if turn is not None else []
-        mean = lambda values: float(torch.stack(values).mean()) if values else math.nan  # noqa: E731
-        return {
-            "loss": loss,
-            "error": mean([e.mean() for e in both]),
-            "error_first": mean(sides[0]),
-            "error_second": mean(sides[1]),
-            "median": mean([e.median() for e in both]),
-            "within_10": 100 * mean([(e < _NEAR).float().mean() for e in both]),
-            "within_25": 100 * mean([(e < _FAR).float().mean() for e in both]),
-        }
+        return {"loss": loss} | pair_figures((maps.first.points.float(), maps.second.points.float()), batch)
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         """By how much the error has changed."""
@@ -140,6 +126,27 @@ class PointmapsRecipe(PairsRecipe):
             f"points less than a tenth of the mean distance off: {before['within_10']:.1f} % {self.beginning}, "
             f"{after['within_10']:.1f} % trained{turn}"
         )
+
+
+def pair_figures(points: tuple[Tensor, Tensor], batch: dict[str, Any]) -> dict[str, float]:
+    """Means over a batch of pairs, of which :meth:`PointmapsRecipe.figures` tells.
+
+    Args:
+        points: of both views (B, H, W, 3), in the first camera's frame.
+        batch: of the method's samples.
+    """
+    targets, valid = (batch["points1"], batch["points2"]), (batch["valid1"], batch["valid2"])
+    errors = relative_errors(points, targets, valid)
+    both = [torch.cat(pair) for pair in zip(*errors, strict=True)]
+    sides = [torch.stack([error.mean() for error in side if len(error)]) for side in errors]
+    return {
+        "error": float(torch.stack([e.mean() for e in both]).mean()),
+        "error_first": float(sides[0].mean()),
+        "error_second": float(sides[1].mean()),
+        "median": float(torch.stack([e.median() for e in both]).mean()),
+        "within_10": 100 * float(torch.stack([(e < _NEAR).float().mean() for e in both]).mean()),
+        "within_25": 100 * float(torch.stack([(e < _FAR).float().mean() for e in both]).mean()),
+    }
 
 
 def relative_errors(
@@ -185,4 +192,4 @@ def turn_error(own: Tensor, in_first: Tensor, second_from_first: Tensor) -> floa
     return math.degrees(math.acos(float(((turned.trace() - 1) / 2).clamp(-1, 1))))
 
 
-__all__ = ["PointmapsRecipe", "PointmapsRun", "relative_errors", "turn_error"]
+__all__ = ["PointmapsRecipe", "PointmapsRun", "pair_figures", "relative_errors", "turn_error"]

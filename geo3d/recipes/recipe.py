@@ -217,12 +217,12 @@ class Recipe:
             raise broken[0]
         log_broken(source.datasets, log)
         self.method = self.build_method(config, source, torch.Generator().manual_seed(self.seed))
-        numbers, held = split_scenes(source.group_count, config.held_out, self.seed)
-        train = source.of_groups(numbers) if len(held) else source
+        numbers, held = self.split(source)
+        train = self.learnt_from(source.of_groups(numbers) if len(held) else source)
         self.samples = self.method.samples(train)
         #: Whether held-out samples are measured, or those of training where there are too few to hold any out.
         self.measured_on = "held-out" if len(held) else "training"
-        self.prepare_measuring(source, source.of_groups(held) if len(held) else train)
+        self.prepare_measuring(source, source.of_groups(held) if len(held) else source)
         of_groups = f" of {train.group_count} {self.groups}" if self.items != self.groups else ""
         log(
             f"{len(train)} {self.items}{of_groups} to train on; the report is on {self.measured_count} "
@@ -233,6 +233,14 @@ class Recipe:
         """Where samples come from: what the method reads under the folders of data."""
         folders = self.config.data or (self.made_data(self.config),)
         return self.method_class.source.find(folders, strict=self.config.strict)
+
+    def split(self, source: Any) -> tuple[Any, Any]:
+        """Numbers of the groups to train on, and of those that are held out, of which there may be none."""
+        return split_scenes(source.group_count, self.config.held_out, self.seed)
+
+    def learnt_from(self, train: Any) -> Any:
+        """What is trained on, of the part of the source that is not held out: all of it, unless labels are few."""
+        return train
 
     def describe(self) -> str:
         """What else the log says of the data, after the numbers of samples."""

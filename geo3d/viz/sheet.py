@@ -53,6 +53,10 @@ class Sheet:
             fitted = f"{text[: math.ceil(kept / 2)]}...{text[len(text) - kept // 2 :]}"
         self.draw.text((left, top), fitted, fill=self._ink, font=self._font)
 
+    def length(self, text: str) -> float:
+        """Pixels that a line takes."""
+        return self._font.getlength(text)
+
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8."""
         return np.array(self.image)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from geo3d.datasets.disparity_files import write_flow, write_pfm
 from geo3d.datasets.scene import _REGISTRY
 from geo3d.datasets.sens import SensFrame, write_sens
 from geo3d.geometry import Camera
@@ -237,6 +238,24 @@ def build_image_pairs(root: Path) -> None:
             picture(seed=index).save(root / place / f"{index}.jpg")
 
 
+def build_stereo_flow(root: Path) -> None:
+    """Two places with two rectified pairs and a pair with flow each; a pixel of each map is unknown."""
+    rng = np.random.default_rng(0)
+    for place in ("court", "yard"):
+        for first, second, target, count in (("left", "right", "disparity", 2), ("first", "second", "flow", 1)):
+            for folder in (first, second, target):
+                (root / place / folder).mkdir(parents=True)
+            for index in range(count):
+                for number, folder in enumerate((first, second)):
+                    picture(seed=2 * index + number).save(root / place / folder / f"{index}.png")
+                values = rng.uniform(1, 6, (COLOR.height, COLOR.width, 2)).astype(np.float32)
+                values[2, 3] = np.nan
+                if target == "flow":
+                    write_flow(root / place / target / f"{index}.flo", values)
+                else:
+                    write_pfm(root / place / target / f"{index}.pfm", values[..., 0])
+
+
 def build_point_files(root: Path) -> None:
     """Two labelled scenes, one in a PLY file and one in NumPy's."""
     for name in ("bedroom", "attic"):
@@ -355,6 +374,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "scannet_frames": build_scannet_frames,
     "mvimgnet": build_mvimgnet,
     "transforms": build_transforms,
+    "stereo_flow": build_stereo_flow,
     "image_pairs": build_image_pairs,
     "shapenet55": build_shapenet55,
     "modelnet_hdf5": build_modelnet_hdf5,

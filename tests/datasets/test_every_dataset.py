@@ -31,6 +31,8 @@ READ = {
     "tracks": lambda scene: scene.tracks(),
     "pairs": lambda scene: scene.pairs(),
     "grid": lambda scene: scene.grid(),
+    "disparity": lambda scene: (scene.stereo_pairs(), scene.disparity(0)),
+    "flow": lambda scene: (scene.flow_pairs(), scene.flow(0)),
 }
 
 
@@ -324,6 +326,24 @@ def test_pairs(dataset):
         assert len(pairs) > 0
         assert 0 <= pairs.min() <= pairs.max() < len(scene.view_names)
         assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_disparity_and_flow(dataset):
+    for part, pairs_of, values_of in (
+        ("disparity", "stereo_pairs", "disparity"),
+        ("flow", "flow_pairs", "flow"),
+    ):
+        for scene in dataset.readable(part):
+            pairs = getattr(scene, pairs_of)()
+            assert (pairs.dtype, pairs.shape[1:]) == (np.int64, (2,))
+            assert {*map(tuple, pairs)} <= {*map(tuple, scene.pairs())}
+            for number, (first, second) in enumerate(pairs):
+                values = getattr(scene, values_of)(number)
+                size = scene.image(first).size
+                assert size == scene.image(second).size
+                assert (values.dtype, values.shape[:2]) == (np.float32, size[::-1])
+                assert np.isnan(values[2, 3]).all()
+                assert np.isfinite(np.delete(values.reshape(-1, *values.shape[2:]), 2 * size[0] + 3, 0)).all()
 
 
 def test_split_keeps_the_listed_scenes(kind, root, dataset, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from geo3d.datasets import read_points
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.geometry import PointCloud
 from geo3d.models import create_model
+from geo3d.models.croco import CroCoConfig
 from geo3d.recipes import pretrain
 from geo3d.viz.points import write_points
 
@@ -137,18 +139,22 @@ def _own(name: str, **options: Any) -> Maker:
 # Files in their authors' layouts, of networks with fresh weights
 
 
+def _published(config: CroCoConfig) -> dict[str, Any]:
+    """Arguments of CroCo's constructor as the authors write them."""
+    return {
+        "img_size": config.image_size, "patch_size": config.patch_size, "enc_embed_dim": config.encoder_dim,
+        "enc_depth": config.encoder_depth, "enc_num_heads": config.encoder_heads,
+        "dec_embed_dim": config.decoder_dim, "dec_depth": config.decoder_depth,
+        "dec_num_heads": config.decoder_heads, "mlp_ratio": config.mlp_ratio,
+        "norm_im2_in_dec": config.norm_memory,
+        "pos_embed": "cosine" if config.rope_base is None else f"RoPE{config.rope_base:g}",
+    }  # fmt: skip
+
+
 def _croco(name: str) -> Maker:
     def make(_: Desk, path: Path) -> None:
-        config = (model := create_model(name)).config
-        arguments = {
-            "img_size": config.image_size, "patch_size": config.patch_size, "enc_embed_dim": config.encoder_dim,
-            "enc_depth": config.encoder_depth, "enc_num_heads": config.encoder_heads,
-            "dec_embed_dim": config.decoder_dim, "dec_depth": config.decoder_depth,
-            "dec_num_heads": config.decoder_heads, "mlp_ratio": config.mlp_ratio,
-            "norm_im2_in_dec": config.norm_memory,
-            "pos_embed": "cosine" if config.rope_base is None else f"RoPE{config.rope_base:g}",
-        }  # fmt: skip
-        torch.save({"model": model.state_dict(), "croco_kwargs": arguments}, path)
+        model = create_model(name)
+        torch.save({"model": model.state_dict(), "croco_kwargs": _published(model.config)}, path)
 
     return make
 
@@ -170,6 +176,28 @@ def _spark(encoder: str) -> Maker:
     return make
 
 
+def _stereo_flow(task: str) -> Maker:
+    """A file of the authors' of stereo or flow, of a small network."""
+
+    def make(_: Desk, path: Path) -> None:
+        model = create_model(f"croco_{task}_tiny", generator=torch.Generator().manual_seed(0), **_SMALL_DENSE)
+        stereo = task == "stereo"
+        args = Namespace(
+            task=task,
+            criterion="LaplacianLossBounded2()" if stereo else "LaplacianLossBounded()",
+            tile_conf_mode="conf_expsigmoid_15_3" if stereo else "conf_expsigmoid_10_5",
+            crop=model.config.crop,
+            croco_args=_published(model.config),
+        )
+        torch.save({"model": model.state_dict(), "args": args}, path)
+
+    return make
+
+
+#: Sizes of small networks of stereo, flow and depth.
+_SMALL_DENSE: dict[str, Any] = {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 4, "decoder_depth": 2}
+_SMALL_DENSE |= {"crop": (64, 64), "head_levels": (8, 8, 8, 8), "head_width": 8, "head_last": 8}
+
 #: What texts name -> how it is made.
 ITEMS: dict[str, Maker] = {
     "scannet/": _rooms,
@@ -189,6 +217,11 @@ ITEMS: dict[str, Maker] = {
     "a.jpg": _photo,
     "b.jpg": _photo,
     "chair.jpg": _photo,
+    "left.png": _photo,
+    "right.png": _photo,
+    "crocostereo.pth": _stereo_flow("stereo"),
+    "crocoflow.pth": _stereo_flow("flow"),
+    "depth.safetensors": _own("croco_depth_tiny", **_SMALL_DENSE),
     "photos": _photos,
     "captures": _built(dataset_builders.build_transforms),
     "mvimgnet": _built(dataset_builders.build_mvimgnet),

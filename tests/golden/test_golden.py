@@ -19,6 +19,7 @@ from point_ops_golden import check_point_ops
 from spark_golden import check_spark, check_spark_encoder
 from swin3d_golden import check_swin3d
 from swin3d_windows_golden import check_window_partition
+from tiles_golden import check_tiled_prediction
 from voxel_attention_golden import check_voxel_attention
 
 #: kind -> the check of a case of that kind.
@@ -40,14 +41,13 @@ CHECKS = {
     "spark_encoder": check_spark_encoder,
     "stereoflow_losses": check_stereoflow_losses,
     "swin3d": check_swin3d,
+    "tiled_prediction": check_tiled_prediction,
     "voxel_attention": check_voxel_attention,
     "window_partition": check_window_partition,
 }
 
 #: Kinds whose models are still to come; a case of theirs must fail until its check exists above.
-LATER = {
-    "tiled_prediction": "comes with CroCo's downstream heads",
-}
+LATER = {}
 
 
 def _parameter(path: Path):

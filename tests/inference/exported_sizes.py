@@ -19,6 +19,7 @@ QUICK = ("croco_v2", "resnet", "convnext", "spark", "sparse_resnet", "swin3d", "
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "croco_v2": ("croco_tiny", {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 2}),
     "croco_v1": ("croco_v1_base", {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 1, "image_size": 64}),
+    "croco_stereo": ("croco_stereo_tiny", {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 2}),
     "dust3r": ("dust3r_tiny", {"encoder_dim": 32, "encoder_heads": 2, "encoder_depth": 2, "decoder_depth": 1}),
     "resnet": ("resnet_tiny", {"width": 8}),
     "convnext": ("convnext_atto", {"depths": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}),

@@ -28,6 +28,7 @@ _POINTS |= {"embed_dim": 4, "mlp_ratio": 1}
 NETWORKS: dict[str, dict[str, Any]] = {
     "croco_tiny": _CROCO,
     "croco_v1_base": _CROCO,
+    "croco_flow_tiny": _CROCO | {"head_levels": (4, 4, 4, 4), "head_width": 4, "head_last": 4},
     "dust3r_tiny": _CROCO,
     "mast3r_tiny": _CROCO | {"head_levels": (4, 4, 4, 4), "head_width": 4, "head_last": 4, "descriptors": 2},
     "resnet_tiny": {"width": 8},

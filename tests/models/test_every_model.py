@@ -18,25 +18,31 @@ from geo3d import InputError, create_model, list_models, model_info, save_model
 from geo3d.geometry import PointCloud, SparseVoxels, View
 from geo3d.models import Encoder, Family, family_of, model_options, register_family
 from geo3d.models.croco import visible_from_mask
+from geo3d.models.croco_downstream import CroCoDownstream, TileConfidence
 from geo3d.models.dust3r import DUSt3R
 from geo3d.models.i2p_mae import I2PMAE
 from geo3d.models.nerf_mae import NeRFMAE
 from geo3d.models.resnet import ResNet, ResNetConfig
 from geo3d.models.spark import SparK
 from geo3d.nn.anchor_free import HeadOutput
+from geo3d.nn.laplace import CriterionConfig
 from geo3d.nn.pointmaps import ConfidenceMode
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
 FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic", "dust3r", "mast3r")
+HEADED = ("voxel_segmenter", "point_segmenter", "voxel_classifier", "cloud_classifier", "image_classifier")
+FAMILIES += ("croco_downstream", *HEADED)
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
+SMALL |= {"croco_downstream": "croco_stereo_tiny"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
 SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
 SMALL |= {"dust3r": "dust3r_tiny", "mast3r": "mast3r_tiny"}
 SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
+SMALL |= {name: name for name in HEADED}
 
 #: Sizes of a small encoder of points.
 POINTS: dict[str, Any] = {"points": 64, "groups": (24, 12, 6), "neighbors": (4, 4, 3), "dims": (8, 8, 16)}
@@ -98,6 +104,43 @@ OPTIONS |= {
     ],
     "nerf_mae_semantic": [GRIDS | {"num_classes": 3}],
 }
+_VOXELS: dict[str, Any] = {"stem": 8, "depths": (1,), "channels": (16,), "signals": "XYZ_NORM", "voxel_size": 0.1}
+_SWIN: dict[str, Any] = {"depths": (1, 1), "channels": (16, 24), "heads": (2, 2), "windows": (3, 3)}
+_IMAGES: dict[str, Any] = {"depths": [1, 1, 1, 1], "width": 8}
+OPTIONS |= {
+    "voxel_segmenter": [
+        {"encoder": "sparse_resnet_tiny", "encoder_options": _VOXELS, "num_classes": 3, "width": 16},
+        {"encoder": "swin3d_tiny", "encoder_options": _SWIN, "num_classes": 3},
+        {"encoder_options": {"signals": "XYZ"}},
+    ],
+    "point_segmenter": [
+        {"encoder": "i2p_mae_tiny", "encoder_options": POINTS, "num_classes": 3, "width": 8} | {"voxel_size": 0.2}
+    ],
+    "voxel_classifier": [
+        {"encoder": "sparse_resnet_tiny", "encoder_options": _VOXELS, "num_classes": 3, "pooling": "max"}
+        | {"dropout": 0.1},
+    ],
+    "cloud_classifier": [
+        {"encoder": "i2p_mae_tiny", "encoder_options": POINTS, "num_classes": 3, "pooling": "mean", "dropout": 0.1},
+        {"encoder": "i2p_mae_base", "encoder_options": POINTS | {"decoder_dims": (16, 8)}},
+    ],
+    "image_classifier": [
+        {"encoder": "resnet_tiny", "encoder_options": _IMAGES, "num_classes": 3, "pooling": "max", "dropout": 0.1},
+        {"encoder": "convnext_atto", "pooling": "max+mean"},
+        {"encoder": "resnet"} | {"encoder_options": _IMAGES},
+    ],
+}
+
+#: Sizes of a small trunk of CroCo's, and of a small DPT head on it.
+TRUNK: dict[str, Any] = {"image_size": (32, 48), "encoder_dim": 16, "encoder_depth": 4, "encoder_heads": 2}
+TRUNK |= {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+HEAD: dict[str, Any] = {"head_levels": (4, 6, 8, 10), "head_width": 8, "head_last": 4}
+OPTIONS["croco_downstream"] = [
+    TRUNK | HEAD | {"norm_memory": False, "crop": (16, 24), "task": "flow"},
+    TRUNK | HEAD | {"task": "depth", "views": 1, "hooks": (0, 1, 1, 3), "tile_confidence": TileConfidence(2, None)},
+    TRUNK | {"head": "linear", "confidence": False, "criterion": CriterionConfig("l1"), "rope_base": None},
+    TRUNK | {"head": "linear", "linear_order": "channels_first", "criterion": CriterionConfig("bounded", a=1, b=2)},
+]
 
 #: Trunk and decoders of a small network of pointmaps.
 PAIRS: dict[str, Any] = {"image_size": (32, 48), "patch_size": 16, "encoder_dim": 32, "encoder_depth": 2}
@@ -126,7 +169,7 @@ OPTIONS |= {
 
 #: Of whose sizes files of others do not tell these.
 UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
-UNTOLD |= {family: OPTIONS[family][0].keys() for family in ("dust3r", "mast3r")}
+UNTOLD |= {name: OPTIONS[name][0].keys() for name in ("dust3r", "mast3r", "croco_downstream", *HEADED)}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
 #: Parameters of the published networks.
@@ -152,6 +195,9 @@ PUBLISHED_PARAMETERS = {
     "i2p_mae_base": 17_622_808,
     "i2p_mae_modelnet40": 12_830_056,
     "nerf_mae_swin_s": 70_040_938,
+    "croco_stereo_base_small": 139_403_682,
+    "croco_stereo_base_base": 219_744_418,
+    "croco_stereo_large_base": 437_417_890,
 }
 #: Families whose authors released files under no licence that is known.
 UNLICENSED = ("i2p_mae", "nerf_mae", "nerf_mae_detector")
@@ -193,6 +239,9 @@ def forward(model: Encoder) -> torch.Tensor:
         tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
         mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
         return model(inputs, inputs.flip(3), visible_from_mask(mask)).prediction
+    if isinstance(model, CroCoDownstream):
+        out = model(inputs, *[inputs.flip(3)] * (model.config.views - 1))
+        return torch.cat([part.flatten() for part in out if part is not None])
     if isinstance(model, DUSt3R):
         return torch.cat(
             [field.flatten() for maps in model(inputs, inputs.flip(3)) for field in maps.fields() if field is not None]
@@ -490,6 +539,7 @@ def test_a_fresh_decoder_on_a_files_encoder(tmp_path: Path) -> None:
         ("i2p_mae_classifier", {"num_classes": 7, "pooling": "sum"}),
         ("nerf_mae_detector", {"pyramid_channels": 16, "tower_depth": 2}),
         ("nerf_mae_semantic", {"num_classes": 5}),
+        ("croco_downstream", {"decoder_depth": 2, "task": "stereo"}),
     ):
         options = OPTIONS[family][0] | ({"densify_norm": "bn"} if family == "spark" else {})
         model = create_model(SMALL[family], generator=torch.Generator().manual_seed(0), **options)

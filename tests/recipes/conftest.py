@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import DATA
 
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.datasets.synthetic.stereo_flow import StereoFlowConfig, write_stereo_flow
 from geo3d.errors import MissingExtra
 from geo3d.train import logger
 
@@ -21,6 +23,20 @@ def rooms(tmp_path_factory) -> Path:
         SyntheticConfig(folder, scenes=3, objects=0, views=3, width=64, height=48, mesh_edge=0.2, workers=1)
     )
     return folder / "scannet"
+
+
+@pytest.fixture(scope="session")
+def stereo_rooms(tmp_path_factory) -> Path:
+    """Three small rooms with rectified pairs."""
+    folder = tmp_path_factory.mktemp("stereo")
+    write_stereo_flow(StereoFlowConfig(folder, scenes=3, pairs=3, width=64, height=48, workers=1))
+    return folder
+
+
+@pytest.fixture
+def data(name: str, request: pytest.FixtureRequest) -> Path:
+    """Small data that the recipe of a name reads."""
+    return request.getfixturevalue(DATA.get(name, "rooms"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,20 @@ from geo3d.train import TrainConfig, launch
 #: Recipe -> changes to the method of its preset ``tiny``.
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (32, 32), "resized": 40},
+    "depth": {"image_size": (32, 32), "resized": 40},
+    "flow": {"image_size": (32, 48)},
     "i2p_mae": {"points": 300, "view_size": 64},
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
+    "pointmaps": {"image_size": (32, 32)},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
+    "stereo": {"image_size": (32, 48), "resized": 40},
     "swin3d": {"voxel_size": 0.2, "max_voxels": 200},
 }
+#: Recipe -> fixture of the small data that it reads, where this is not `rooms`.
+DATA = {"stereo": "stereo_rooms"}
 #: Recipe -> changes to its run.
 RUNS: dict[str, dict[str, Any]] = {
     "nerf_mae": {"grid_side": 32},

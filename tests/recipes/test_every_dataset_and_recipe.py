@@ -26,17 +26,22 @@ from geo3d.samples.source import SampleSource
 #: Settings under which scans of eight points and pictures of 32 x 24 pixels suffice.
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
+    "depth": {"image_size": (16, 16), "resized": 20},
+    "flow": {"image_size": (16, 24)},
     "i2p_mae": {"points": 100, "view_size": 32},
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
+    "pointmaps": {"image_size": (16, 32)},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
+    "stereo": {"image_size": (16, 24)},
     "swin3d": {"signals": "XYZ", "voxel_size": 0.2},
 }
 #: How items are looked for, where the small datasets are not what is looked for by default.
 LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
+    "view pairs with depth": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
 
@@ -68,7 +73,9 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 def _method(recipe: str) -> type[Method]:
     """The method that a recipe trains: of the same name."""
-    (found,) = [cls for cls in _subclasses(Method) if cls.name == recipe and cls.__module__.startswith("geo3d.")]
+    (found,) = [
+        cls for cls in _subclasses(Method) if getattr(cls, "name", "") == recipe and cls.__module__.startswith("geo3d.")
+    ]
     return found
 
 
@@ -93,8 +100,8 @@ def _holding(recipe: str, root: Path) -> list[Scene]:
 
 
 def _read_root(recipe: str, roots: dict[str, Path]) -> Path:
-    """A dataset that a recipe reads: scans, or radiance grids."""
-    return next(roots[kind] for kind in ("scannet", "radiance_grids") if _holding(recipe, roots[kind]))
+    """A dataset that a recipe reads: scans, radiance grids, or rectified pairs."""
+    return next(roots[kind] for kind in ("scannet", "radiance_grids", "stereo_flow") if _holding(recipe, roots[kind]))
 
 
 def _has_instances(scene: Scene) -> bool:

@@ -21,12 +21,16 @@ PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(na
 #: Recipe -> a model that there is none of, and a setting that does not fit the others.
 WRONG = {
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
+    "depth": ({"model": "croco_depth_none"}, {"model": "swin3d_tiny"}),
+    "flow": ({"model": "croco_flow_none"}, {"image_size": (65, 64)}),
     "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
     "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
     "nerf_mae_detection": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "nerf_mae_segmentation": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
+    "pointmaps": ({"model": "dust3r_none"}, {"model": "croco_tiny"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
+    "stereo": ({"model": "croco_stereo_none"}, {"model": "croco_flow_tiny"}),
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
 }
 #: Preset -> what it lacks by itself, and a setting of the method that goes without.
@@ -36,6 +40,8 @@ NEEDS = {
         {"teacher_options": ("weights=random",)},
     )
 }
+#: Recipes that start from a file of CroCo.
+OF_CROCO = {"croco", "depth", "flow", "pointmaps", "stereo"}
 #: Recipe -> the figure that tells the best of runs on rooms, whose objects are labelled; else what the recipe names.
 BEST = {"i2p_mae": ("svm", True)}
 
@@ -63,10 +69,10 @@ def test_presets_are_whole_and_survive_their_file(name: str, preset: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_a_run_measures_and_goes_on_where_it_stopped(name: str, rooms: Path, tmp_path: Path) -> None:
+def test_a_run_measures_and_goes_on_where_it_stopped(name: str, data: Path, tmp_path: Path) -> None:
     recipe, lines = get_recipe(name), []
     figure, rises = BEST.get(name, (recipe.best, recipe.higher_is_better))
-    run = small_run(name, data=(rooms,), measure_every=2)
+    run = small_run(name, data=(data,), measure_every=2)
     longer = replace(run.train, steps=4)
     result, report = pretrain(name, replace(run, train=longer, out=tmp_path / "whole"), lines.append)
     pretrain(name, replace(run, out=tmp_path / "cut"), lines.append)
@@ -100,8 +106,9 @@ def no_rooms(monkeypatch) -> None:
         pytest.fail("data is made before the settings are looked at")
 
     monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
-    monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+    monkeypatch.setattr("geo3d.recipes.pairs.mine_pairs", fail)
     monkeypatch.setattr("geo3d.recipes.i2p_mae.make_objects", fail)
+    monkeypatch.setattr("geo3d.recipes.dense.make_pairs", fail)
 
 
 @pytest.mark.usefixtures("no_rooms")
@@ -126,7 +133,7 @@ def test_what_a_preset_lacks_is_told_before_data_is_made(name: str, preset: str,
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_model(create_model("swin3d_tiny" if name == "croco" else "croco_tiny"), other)
+    save_model(create_model("swin3d_tiny" if name in OF_CROCO else "croco_tiny"), other)
     changes = [
         ({"measure_every": 0}, "measure_every must be at least 1"),
         ({"held_out": 1.0}, "held_out"),
@@ -156,10 +163,10 @@ def test_a_recipe_holds_only_what_is_its_own(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "swin3d" else []) for name in SMALL]
 )
-def test_sharded_networks_are_measured_and_reported(name: str, rooms: Path, tmp_path: Path) -> None:
+def test_sharded_networks_are_measured_and_reported(name: str, data: Path, tmp_path: Path) -> None:
     """FSDP shards weights over two processes; figures and reports call parts of the network by themselves."""
     for strategy in ("ddp", "fsdp"):
-        two_processes(name, rooms, tmp_path / strategy, strategy=strategy)
+        two_processes(name, data, tmp_path / strategy, strategy=strategy)
     one, two = (json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("ddp", "fsdp"))
     assert two["before"] == one["before"]
     # Sums in another order; of segmentation whole points may change their class.

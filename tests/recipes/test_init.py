@@ -256,3 +256,32 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(InputError, match=r"init: .*text.pth: "):
         find_initial_weights(tmp_path / "text.pth", "whole", method)
+
+
+# Networks that become parts of others
+
+
+def test_a_pre_training_file_of_croco_begins_stereo(tmp_path: Path) -> None:
+    """Encoder and decoder are taken, of geo3d's file and of the authors'; what completed patches is not used."""
+    method = method_of("stereo")
+    sizes = {f: getattr(method.network.config, f) for f in ("encoder_depth", "encoder_dim", "encoder_heads")}
+    sizes |= {f: getattr(method.network.config, f) for f in ("decoder_depth", "decoder_dim", "decoder_heads")}
+    sizes |= {"patch_size": method.network.config.patch_size}
+    croco = create_model("croco_tiny", generator=torch.Generator().manual_seed(3), **sizes)
+    save_model(croco, tmp_path / "own")
+    names = {"encoder_dim": "enc_embed_dim", "encoder_depth": "enc_depth", "encoder_heads": "enc_num_heads"}
+    names |= {"decoder_dim": "dec_embed_dim", "decoder_depth": "dec_depth", "decoder_heads": "dec_num_heads"}
+    published = {names.get(name, name): value for name, value in sizes.items()} | {"pos_embed": "RoPE100"}
+    torch.save({"model": croco.state_dict(), "croco_kwargs": published}, tmp_path / "authors.pth")
+    old = croco.state_dict()
+    for file, licence in (("own", ""), ("authors.pth", "CC-BY-NC-SA-4.0")):
+        found = find_initial_weights(tmp_path / file, "whole", method)
+        assert set(found.taken) == {f"network.{name}" for name in old if name.startswith(("patch", "enc", "dec"))}
+        assert all(torch.equal(value, old[name.removeprefix("network.")]) for name, value in found.taken.items())
+        assert all(name.startswith("network.head.") for name in found.fresh)
+        assert {name.removeprefix("network.") for name in found.unused} == {
+            "mask_token", "prediction_head.weight", "prediction_head.bias"
+        }  # fmt: skip
+        assert found.licence == licence
+        alone = find_initial_weights(tmp_path / file, "encoder", method)
+        assert all(name.startswith(("network.patch", "network.enc")) for name in alone.taken)

@@ -23,7 +23,7 @@ from geo3d.recipes.recipe import Recipe
 
 BROKEN = "scene0001_00"
 #: Samples of three rooms of three views each, of which one view or one mesh is damaged: all, and those that are lost.
-COUNTS = {"croco": None, "spark": (9, 1), "spark3d": (3, 1), "swin3d": (3, 1)}
+COUNTS = {"croco": None, "depth": (9, 1), "spark": (9, 1), "spark3d": (3, 1), "swin3d": (3, 1)}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Names of the tensors of DPT heads in published files, which list some twice."""
+"""DPT heads in published files, which list some of their tensors twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geo3d.errors import InputError
 
 
 def without_doubles(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
-    """A published state dict with each tensor of a DPT head once, under the names of ``geo3d.nn.dpt.DPTHead``.
+    """A published state dict with each tensor of a DPT head once, under the names of :class:`geo3d.nn.dpt.DPTHead`.
 
     Published files list ``scratch.layer{n}_rn`` as ``scratch.layer_rn.{n - 1}`` too, and CroCo's
     ``act_postprocess.{n - 1}`` as ``act_{n}_postprocess``; either name alone will do.
