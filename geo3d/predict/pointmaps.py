@@ -21,6 +21,9 @@ from geo3d.reconstruction.pointmaps.photos import LeftOut, NetworkPairs, find_ph
 from geo3d.reconstruction.pointmaps.place import PlaceOptions, Reconstruction, reconstruct
 from geo3d.writing import write_text, writing
 
+#: Degrees, horizontal, that lenses of cameras and telephones have.
+_USUAL_VIEWS = (15, 120)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointmapsOptions:
@@ -172,12 +175,25 @@ def finish(
         place.aligned.told,
         f"focal lengths {min(focals):.0f} to {max(focals):.0f} pixels of the photos, horizontal fields of view "
         f"{min(views):.0f} to {max(views):.0f} degrees",
+        *_doubts(views),
         f"{len(cloud):,} points of confidence {least:.3g} or more"
         + (f"; {place.floaters:,} that float before surer ones are left out" if place.floaters else ""),
         *(f"left out: {left.name}: {left.reason}" for left in every),
         f"written: {out} (points.ply, transforms.json, sparse/0, depth, pointmaps.npz, summary.json)",
     ]
     return "\n".join([*lines, f"picture: {out / 'picture.png'}"] if picture else lines)
+
+
+def _doubts(fields_of_view: list[float]) -> list[str]:
+    """A line where photos would have been taken by lenses that hardly anyone has."""
+    low, high = _USUAL_VIEWS
+    strange = sum(not low <= value <= high for value in fields_of_view)
+    if not strange:
+        return []
+    return [
+        f"{strange} of {len(fields_of_view)} fields of view are below {low} or above {high} degrees: unless such lenses "
+        "were used, the network does not know such photos, and nothing below can be trusted"
+    ]
 
 
 def _summary(place: Reconstruction, left_out: list[LeftOut], confidence: float, points: int) -> dict[str, Any]:

@@ -173,6 +173,14 @@ def test_the_world_is_upright(made, room) -> None:
     assert float(up[2]) > np.cos(np.radians(8))  # hands are not quite level
 
 
+def test_a_field_of_view_that_no_lens_has_is_told(made, tmp_path) -> None:
+    place, _, _, told = made
+    assert "fields of view are below" not in told
+    aligned = replace(place.aligned, focals=[5000.0, *place.aligned.focals[1:]])
+    strange = finish(tmp_path, replace(place, aligned=aligned), [], None, 1000, picture=False)
+    assert "1 of 4 fields of view are below 15 or above 120 degrees" in strange
+
+
 def test_no_connection_is_one_line(room, folder, network) -> None:
     photos, _ = read_photos(find_photos([folder])[0][:2], network)
     knowing = Knowing(_views(room, photos), strangers=[0])
