@@ -191,8 +191,8 @@ def _doubts(fields_of_view: list[float]) -> list[str]:
     if not strange:
         return []
     return [
-        f"{strange} of {len(fields_of_view)} fields of view are below {low} or above {high} degrees: unless such lenses "
-        "were used, the network does not know such photos, and nothing below can be trusted"
+        f"{strange} of {len(fields_of_view)} fields of view are below {low} or above {high} degrees: unless such "
+        "lenses were used, the network does not know such photos, and nothing below can be trusted"
     ]
 
 
