@@ -27,6 +27,7 @@ BENCHMARKS = {
     "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
+    "pointmaps": ("pointmaps", "PointmapsBenchmark"),
     "radiance_field": ("radiance_field", "RadianceFieldBenchmark"),
     "registration": ("registration", "RegistrationBenchmark"),
     "render_rays": ("render_rays", "RenderRaysBenchmark"),

@@ -56,7 +56,7 @@ def read_dust3r(content: Any, path: Path, options: Mapping[str, Any]) -> Stored:
         return Stored(state, family, None)
     name, arguments = named
     if name not in _NETWORKS:
-        if name.startswith("CroCo"):
+        if name == "CroCoNet":
             return read_croco(content, path, options)
         raise InputError(f"{path}: holds a network {name}, known are {', '.join(_NETWORKS)}")
     return Stored(state, _NETWORKS[name], config_from_published(arguments, path))

@@ -40,4 +40,17 @@ def quaternion_of(rotation: np.ndarray) -> np.ndarray:
     return quaternion * (1 if quaternion[0] >= 0 else -1)
 
 
-__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation"]
+def triangle_frames(corners: np.ndarray) -> np.ndarray:
+    """Axes, as columns of (T, 3, 3), of triangles (T, 3, 3): along the first side, in the plane, and out of it.
+
+    NaN where the corners lie on a line.
+    """
+    with np.errstate(all="ignore"):
+        x = corners[:, 1] - corners[:, 0]
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        z = np.cross(x, corners[:, 2] - corners[:, 0])
+        z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return np.stack([x, np.cross(z, x), z], 2)
+
+
+__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation", "triangle_frames"]

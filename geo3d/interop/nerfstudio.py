@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from geo3d.datasets.image_files import check_size
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.geometry.axes import OPENGL_FROM_OPENCV
-from geo3d.interop.held import array, eight_bits, image_file, one_scene, posed_views, require_held
+from geo3d.interop.held import PosedViews, array, eight_bits, image_file, one_scene, posed_views, require_held
 from geo3d.viz.points import write_points
 from geo3d.writing import replacing, writing
 
@@ -138,6 +139,7 @@ def write_transforms(
     points: PointCloud | None = None,
     origin: np.ndarray | None = None,
     leave_out: Sequence[str] = (),
+    photos: Sequence[str] | None = None,
 ) -> Path:
     """Write a capture: photos, depth, masks and ``transforms.json``, as nerfstudio and :func:`geo3d.open_dataset` read.
 
@@ -147,18 +149,21 @@ def write_transforms(
 
     Args:
         folder: of the capture; it is made.
-        views: a scene, which is read view by view, or views; all with image, camera and pose.
+        views: a scene, which is read view by view, or views; all with camera and pose, and with image, unless the
+            photos are there.
         points: seeds of Gaussian splats, written as ``points.ply`` with their colours.
         origin: (3,) what was taken off the poses, and is put back; of a scene its own.
         leave_out: fields of ``points`` that seeds cannot hold: ``normals``, ``semantic``, ``instance``.
+        photos: of each view, its photo below ``folder`` such as ``images/a.jpg``, where these are there already: none
+            is written then.
 
     Returns:
         Path of ``transforms.json``.
 
     Raises:
-        InputError: a view without image, camera or pose, fisheye and other lenses in one capture, depth of another
-            field of view than its image, depth or masks of some views alone, names that are no files, points with
-            fields that would be lost, or a file that cannot be written.
+        InputError: a view without image, camera or pose, a photo that is not there or of another size, fisheye and
+            other lenses in one capture, depth of another field of view than its image, depth or masks of some views
+            alone, names that are no files, points with fields that would be lost, or a file that cannot be written.
     """
     folder = Path(folder)
     posed = posed_views(views, f"{folder / _FILE}", origin)
@@ -167,6 +172,7 @@ def write_transforms(
         raise InputError(
             f"{folder / _FILE}: holds one kind of lens, got {', '.join(sorted(models))}; write two captures"
         )
+    files = _photos_there(folder, posed, photos)
     stems = [image_file(name.removeprefix("images/"), "") for name in posed.names]
     if len(set(stems)) < len(stems):
         raise InputError(f"{folder}: two views differ in the ending of their name alone; rename one")
@@ -174,10 +180,12 @@ def write_transforms(
     frames = []
     for index, stem in enumerate(stems):
         view = posed.view(index)
-        _check_view(view, folder)
-        frame = {"file_path": f"images/{stem}.png"} | ({} if shared else _intrinsics(posed.cameras[index]))
+        _check_view(view, folder, files is None)
+        frame = {"file_path": f"images/{stem}.png" if files is None else files[index]}
+        frame |= {} if shared else _intrinsics(posed.cameras[index])
         frame["transform_matrix"] = (posed.poses[index] @ OPENGL_FROM_OPENCV + 0.0).tolist()
-        _write_image(folder / frame["file_path"], eight_bits(array(view.image)))
+        if files is None:
+            _write_image(folder / frame["file_path"], eight_bits(array(view.image)))
         if view.depth is not None:
             frame["depth_file_path"] = f"depth/{stem}.npy"
             with _place(folder / frame["depth_file_path"]) as unfinished, unfinished.open("wb") as file:
@@ -230,8 +238,20 @@ def _bent(camera: Camera) -> dict[str, float]:
     return dict(zip(_KEYS[camera.model], camera.distortion))
 
 
-def _check_view(view: View, folder: Path) -> None:
-    if view.image is None:
+def _photos_there(folder: Path, posed: PosedViews, photos: Sequence[str] | None) -> list[str] | None:
+    """The photos that are there already, looked at; None where they are to be written."""
+    if photos is None:
+        return None
+    if len(photos) != len(posed.names):
+        raise InputError(f"{folder}: {len(posed.names)} views need as many photos, got {len(photos)}")
+    files = [image_file(name, PurePosixPath(name).suffix) for name in photos]
+    for file, camera in zip(files, posed.cameras):
+        check_size(folder / file, folder.name, camera)
+    return files
+
+
+def _check_view(view: View, folder: Path, with_image: bool) -> None:
+    if with_image and view.image is None:
         raise InputError(f"{folder}: view {view.name} has no image to write")
     if view.depth is None or view.depth_camera is None:
         return

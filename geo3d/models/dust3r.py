@@ -7,12 +7,14 @@ every pixel in the camera frame of the first view.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from geo3d.checkpoints.dust3r import read_dust3r
+from geo3d.checkpoints.loading import Stored
 from geo3d.errors import InputError
 from geo3d.models.croco import CroCoFamily
 from geo3d.models.croco_trunk import CroCoConfig, CroCoTrunk
@@ -85,6 +87,20 @@ class _Read(NamedTuple):
     portrait: Tensor | None
 
 
+class EncodedView(NamedTuple):
+    """Views as the encoder leaves them.
+
+    Args:
+        tokens: (B, N, C), after its norm.
+        positions: (B, N, 2) of them.
+        grid: rows and columns.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    grid: tuple[int, int]
+
+
 class DUSt3R(CroCoTrunk):
     """The network of DUSt3R (section 3.2), with the published parameter names.
 
@@ -103,6 +119,7 @@ class DUSt3R(CroCoTrunk):
     family = "dust3r"
     color_scale = CENTRED
     decoder_prefixes = ("mask_token", "decoder_embed.", "dec_", "downstream_head")
+    head_prefixes = ("downstream_head",)
 
     def __init__(self, config: DUSt3RConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__(config or self.default_config())
@@ -165,6 +182,21 @@ class DUSt3R(CroCoTrunk):
         )
         return PairPointmaps(*maps)
 
+    def encode_view(self, image: Tensor) -> EncodedView:
+        """Upright images (B, 3, H, W) encoded once, for any number of pairs: :meth:`pair` joins them."""
+        view = self._read(image, None)
+        return EncodedView(self._tokens(view.patches, view.positions), view.positions, view.grid)
+
+    def pair(self, first: EncodedView, second: EncodedView) -> PairPointmaps:
+        """As :meth:`forward`, of views that are encoded."""
+        tokens = self._cross((first.tokens, second.tokens), (first.positions, second.positions))
+        heads = self.downstream_head1, self.downstream_head2
+        maps = (
+            upright_or_transposed(head, [levels[n] for n in head.levels], view.grid, None)
+            for head, levels, view in zip(heads, tokens, (first, second), strict=True)
+        )
+        return PairPointmaps(*maps)
+
     def levels(
         self,
         first: Tensor,
@@ -191,13 +223,19 @@ class DUSt3R(CroCoTrunk):
             encoded = both.chunk(2)
         else:
             encoded = self._tokens(first.patches, first.positions), self._tokens(second.patches, second.positions)
+        return self._cross(encoded, (first.positions, second.positions))
+
+    def _cross(
+        self, encoded: tuple[Tensor, Tensor], positions: tuple[Tensor, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Both decoders over encoder outputs of two views."""
         x, y = (self.decoder_embed(tokens) for tokens in encoded)
         seen = [encoded[0]], [encoded[1]]
         for block, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             # Both move at once: each sees what the other was before.
             x, y = (
-                block(x, y, first.positions, second.positions),
-                block2(y, x, second.positions, first.positions),
+                block(x, y, positions[0], positions[1]),
+                block2(y, x, positions[1], positions[0]),
             )
             seen[0].append(x)
             seen[1].append(y)
@@ -299,7 +337,24 @@ _FILES = (
     ("DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth", "dust3r_vitl_512_dpt"),
 )
 _MAST3R_FILE = "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric.pth"
-_OF_ENCODER = ("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "mlp_ratio", "rope_base")
+_OF_CROCO = tuple(f.name for f in fields(CroCoConfig))
+
+
+def with_two_decoders(croco: Stored, family: str = "dust3r") -> Stored:
+    """A pre-training network of CroCo's as part of one of DUSt3R: its decoder becomes both; the heads are to be drawn.
+
+    Training from CroCo v2 began so (section 3.3).
+    """
+    state = {name: value for name, value in croco.state.items() if not name.startswith("prediction_head.")}
+    first = "dec_blocks."
+    second = {f"dec_blocks2.{name.removeprefix(first)}": v for name, v in state.items() if name.startswith(first)}
+    return Stored(state | second, family, croco.config, croco.stated)
+
+
+def with_descriptors(dust3r: Stored) -> Stored:
+    """A network of DUSt3R's as part of one of MASt3R, whose training begins with it; the heads are to be drawn."""
+    return replace(dust3r, family="mast3r", name=None)
+
 
 FAMILY = CroCoFamily(
     name="dust3r",
@@ -309,7 +364,9 @@ FAMILY = CroCoFamily(
     presets=PRESETS,
     read=read_dust3r,
     free=("image_size", "freeze"),
-    of_decoder=tuple(f.name for f in fields(DUSt3RConfig) if f.name not in _OF_ENCODER),
+    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
+    of_head=tuple(f.name for f in fields(DUSt3RConfig) if f.name not in (*_OF_CROCO, "freeze")),
+    wholes={"croco": with_two_decoders},
     files=tuple(
         ReleasedFile(file, (model,), "pointmaps", address=f"{_ADDRESS}/DUSt3R/{file}") for file, model in _FILES
     ),
@@ -323,6 +380,7 @@ MAST3R_FAMILY = replace(
     title="MASt3R",
     network=MASt3R,
     presets=MAST3R_PRESETS,
+    wholes={"croco": partial(with_two_decoders, family="mast3r"), "dust3r": with_descriptors},
     files=(
         ReleasedFile(
             _MAST3R_FILE,
@@ -339,6 +397,7 @@ __all__ = [
     "MAST3R_FAMILY",
     "DUSt3R",
     "DUSt3RConfig",
+    "EncodedView",
     "MASt3R",
     "PairPointmaps",
     "Pointmap",

@@ -67,7 +67,7 @@ class DPTHead(nn.Module):
     """Four levels of tokens -> a map at the image's size.
 
     The tokens become maps of strides 1/4, 1/2, 1 and 2 patches, which are joined from coarse to fine. Parameters have
-    the published names, each once: published files list some twice, see :func:`geo3d.checkpoints.dpt.without_doubles`.
+    the published names, each once; published files list some twice, see ``geo3d.checkpoints.dpt``.
 
     Args:
         inputs: channels of the tokens of the four levels.

@@ -12,6 +12,7 @@ from geo3d.errors import InputError, did_you_mean
 TASKS = {
     "classify": "the class of objects or images",
     "detect": "the objects in radiance grids, as boxes",
+    "pointmaps": "points, cameras and poses of a place from two to some fifty photos",
     "depth": "depth of the pixels of images",
     "flow": "optical flow from one image to another",
     "stereo": "disparity, or depth, of a rectified pair of images",

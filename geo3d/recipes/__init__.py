@@ -6,6 +6,7 @@ from geo3d.recipes.dense import DepthRecipe, FlowRecipe, StereoRecipe
 from geo3d.recipes.detect import GridDetectionRecipe
 from geo3d.recipes.i2p_mae import I2PMAERecipe
 from geo3d.recipes.nerf_mae import NeRFMAERecipe
+from geo3d.recipes.pointmaps import PointmapsRecipe
 from geo3d.recipes.pretrain import pretrain
 from geo3d.recipes.recipe import Recipe, RoomsRun, Run
 from geo3d.recipes.registry import get_recipe, list_recipes, register_recipe
@@ -23,6 +24,7 @@ register_recipe("i2p_mae", I2PMAERecipe)
 register_recipe("nerf_mae", NeRFMAERecipe)
 register_recipe("detect", GridDetectionRecipe)
 register_recipe("segment_grids", GridSegmentationRecipe)
+register_recipe("pointmaps", PointmapsRecipe)
 register_recipe("segment", SegmentRecipe)
 register_recipe("spark", SparKRecipe)
 register_recipe("spark3d", SparK3DRecipe)

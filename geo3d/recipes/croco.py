@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
 from geo3d.errors import InputError
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
-from geo3d.progress import Log, progress_line
 from geo3d.random import Stream
-from geo3d.recipes.recipe import MEASURED_BATCH, Recipe, RoomsRun
+from geo3d.recipes.pairs import PairsRecipe, PairsRun
+from geo3d.recipes.recipe import MEASURED_BATCH
 from geo3d.samples.pairs import ViewPairs
 from geo3d.samples.readable import Readable
 from geo3d.train.config import TrainConfig
 
-_PAIRS = "pairs.tsv"
 #: Pairs of other scenes that are tried for a view to put in the place of the true one.
 _TRIES = 100
 
 
 @dataclass(kw_only=True)
-class CroCoRun(RoomsRun):
+class CroCoRun(PairsRun):
     """Pre-train CroCo: complete a masked view from another view of the same scene."""
-
-    pairs: Path | None = None
-    """Index of view pairs, as `geo3d prepare pairs` writes it. None: pairs are mined from the data at the start."""
 
     method: CrossViewCompletionConfig = field(default_factory=CrossViewCompletionConfig)
     """The task and the network."""
@@ -57,29 +51,15 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-class CroCoRecipe(Recipe):
+class CroCoRecipe(PairsRecipe):
     """CroCo's method with training pairs, and held-out pairs to measure it on."""
 
     summary = "CroCo: complete a masked view from another view of the same scene"
     run = CroCoRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-v1": _paper_v1}
     method_class = CrossViewCompletion
-    items, loss_name = "pairs", "masked loss"
+    loss_name = "masked loss"
     stream = Stream.MEASURE_CROCO
-
-    @classmethod
-    def prepare(cls, config: CroCoRun, folder: Path, log: Log, fresh: bool) -> None:
-        """Make synthetic rooms where no data is given, and mine pairs where no index is."""
-        if config.pairs is not None:
-            return
-        roots = config.data or (cls.make_data(config, log),)
-        if fresh:
-            mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict)
-            log(str(mine_pairs(mined, progress_line("scene"))))
-
-    def find_source(self) -> ViewPairs:
-        """The pairs of the index."""
-        return ViewPairs.from_index(self.config.pairs or self.folder / _PAIRS)
 
     def prepare_measuring(self, source: ViewPairs, measured: ViewPairs) -> None:
         """Measure held-out pairs, and their first views with second views of any other scene."""

@@ -93,6 +93,9 @@ class ViewPairs(SampleSource[Scene]):
         found = [m for m in mined if m.pairs is not None and len(m.pairs)]
         if not found:
             raise no_pairs(datasets, [m.note for m in mined if m.pairs is not None])
+        found = [m for m in found if cls._holds_needed(datasets[m.dataset].open(m.name))]
+        if not found:
+            raise InputError(f"{folders(datasets)}: no scene holds {cls.holds}; see docs/datasets.md")
         return cls._of_mined(datasets, found, both_orders)
 
     @classmethod
@@ -126,17 +129,22 @@ class ViewPairs(SampleSource[Scene]):
             if name not in known[number]:
                 raise InputError(f"{index.place(int(pairs[0]))}: {datasets[number].root} has no scene {name!r}")
             try:
-                view_names = datasets[number].open(name).view_names
+                scene = datasets[number].open(name)
+                view_names = scene.view_names
             except BrokenScene as broken:
                 datasets[number].quarantine.add(broken)
                 broken_scenes.append(broken)
+                continue
+            if not cls._holds_needed(scene):
                 continue
             readable[row] = True
             position = {view: i for i, view in enumerate(view_names)}
             for codes, numbers in ((index.first, first), (index.second, second)):
                 numbers[pairs] = _view_numbers(index, pairs, codes[pairs], position, name)
-        if not readable.any():
+        if not readable.any() and broken_scenes:
             raise InputError(f"{index.source}: every scene is broken, the first: {broken_scenes[0]}")
+        if not readable.any():
+            raise InputError(f"{index.source}: no scene holds {cls.holds}; see docs/datasets.md")
         scene = (np.cumsum(readable) - 1).astype(np.int32)[index.scene]
         scenes = [scene for scene, use in zip(index.scenes, readable) if use]
         pairs = PairTable(scene, scene, first, second, index.overlap, index.angle, index.evidence)
@@ -162,6 +170,11 @@ class ViewPairs(SampleSource[Scene]):
         if not found:
             raise InputError(f"no scene of {folders(datasets)} lists view pairs; mine them: `geo3d prepare pairs`")
         return cls._of_mined(datasets, found, both_orders)
+
+    @classmethod
+    def _holds_needed(cls, scene: Scene) -> bool:
+        """Whether a scene of which there are pairs also holds what else is read."""
+        return scene.parts.issuperset(cls.needs)
 
     @classmethod
     def _of_mined(cls, datasets: Sequence[SceneDataset], mined: Sequence[MinedScene], both_orders: bool) -> Self:

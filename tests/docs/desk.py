@@ -257,6 +257,7 @@ ITEMS: dict[str, Maker] = {
     "runs/spark3d-001": _run_of("spark3d"),
     "runs/spark3d-002": _run_of("spark3d", model="swin3d_tiny"),
     "runs/swin3d-001": _run_of("swin3d"),
+    "runs/pointmaps-001": _own("dust3r_tiny"),
     "runs/i2p_mae-001": _run_of("i2p_mae"),
     "runs/nerf_mae-001": _run_of("nerf_mae"),
     "runs/segment_grids-001": _run_of("segment_grids"),

@@ -82,6 +82,7 @@ QUICKER = {
     r"^probe svm": "--resamplings 1 --rotations 2",
     r"^probe retrieve.*croco(?!.*--test-data)": "--test-data scannet/",
     r"^visualize (?!.*--(rerun|out))": "--renderer own",
+    r"^predict pointmaps": "--steps 2",
     r"--device cuda": "--device cpu",
 }
 

@@ -92,6 +92,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda to: nerfstudio.write_transforms(to, [View("a", CAMERA, torch.eye(4).double())]),
         "view a has no image",
     ),
+    "nerfstudio: photo that is not there": (
+        lambda to: nerfstudio.write_transforms(to, [VIEW], photos=["images/a.jpg"]),
+        "a.jpg",
+    ),
+    "nerfstudio: photos of some": (
+        lambda to: nerfstudio.write_transforms(to, [VIEW], photos=[]),
+        "1 views need as many photos, got 0",
+    ),
     "nerfstudio: some depth": (
         lambda to: nerfstudio.write_transforms(to, [VIEW, replace(VIEW, name="b", depth=None)]),
         "1 of 2 views have depth",

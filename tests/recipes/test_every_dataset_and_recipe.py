@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "detect": {"side": 32, "least_volume": 0.0},
     "segment": {"signals": "XYZ", "voxel_size": 0.2, "width": 16},
     "segment_grids": {"side": 32},
+    "pointmaps": {"image_size": (16, 32)},
     "spark": {"image_size": (32, 64), "decoder_width": 32},
     "spark3d": {"signals": "XYZ", "voxel_size": 0.2, "decoder_width": 16, "decoder_context": 0},
     "stereo": {"image_size": (16, 24)},
@@ -44,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
 LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
     "labelled objects": {"fewest": 2, "leave_out": ()},
+    "view pairs with depth": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
 

@@ -29,6 +29,7 @@ WRONG = {
     "detect": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "segment": ({"model": "sparse_resnet_none"}, {"model": "resnet_tiny"}),
     "segment_grids": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
+    "pointmaps": ({"model": "dust3r_none"}, {"model": "croco_tiny"}),
     "spark": ({"encoder": "resnet_none"}, {"decoder_width": 33}),
     "spark3d": ({"model": "sparse_resnet_none"}, {"model": "croco_tiny"}),
     "stereo": ({"model": "croco_stereo_none"}, {"model": "croco_flow_tiny"}),
@@ -43,6 +44,8 @@ NEEDS = {
         {"teacher_options": ("weights=random",)},
     )
 }
+#: Recipes that start from a file of CroCo.
+OF_CROCO = {"croco", "depth", "flow", "pointmaps", "stereo"}
 #: Recipe -> the figure that tells the best of runs on rooms, whose objects are labelled; else what the recipe names.
 BEST = {"i2p_mae": ("svm", True)}
 
@@ -107,7 +110,7 @@ def no_rooms(monkeypatch) -> None:
         pytest.fail("data is made before the settings are looked at")
 
     monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
-    monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+    monkeypatch.setattr("geo3d.recipes.pairs.mine_pairs", fail)
     monkeypatch.setattr("geo3d.recipes.i2p_mae.make_objects", fail)
     monkeypatch.setattr("geo3d.recipes.dense.make_pairs", fail)
 
