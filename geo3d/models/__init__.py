@@ -1,6 +1,6 @@
 """Encoders and decoders, one file a published family."""
 
-from geo3d.models import croco, i2p_mae, nerf_mae, nerf_mae_downstream, spark, sparse_resnet, swin3d
+from geo3d.models import croco, i2p_mae, multiview, nerf_mae, nerf_mae_downstream, spark, sparse_resnet, swin3d
 from geo3d.models.encoder import Encoder, StageInfo
 from geo3d.models.family import Family, ReleasedFile
 from geo3d.models.registry import (
@@ -16,6 +16,7 @@ from geo3d.models.registry import (
 )
 
 register_family(croco.FAMILY)
+register_family(multiview.FAMILY)
 register_family(swin3d.FAMILY)
 register_family(spark.FAMILY)
 register_family(spark.RESNET_FAMILY)
@@ -43,6 +44,7 @@ __all__ = [
     "list_models",
     "model_info",
     "model_options",
+    "multiview",
     "nerf_mae",
     "nerf_mae_downstream",
     "register_family",

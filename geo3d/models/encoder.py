@@ -49,6 +49,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         family: name of the declared family.
         kind: what it reads.
+        trunk: name of the layers that its family shares with others, under the same names; empty where it shares none.
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
         config: sizes.
         name: under which ``create_model`` made it; empty where it was built by its class.
@@ -58,6 +59,7 @@ class Encoder(nn.Module, ABC):
 
     family: ClassVar[str]
     kind: ClassVar[Kind]
+    trunk: ClassVar[str] = ""
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
     config: Any
     name: str = ""

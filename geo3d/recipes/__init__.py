@@ -2,6 +2,7 @@
 
 from geo3d.recipes.croco import CroCoRecipe
 from geo3d.recipes.i2p_mae import I2PMAERecipe
+from geo3d.recipes.multiview import MultiViewRecipe
 from geo3d.recipes.nerf_mae import NeRFMAERecipe
 from geo3d.recipes.nerf_mae_detection import GridDetectionRecipe
 from geo3d.recipes.nerf_mae_segmentation import GridSegmentationRecipe
@@ -14,6 +15,7 @@ from geo3d.recipes.swin3d import Swin3DRecipe
 
 register_recipe("croco", CroCoRecipe)
 register_recipe("i2p_mae", I2PMAERecipe)
+register_recipe("multiview", MultiViewRecipe)
 register_recipe("nerf_mae", NeRFMAERecipe)
 register_recipe("nerf_mae_detection", GridDetectionRecipe)
 register_recipe("nerf_mae_segmentation", GridSegmentationRecipe)

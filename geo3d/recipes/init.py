@@ -133,7 +133,7 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
     family, held, others = method.model_card().get("family"), file.card.get("family"), {}
     licence = str(file.card.get("licence", ""))
     if file.card:
-        if held != family and held not in _parts(family):
+        if held != family and held not in _parts(family) and not _shares_trunk(held, network):
             raise InputError(
                 f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of {family!r}; "
                 "give a file of that family"
@@ -155,6 +155,12 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
 def _parts(family: str | None) -> Iterable[str]:
     """Families whose networks are parts of one of this family's, such as bare encoders."""
     return family_of(family).parts if family in list_models() else ()
+
+
+def _shares_trunk(held: str | None, network: nn.Module) -> bool:
+    """Whether networks of a family have the trunk of this one, so that tensors of one name are the same layer's."""
+    trunk = getattr(network, "trunk", "")
+    return bool(trunk) and held in list_models() and family_of(held).network.trunk == trunk
 
 
 def _of_authors(path: Path, file: WeightFile, method: Method) -> tuple[dict[str, Tensor], str]:

@@ -26,13 +26,13 @@ from geo3d.nn.anchor_free import HeadOutput
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
-FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")
+FAMILIES += ("multiview", "nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")
 LARGE = 40_000_000
 #: Classifiers that see 48 or 32 neighbours of each of 512 points: ten seconds each.
 COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i2p_mae_scanobjectnn_hardest")
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
-SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
+SMALL |= {"multiview": "multiview_tiny", "i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
 SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
 
 #: Sizes of a small encoder of points.
@@ -88,6 +88,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 OPTIONS |= {
+    "multiview": OPTIONS["croco"],
     "nerf_mae_fpn": [GRIDS | {"pyramid_channels": 8}],
     "nerf_mae_detector": [
         GRIDS | {"pyramid_channels": 8, "tower_depth": 1, "corners": "bounds"},
@@ -97,7 +98,7 @@ OPTIONS |= {
 }
 
 #: Of whose sizes files of others do not tell these.
-UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
+UNTOLD = {name: OPTIONS[name][0].keys() for name in ("sparse_resnet", "multiview")}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
 #: Parameters of the published networks.
@@ -160,6 +161,10 @@ def forward(model: Encoder) -> torch.Tensor:
         tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
         mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
         return model(inputs, inputs.flip(3), visible_from_mask(mask)).prediction
+    if model.family == "multiview":
+        tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
+        mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
+        return model(inputs, mask).prediction
     if isinstance(model, SparK):
         active = torch.tensor([[[[1, 0, 1], [0, 0, 1]]], [[[0, 1, 0], [1, 1, 0]]]], dtype=torch.bool)
         return model(inputs, active).reconstruction

@@ -17,6 +17,7 @@ from geo3d.train import TrainConfig, launch
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (32, 32), "resized": 40},
     "i2p_mae": {"points": 300, "view_size": 64},
+    "multiview": {"image_size": (32, 32), "resized": 40, "views": 3},
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},

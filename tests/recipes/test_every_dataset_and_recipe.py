@@ -27,6 +27,7 @@ from geo3d.samples.source import SampleSource
 SMALL: dict[str, dict[str, Any]] = {
     "croco": {"image_size": (16, 32), "resized": 20},
     "i2p_mae": {"points": 100, "view_size": 32},
+    "multiview": {"image_size": (16, 32), "resized": 20},
     "nerf_mae": {"side": 32},
     "nerf_mae_detection": {"side": 32, "least_volume": 0.0},
     "nerf_mae_segmentation": {"side": 32},
@@ -39,6 +40,7 @@ LOOSE: dict[str, dict[str, Any]] = {
     "objects": {"fewest": 2, "leave_out": ()},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
+LOOSE["view groups"] = LOOSE["view pairs"]
 
 
 def build_meshes(root: Path) -> None:
@@ -68,7 +70,9 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 def _method(recipe: str) -> type[Method]:
     """The method that a recipe trains: of the same name."""
-    (found,) = [cls for cls in _subclasses(Method) if cls.name == recipe and cls.__module__.startswith("geo3d.")]
+    (found,) = [
+        cls for cls in _subclasses(Method) if getattr(cls, "name", "") == recipe and cls.__module__.startswith("geo3d.")
+    ]
     return found
 
 

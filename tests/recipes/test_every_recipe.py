@@ -22,6 +22,7 @@ PRESETS = [(name, preset) for name in list_recipes() for preset in get_recipe(na
 WRONG = {
     "croco": ({"model": "croco_none"}, {"image_size": (65, 64)}),
     "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
+    "multiview": ({"model": "multiview_none"}, {"model": "croco_tiny"}),
     "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
     "nerf_mae_detection": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "nerf_mae_segmentation": ({"model": "nerf_mae_semantic_none"}, {"model": "nerf_mae_tiny"}),
@@ -100,7 +101,7 @@ def no_rooms(monkeypatch) -> None:
         pytest.fail("data is made before the settings are looked at")
 
     monkeypatch.setattr("geo3d.datasets.synthetic.write_synthetic", fail)
-    monkeypatch.setattr("geo3d.recipes.croco.mine_pairs", fail)
+    monkeypatch.setattr("geo3d.recipes.pairs.mine_pairs", fail)
     monkeypatch.setattr("geo3d.recipes.i2p_mae.make_objects", fail)
 
 
@@ -126,7 +127,7 @@ def test_what_a_preset_lacks_is_told_before_data_is_made(name: str, preset: str,
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_run_that_does_not_fit_is_told_before_data_is_made(name: str, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_model(create_model("swin3d_tiny" if name == "croco" else "croco_tiny"), other)
+    save_model(create_model("swin3d_tiny" if name in ("croco", "multiview") else "croco_tiny"), other)
     changes = [
         ({"measure_every": 0}, "measure_every must be at least 1"),
         ({"held_out": 1.0}, "held_out"),
