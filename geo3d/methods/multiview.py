@@ -40,8 +40,8 @@ class MultiViewCompletionConfig(CompletionConfig):
     views: int = 4
     """Most views of a group; how many it has is drawn, from 2 on (count)."""
     masked_views: int = 0
-    """Views of a group that are masked, the others are whole: 1 and a mask_ratio of 0.9 is CroCo's task with more than
-    one second view. 0: all are masked (count)."""
+    """Most views of a group that are masked; the others are whole, one at least. 1 and a mask_ratio of 0.9 is CroCo's
+    task with more than one second view. 0: all are masked (count)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +68,8 @@ class MultiViewSamples(SourceSamples[ViewGroups]):
             crops = [random_crop(image, config.image_size, config.resized, rng) for image in images]
         views = torch.stack([to_tensor(color_jitter(crop, config.color_jitter, rng)) for crop in crops])
         mask = torch.zeros(len(views), self.tokens, dtype=torch.bool)
-        for row in mask[: config.masked_views or None]:
+        masked = min(config.masked_views, len(views) - 1) or len(views)
+        for row in mask[:masked]:
             row.fill_(True)[random_visible(self.tokens, config.mask_ratio, rng)] = False
         return {"views": views, "mask": mask, "scene": torch.tensor([self.source.group(index)])}
 
