@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class CompletionMethod(Method):
     """
 
     #: Beginning of the names of the models that it trains.
-    trains: str
+    trains: ClassVar[str]
 
     def __init__(self, config: CompletionConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
