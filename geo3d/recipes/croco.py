@@ -9,7 +9,8 @@ import numpy as np
 
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.random import Stream
-from geo3d.recipes.pairs import PairsRecipe, PairsRun
+from geo3d.recipes.completion import CompletionRecipe
+from geo3d.recipes.pairs import PairsRun
 from geo3d.recipes.recipe import MEASURED_BATCH
 from geo3d.train.config import TrainConfig
 
@@ -44,7 +45,7 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-class CroCoRecipe(PairsRecipe):
+class CroCoRecipe(CompletionRecipe):
     """CroCo's method with training pairs, and held-out pairs to measure it on."""
 
     summary = "CroCo: complete a masked view from another view of the same scene"

@@ -10,7 +10,8 @@ import torch
 
 from geo3d.methods.multiview import MultiViewCompletion, MultiViewCompletionConfig, first_views, groups_means
 from geo3d.random import Stream
-from geo3d.recipes.pairs import PairsRecipe, PairsRun
+from geo3d.recipes.completion import CompletionRecipe
+from geo3d.recipes.pairs import PairsRun
 from geo3d.train.config import TrainConfig
 
 
@@ -35,7 +36,7 @@ def _large() -> MultiViewRun:
     return MultiViewRun(method=method, train=train)
 
 
-class MultiViewRecipe(PairsRecipe):
+class MultiViewRecipe(CompletionRecipe):
     """Multi-view completion with groups of training views, and held-out groups to measure it on."""
 
     summary = "multi-view: complete masked views of a scene from one another"

@@ -1,25 +1,17 @@
-"""What recipes on view pairs share: mining them, and taking views of another scene in the place of the true ones."""
+"""What recipes on view pairs share: pairs are mined once, into an index in the run's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
-from geo3d.errors import InputError
 from geo3d.progress import Log, progress_line
 from geo3d.recipes.recipe import Recipe, RoomsRun
 from geo3d.samples.pairs import ViewPairs
-from geo3d.samples.readable import Readable
 
 _PAIRS = "pairs.tsv"
-#: Items of other scenes that are tried for views to put in the place of the true ones.
-_TRIES = 100
 
 
 @dataclass(kw_only=True)
@@ -31,9 +23,10 @@ class PairsRun(RoomsRun):
 
 
 class PairsRecipe(Recipe):
-    """A recipe whose method's source is :class:`ViewPairs` or one made of it."""
+    """A recipe whose samples are view pairs; ``method_class.source`` is a kind of :class:`ViewPairs`."""
 
-    items, loss_name = "pairs", "masked loss"
+    run = PairsRun
+    items = "pairs"
 
     @classmethod
     def prepare(cls, config: PairsRun, folder: Path, log: Log, fresh: bool) -> None:
@@ -47,53 +40,8 @@ class PairsRecipe(Recipe):
 
     def find_source(self) -> ViewPairs:
         """The pairs of the index."""
-        return self.method_class.source.from_index(self.config.pairs or self.folder / _PAIRS)
-
-    def prepare_measuring(self, source: ViewPairs, measured: ViewPairs) -> None:
-        """Measure held-out items, and the same with views of any other scene."""
-        super().prepare_measuring(source, measured)
-        self._all = self.method.samples(source)
-        self.several_scenes = source.group_count > 1
-        self._others = Readable(
-            self.config.strict, self.log, "another scene's view takes the place of one that cannot be read"
-        )
-
-    def of_another_scene(
-        self,
-        item: int,
-        scene: int,
-        rng: np.random.Generator,
-        draw: Callable[[Any, int, np.random.Generator], dict[str, Any]],
-    ) -> dict[str, Any]:
-        """A sample of another scene than that of a measured item.
-
-        Of those that cannot be read the next one of another scene is taken.
-
-        Args:
-            item: number of the measured item, for messages.
-            scene: its group.
-            rng: draws which sample, and the sample.
-            draw: draws a sample of the samples of all scenes.
-
-        Raises:
-            InputError: none can be read.
-        """
-        elsewhere = np.flatnonzero(self._all.source.items.group != scene)
-        first = int(rng.choice(len(elsewhere)))
-        for other in elsewhere.take(range(first, first + min(_TRIES, len(elsewhere))), mode="wrap").tolist():
-            describe = partial(self._all.describe, other)
-            found = self._others.read(other, partial(draw, self._all, other, rng), describe)
-            if found is not None:
-                return found
-        raise InputError(f"{self.measured.describe(item)}: no view of another scene can be read beside it")
-
-    def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
-        """By how much the loss has changed."""
-        return {"change_percent": 100 * (after["loss"] / before["loss"] - 1)}
-
-    def text(self, before: dict[str, float], after: dict[str, float]) -> str:
-        """Loss before and after, with the change."""
-        return f"{super().text(before, after)} ({self.comparison(before, after)['change_percent']:+.1f} %)"
+        source: Any = self.method_class.source
+        return source.from_index(self.config.pairs or self.folder / _PAIRS)
 
 
 __all__ = ["PairsRecipe", "PairsRun"]
