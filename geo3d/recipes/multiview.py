@@ -24,8 +24,8 @@ class MultiViewRun(PairsRun):
 
 
 def _tiny() -> MultiViewRun:
-    """Minutes on a CPU: as CroCo's."""
-    train = TrainConfig(steps=110, batch_size=32, lr=2e-3, warmup_steps=15, clip_norm=1.0, workers=1)
+    """Minutes on a CPU: as CroCo's, in smaller batches, which teach more in the same time."""
+    train = TrainConfig(steps=200, batch_size=16, lr=2e-3, warmup_steps=20, clip_norm=1.0, workers=1)
     return MultiViewRun(rooms=16, train=train)
 
 

@@ -54,7 +54,7 @@ class MultiViewBenchmark:
     """Time of each pre-training, on one thread of the CPU."""
     seeds: int = 3
     """Runs of each variant."""
-    batch: int = 32
+    batch: int = 16
     """Pairs, or groups, of a step."""
     data: tuple[Path, ...] = ()
     """Folders of scenes to pre-train on. None: synthetic rooms are made."""
@@ -166,9 +166,13 @@ def run(config: MultiViewBenchmark) -> list[dict[str, Any]]:
         for name in config.variants:
             own = [found[name, seed] for seed in range(config.seeds)]
             rows.append(_row(case, name, [one[part][0] for one in own], own, VARIANTS[name][0], steps[name]))
-        first = [found[config.variants[0], seed][part] for seed in range(config.seeds)]
-        rows.append(_row(case, f"random weights of {config.variants[0]}", [each[1] for each in first]))
-        rows.append(_row(case, "colours around the points", [each[2] for each in first]))
+        # Encoders begin with the same weights; decoders do too, but work otherwise.
+        recipes = {VARIANTS[name][0]: name for name in reversed(config.variants)}
+        for name in reversed(recipes.values()) if part == "decoder" else config.variants[:1]:
+            fresh = [found[name, seed][part][1] for seed in range(config.seeds)]
+            rows.append(_row(case, "random weights" + f" of {name}" * (part == "decoder"), fresh))
+        inputs = [found[config.variants[0], seed][part][2] for seed in range(config.seeds)]
+        rows.append(_row(case, "colours around the points", inputs))
     return rows
 
 
