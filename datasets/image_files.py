@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from geo3d.datasets.files import PILLOW_ERRORS, entries, looked_at, numeric_order, read_bytes, unreadable
 from geo3d.datasets.point_columns import mostly_above
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.errors import InputError
 from geo3d.geometry import Camera
 
 #: Endings of image files, in the order in which they are tried where a list leaves them out.
@@ -195,6 +196,26 @@ def decode(image: Image.Image, path: Path | str, scene: str) -> np.ndarray:
         BrokenScene: as :func:`to_rgb`.
     """
     return _pixels(to_rgb(image, path, scene), path, scene)
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A loose photo the way up that people see it: turned as its EXIF orientation says.
+
+    Photos of a scene with cameras are never turned: their cameras are of the pixels as they are stored.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open_image(path, path.stem) as image:
+            return decode(ImageOps.exif_transpose(image), path, path.stem)
+    except BrokenScene as broken:
+        raise InputError(broken.detail) from broken
+    except PILLOW_ERRORS as error:
+        raise InputError(f"{path}: the image cannot be decoded ({error})") from error
 
 
 def image_size(path: Path, scene: str) -> tuple[int, int]:

@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[1]
-_MAX_IMPORT_SECONDS = 1.5
-_MAX_FIRST_CALL_SECONDS = 2.0  # to load an encoder and to call it once, on a machine with nothing else to do
+_MAX_IMPORT_SECONDS = 1.5  # of the processor: other processes may run beside
+_MAX_FIRST_CALL_SECONDS = 2.0  # of the processor: to load an encoder and to call it once
 _HEAVY = ("lightning_fabric", "matplotlib", "pycolmap", "trimesh", "tyro")
 
 _IMPORT = """
 import sys, time
 import torch
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import geo3d
-bare = time.perf_counter() - start
+bare = time.process_time() - start
 brought = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 for name in geo3d.__all__:
     getattr(geo3d, name)
-print(bare, time.perf_counter() - start, sorted(brought), [name for name in %r if name in sys.modules])
+print(bare, time.process_time() - start, sorted(brought), [name for name in %r if name in sys.modules])
 """
 
 _SIDE_EFFECTS = """
@@ -129,11 +129,11 @@ def test_wheel_works_where_there_is_only_torch(wheel: Path, tmp_path: Path) -> N
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     code = """
 import time, torch
-start = time.perf_counter()
+start = time.process_time()
 import geo3d
 encoder = geo3d.load_encoder("sparse_resnet_tiny", fresh=0)
 assert encoder(torch.rand(5000, 3)).points.isfinite().all()
-took = time.perf_counter() - start  # beyond torch's import
+took = time.process_time() - start  # beyond torch's import
 import geo3d.ops
 assert "site-packages" in geo3d.__file__, geo3d.__file__
 model = geo3d.create_model("croco_tiny")

@@ -121,7 +121,7 @@ def _listed(encoder: LoadedEncoder, inputs: tuple[Path, ...]) -> Iterator[tuple[
 
 def _readers(encoder: LoadedEncoder, path: Path) -> Iterator[tuple[str, Any]]:
     from geo3d import datasets
-    from geo3d.datasets.image_files import decode, image_names, open_image
+    from geo3d.datasets.image_files import image_names, read_photo
 
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
@@ -136,7 +136,7 @@ def _readers(encoder: LoadedEncoder, path: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(f"{path}: holds no image")
         for file in files:
             own = f"{name}/{file.name}" if path.is_dir() else name
-            yield own, lambda file=file: decode(open_image(file, file.name), file, file.name)
+            yield own, lambda file=file: read_photo(file)
 
 
 def _arrays(encoded: Any, names: list[str], pooled_only: bool) -> dict[str, Tensor]:

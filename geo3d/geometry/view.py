@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geo3d.geometry.camera import Camera
@@ -73,6 +74,42 @@ class View:
         pose = self.world_from_camera.double()
         return xyz @ pose[:3, :3].T + pose[:3, 3], pixel
 
+    def world_normals(self) -> Tensor:
+        """Normals of the depth map, at the points of :meth:`world_points`.
+
+        Returns:
+            (N, 3) float64 unit vectors in the world, towards the camera; 0 where a neighbour's depth is unknown.
+
+        Raises:
+            ValueError: no depth, no camera or no pose.
+        """
+        camera = self.depth_camera or self.camera
+        if self.depth is None or camera is None or self.world_from_camera is None:
+            raise ValueError(f"View {self.name}: world_normals needs depth, camera and pose")
+        depth = self.depth.double()
+        normals = depth_normals(depth, camera)[depth > 0]
+        return normals @ self.world_from_camera.double()[:3, :3].T
+
+    def image_pixels(self, xyz: Tensor) -> Tensor:
+        """Where points are seen in the image.
+
+        Args:
+            xyz: (N, 3) float64 metres in the world, in front of the camera, such as those of :meth:`world_points`.
+
+        Returns:
+            (N, 2) float64 pixels x, y; NaN beyond the image's middles of pixels.
+
+        Raises:
+            ValueError: no image, no camera or no pose.
+        """
+        if self.image is None or self.camera is None or self.world_from_camera is None:
+            raise ValueError(f"View {self.name}: image_pixels needs image, camera and pose")
+        pose = self.world_from_camera.double()
+        uv = self.camera.project((xyz - pose[:3, 3]) @ pose[:3, :3])
+        last = uv.new_tensor([self.camera.width - 1, self.camera.height - 1])
+        inside = ((uv > -0.5) & (uv < last + 0.5)).all(1, keepdim=True)
+        return torch.where(inside, uv.clamp(min=0).minimum(last), torch.nan)
+
     def to_numpy(self) -> dict[str, Any]:
         """Fields that are present as numpy arrays; nested cameras as ``camera.size`` and so on."""
         fields: dict[str, Any] = {"name": np.array(self.name)}
@@ -98,6 +135,24 @@ class View:
             if nested:
                 known[key] = Camera.from_numpy(nested)
         return cls(**known)
+
+
+def depth_normals(depth: Tensor, camera: Camera) -> Tensor:
+    """(H, W, 3) unit normals in the frame of the camera, towards it; 0 where a neighbour's depth is unknown.
+
+    Args:
+        depth: (H, W) float64 metres, 0 where unknown.
+        camera: of the depth map.
+    """
+    xyz = camera.unproject(camera.pixel_grid().to(depth), depth)
+    normals = torch.zeros_like(xyz)
+    across, down = xyz[1:-1, 2:] - xyz[1:-1, :-2], xyz[2:, 1:-1] - xyz[:-2, 1:-1]
+    inner = F.normalize(torch.linalg.cross(across, down), dim=2)
+    inner = torch.where((inner * xyz[1:-1, 1:-1]).sum(2, keepdim=True) > 0, -inner, inner)
+    around = [depth[1:-1, 2:], depth[1:-1, :-2], depth[2:, 1:-1], depth[:-2, 1:-1], depth[1:-1, 1:-1]]
+    known = torch.stack([part > 0 for part in around]).all(0)
+    normals[1:-1, 1:-1] = torch.where(known.unsqueeze(2), inner, 0)
+    return normals
 
 
 @dataclass

@@ -175,7 +175,11 @@ def _of_view(view: View, sensor: Any) -> tuple[PointCloud, Any]:
     except ValueError as error:
         raise InputError(f"encode: {error}") from error
     xyz = world.new_full((view.depth.numel(), 3), torch.nan).index_copy(0, pixel, world)
-    one_camera = view.depth_camera in (None, view.camera)
-    aligned = one_camera and view.image is not None and view.image.shape[:2] == view.depth.shape
-    colors = view.image.reshape(-1, 3) if aligned else None
+    colors = None
+    if view.image is not None and view.camera is not None:
+        uv = view.image_pixels(world)
+        seen = uv[:, 0].isfinite()
+        column, row = uv[seen].round().long().T
+        colors = view.image.new_full((len(xyz), 3), torch.nan)
+        colors[pixel[seen]] = view.image[row, column]
     return PointCloud(xyz, colors), view.world_from_camera[:3, 3] if sensor is None else sensor

@@ -107,8 +107,7 @@ class ShownView:
         uv = torch.stack([pixel % camera.width, pixel // camera.width], 1).double()
         rays = camera.unproject(uv, torch.ones(len(uv), dtype=torch.float64))
         colors = at_pixels(self.image.permute(2, 0, 1).unsqueeze(0), self.camera.project(rays), 1)
-        normals = depth_normals(self.view.depth.double(), camera).reshape(-1, 3)[pixel]
-        turned = (normals @ self.view.world_from_camera.double()[:3, :3].T).float()
+        turned = self.view.world_normals().float()
         known = (turned != 0).any(1)
         return PointCloud(xyz[known], colors[known].clamp(0, 1), turned[known])
 
@@ -122,24 +121,6 @@ def shown_view(view: View, side: int) -> ShownView:
         view.image.permute(2, 0, 1).unsqueeze(0), size, mode="bilinear", antialias=True, align_corners=False
     )
     return ShownView(image[0].permute(1, 2, 0).clamp(0, 1), view.camera.resized(size[1], size[0]), view)
-
-
-def depth_normals(depth: Tensor, camera: Camera) -> Tensor:
-    """(H, W, 3) unit normals in the frame of the camera, towards it; 0 where a neighbour's depth is unknown.
-
-    Args:
-        depth: (H, W) float64 metres, 0 where unknown.
-        camera: of the depth map.
-    """
-    xyz = camera.unproject(camera.pixel_grid().to(depth), depth)
-    normals = torch.zeros_like(xyz)
-    across, down = xyz[1:-1, 2:] - xyz[1:-1, :-2], xyz[2:, 1:-1] - xyz[:-2, 1:-1]
-    inner = F.normalize(torch.linalg.cross(across, down), dim=2)
-    inner = torch.where((inner * xyz[1:-1, 1:-1]).sum(2, keepdim=True) > 0, -inner, inner)
-    around = [depth[1:-1, 2:], depth[1:-1, :-2], depth[2:, 1:-1], depth[:-2, 1:-1], depth[1:-1, 1:-1]]
-    known = torch.stack([part > 0 for part in around]).all(0)
-    normals[1:-1, 1:-1] = torch.where(known.unsqueeze(2), inner, 0)
-    return normals
 
 
 def pixel_lattice(camera: Camera, step: int) -> Tensor:
@@ -244,7 +225,6 @@ __all__ = [
     "chosen_stages",
     "colour_and_place",
     "colour_patches",
-    "depth_normals",
     "pixel_features",
     "pixel_lattice",
     "shown_view",

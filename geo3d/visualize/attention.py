@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.inference import LoadedEncoder
@@ -25,7 +26,7 @@ from geo3d.nn.attention_weights import (
 )
 from geo3d.nn.position import token_positions
 from geo3d.ops import knn
-from geo3d.visualize.features import image_files, read_image
+from geo3d.visualize.features import image_files
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, load
 from geo3d.visualize.places import Place, cloud_colors, find_objects, find_places, image_of, shown_points
 from geo3d.viz.feature_colors import value_colors
@@ -210,7 +211,7 @@ def _two_images(config: AttentionOptions) -> tuple[list[str], list[np.ndarray]]:
     if files := image_files(config.data):
         if len(files) != 2:
             raise InputError(f"attention is shown of two images, got {len(files)}; name two files")
-        return [path.name for path in files], [read_image(path) for path in files]
+        return [path.name for path in files], [read_photo(path) for path in files]
     place = find_places(config.data, config.scene)[0]
     numbers = two_views(place, config.pair)
     views = [place.scene.view(n) for n in numbers]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, VolumeGrid
 from geo3d.inference import LoadedEncoder
@@ -104,7 +105,7 @@ def encode_places(encoder: LoadedEncoder, config: FeaturesOptions, views: int) -
     if encoder.kind == "grid":
         return [one for path in config.data for one in _grids(encoder, path, config.scene, layers, config.points)]
     if encoder.kind == "image" and (pictures := image_files(config.data)):
-        return [encoded_image(encoder, path.name, read_image(path), layers) for path in pictures]
+        return [encoded_image(encoder, path.name, read_photo(path), layers) for path in pictures]
     places = find_objects(config.data, config.object, views) if encoder.kind == "points" else all_places(config)
     found: list[Featured] = []
     for place in places:
@@ -201,26 +202,6 @@ def image_files(data: Sequence[Path]) -> list[Path]:
     endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
     files = [path for path in data if path.suffix.lower() in endings and path.is_file()]
     return files if files and len(files) == len(data) else []
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 of a file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    from PIL import Image
-
-    from geo3d.datasets.image_files import decode
-    from geo3d.datasets.quarantine import BrokenScene
-
-    try:
-        with Image.open(path) as image:
-            return decode(image, path, path.stem)
-    except BrokenScene as broken:
-        raise InputError(broken.detail) from broken
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no image that can be read ({error})") from error
 
 
 def read_grids(path: Path, scenes: Sequence[str]) -> list[tuple[str, VolumeGrid, Sequence[str] | None]]:

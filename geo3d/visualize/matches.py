@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.geometry import View
 from geo3d.inference import LoadedEncoder
 from geo3d.visualize.attention import two_views
-from geo3d.visualize.features import encoded_image, image_files, read_image
+from geo3d.visualize.features import encoded_image, image_files
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, layers_of, load
 from geo3d.visualize.places import find_places, image_of, shown_rows
 from geo3d.viz.picture import ImagePanel, Picture3D
@@ -68,7 +69,7 @@ def draw(config: MatchesOptions) -> Picture3D:
     if files := image_files(config.data):
         if len(files) != 2:
             raise InputError(f"two images are matched, got {len(files)}; name two files, or a scene and --pair")
-        views = [View(path.name, image=torch.from_numpy(read_image(path)).float() / 255) for path in files]
+        views = [View(path.name, image=torch.from_numpy(read_photo(path)).float() / 255) for path in files]
     else:
         place = find_places(config.data, config.scene)[0]
         views = [place.scene.view(number) for number in two_views(place, config.pair)]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from geo3d.datasets import Scene, SceneDataset, open_dataset, read_points
 from geo3d.datasets.read_points import POINT_ENDINGS
@@ -238,35 +237,15 @@ def lifted(view: View, most: int = _LIFTED_PIXELS) -> tuple[Points, np.ndarray]:
     Returns:
         The points (N,), xyz float64, and their pixels in the image (N, 2), x and y.
     """
-    xyz, pixel = view.world_points()
-    normals = _depth_normals(view, xyz, pixel)
+    xyz, _ = view.world_points()
     rows = torch.from_numpy(shown_rows(len(xyz), most))
-    xyz, pixel, normals = xyz[rows], pixel[rows], normals[rows]
-    height, width = view.depth.shape
-    image_height, image_width = view.image.shape[:2]
-    uv = torch.stack([pixel % width, pixel // width], 1).double()
-    if (height, width) != (image_height, image_width) or view.depth_camera not in (None, view.camera):
-        pose = view.world_from_camera.double()
-        uv = view.camera.project((xyz - pose[:3, 3]) @ pose[:3, :3])
-        inside = ((uv >= 0) & (uv <= uv.new_tensor([image_width - 1, image_height - 1]))).all(1)
-        xyz, uv, normals = xyz[inside], uv[inside], normals[inside]
+    xyz, normals = xyz[rows], view.world_normals()[rows]
+    uv = view.image_pixels(xyz)
+    inside = uv[:, 0].isfinite()
+    xyz, uv, normals = xyz[inside], uv[inside], normals[inside]
     at = uv.round().long().numpy()
     colors = image_of(view)[at[:, 1], at[:, 0]]
     return Points(xyz.numpy(), colors, normals.numpy()), uv.numpy()
-
-
-def _depth_normals(view: View, xyz: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
-    """(N, 3) unit normals of a depth map's points, towards the camera; 0 where a neighbour is not known."""
-    height, width = view.depth.shape
-    places = xyz.new_full((height * width, 3), torch.nan)
-    places[pixel] = xyz
-    places = places.view(height, width, 3)
-    right, down = torch.full_like(places, torch.nan), torch.full_like(places, torch.nan)
-    right[:, 1:-1] = places[:, 2:] - places[:, :-2]
-    down[1:-1] = places[2:] - places[:-2]
-    normals = F.normalize(torch.linalg.cross(right, down), dim=2).view(-1, 3)[pixel].nan_to_num(0)
-    towards = view.world_from_camera.double()[:3, 3] - xyz
-    return normals * (normals * towards).sum(1, keepdim=True).sign()
 
 
 def _cloud_of(scene: Scene) -> PointCloud:

@@ -183,6 +183,15 @@ def test_classes_of_ones_own_layout_go_by_their_names(tmp_path: Path, capsys) ->
     run("pretrain", "swin3d", "--data", root, "--out", tmp_path / "run", *QUICK)
     assert create_model(checkpoint=tmp_path / "run").classes == ("rock", "moss")
     capsys.readouterr()
-    run("predict", "segment", "--checkpoint", tmp_path / "run", "--scene", tmp_path / "bare.ply", "--out", tmp_path / "out.ply")
+    run(
+        "predict",
+        "segment",
+        "--checkpoint",
+        tmp_path / "run",
+        "--scene",
+        tmp_path / "bare.ply",
+        "--out",
+        tmp_path / "out.ply",
+    )
     shares = capsys.readouterr().out.splitlines()[0].split(", ")
     assert {share.split()[0] for share in shares} <= {"rock", "moss"}

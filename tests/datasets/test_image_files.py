@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_builders import build_frames, build_instance, picture
-from PIL import Image
+from PIL import ExifTags, Image
 
 from geo3d.datasets import BrokenScene, open_dataset
 from geo3d.datasets.image_files import (
@@ -22,6 +22,7 @@ from geo3d.datasets.image_files import (
     open_image,
     read_depth,
     read_mask,
+    read_photo,
     to_rgb,
 )
 from geo3d.errors import InputError
@@ -255,7 +256,7 @@ def test_depth_that_is_no_length_is_unknown(tmp_path):
         (Image.new("RGB", (3, 2)), "a depth map has 16 bits and one channel, this image is of mode RGB"),
         ({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, "is not one array that NumPy can read: too many values"),
     ],
-    ids=str,
+    ids=lambda value: f"{type(value).__name__}" if isinstance(value, Image.Image) else str(value),
 )
 def test_what_is_no_depth_map(tmp_path, content, reason):
     path = tmp_path / "depth"
@@ -296,3 +297,17 @@ def test_masks_of_every_stored_type(tmp_path, value):
     if value < 256:
         Image.fromarray(np.dstack([0 * mask, 0 * mask, mask]).astype(np.uint8)).save(tmp_path / "blue.png")
         assert np.array_equal(read_mask(tmp_path / "blue.png", "scene"), mask > 0)
+
+
+def test_loose_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    upright = np.zeros((8, 4, 3), np.uint8)
+    upright[:4] = 200  # the upper half is bright
+    image, exif = Image.fromarray(np.rot90(upright)), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored turned a quarter to the left
+    image.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(upright).save(tmp_path / "plain.png")
+    assert np.array_equal(read_photo(tmp_path / "turned.png"), upright)
+    assert np.array_equal(read_photo(tmp_path / "plain.png"), upright)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "plain.png").read_bytes()[:45])
+    with pytest.raises(InputError, match=r"cut\.png"):
+        read_photo(tmp_path / "cut.png")

@@ -111,3 +111,17 @@ def test_pair_numpy_round_trip():
 def test_shapes_that_contradict_each_other(fields, message):
     with pytest.raises(ValueError, match=f"View v: {message}"):
         View("v", **fields)
+
+
+def test_points_of_a_depth_map_find_their_pixels_and_normals():
+    # A wall across the view, and a depth map at half the image's size, whose pixels' middles lie between the image's.
+    parts = {"image": torch.rand(6, 8, 3), "depth": torch.full((3, 4), 5.0), "depth_camera": COLOR.resized(4, 3)}
+    view = View("wall", COLOR, turned(0.3, (1.0, 2.0, 3.0)), **parts)
+    xyz, _ = view.world_points()
+    uv = view.image_pixels(xyz)
+    expected = 2 * DEPTH.pixel_grid().reshape(-1, 2) + 0.5
+    assert (uv - expected).abs().max() < 1e-9
+    normals = view.world_normals().reshape(3, 4, 3)
+    assert (normals[1, 1:3] + view.world_from_camera[:3, 2]).abs().max() < 1e-12  # towards the camera
+    assert not normals[0].any()  # the rim has no neighbours
+    assert view.image_pixels(xyz + 100 * view.world_from_camera[:3, 0]).isnan().all()

@@ -16,11 +16,12 @@ import geo3d
 from geo3d import InputError
 from geo3d.datasets import scene as scenes
 from geo3d.geometry import Camera, ViewPair
+from geo3d.geometry.view import depth_normals
 from geo3d.probe import run_probe
 from geo3d.probe.match import MatchConfig
 from geo3d.probe.matching import Correspondences, MatchCounts, comparable, match_counts, nearest
 from geo3d.probe.view_pairs import CloudPairs, ImagePairs, PairInputs
-from geo3d.probe.views import at_pixels, depth_normals, pixel_lattice, shown_view
+from geo3d.probe.views import at_pixels, pixel_lattice, shown_view
 
 
 @pytest.fixture
