@@ -24,6 +24,7 @@ BENCHMARKS = {
     "i2p_mae": ("i2p_mae", "I2PMAEBenchmark"),
     "knn": ("knn", "KnnBenchmark"),
     "loader": ("loader", "LoaderBenchmark"),
+    "multiview": ("multiview", "MultiViewBenchmark"),
     "nerf_mae": ("nerf_mae", "NeRFMAEBenchmark"),
     "nerf_mae_detection": ("nerf_mae_detection", "DetectionBenchmark"),
     "pairs": ("pairs", "PairsBenchmark"),
@@ -69,9 +70,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             base[row["case"]] = row["seconds"]
             lines.append(f"| **{row['case']}** |" + " |" * (len(names) - 1))
         seconds, peak = row["seconds"], row["peak_mb"]
-        time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
+        time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms" if seconds else ""
         memory = "" if peak is None else f"{peak:.0f} MB"
-        ratio = f"{base[row['case']] / seconds:.2f} x"
+        ratio = f"{base[row['case']] / seconds:.2f} x" if seconds else ""
         cells = (row["variant"], row["device"], row["dtype"], time, ratio, memory)
         more = (row.get("columns", {}).get(name, "") for name in added)
         lines.append(f"| {' | '.join((*cells, *more))} |")

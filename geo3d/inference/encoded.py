@@ -184,7 +184,7 @@ class EncodedPair:
 
     Args:
         first, second: each by itself.
-        decoded: (D, h, w) what a CroCo decoder makes of the first after it has seen the second; None without one.
+        decoded: (D, h, w) what a decoder that looks at both views makes of the first; None without one.
     """
 
     first: EncodedImage

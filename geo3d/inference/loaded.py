@@ -16,9 +16,8 @@ from geo3d.inference.encoded import EncodedCloud, EncodedGrid, EncodedImage, Enc
 from geo3d.inference.normals import NEIGHBOURS, estimate_normals
 from geo3d.inference.rows import UsableRows, known_colors, known_normals, usable_rows
 from geo3d.models import Encoder, create_model, family_of, list_models
-from geo3d.models.croco import CroCoNet
 from geo3d.models.encoder import Kind
-from geo3d.models.image_encoder import colours_of
+from geo3d.models.image_encoder import SeesTwoViews, colours_of
 from geo3d.models.voxel_points import points_in_voxels
 
 _MID_GREY = 0.5
@@ -244,11 +243,9 @@ class LoadedEncoder:
         if not paired:
             return encoded[0]
         decoded = None
-        if isinstance(self.model, CroCoNet):
-            rows, columns = self.model.token_grid(batch)
-            every = torch.arange(rows * columns, device=batch.device).unsqueeze(0)
-            tokens = self.model(batch[:1], batch[1:], every).decoded[0]
-            decoded = _own(tokens.T.unflatten(1, (rows, columns)).float(), encoded[0].size, self.model.side_multiple)
+        if isinstance(self.model, SeesTwoViews):
+            beside = self.model.decoded(batch[:1], batch[1:])[0]
+            decoded = _own(beside.float(), encoded[0].size, stages[-1].stride)
         return EncodedPair(*encoded, decoded)
 
     def _grid(self, inputs: Any, layers: Sequence[int | str] | None) -> EncodedGrid:

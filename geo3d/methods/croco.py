@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from geo3d.errors import InputError
-from geo3d.methods.checks import check_at_least, check_between, check_image_size
+from geo3d.methods.completion import (
+    CompletionConfig,
+    CompletionMethod,
+    completion_loss,
+    masked_and_completed,
+    random_visible,
+)
 from geo3d.methods.images import color_jitter, decoding, random_crop, to_tensor
-from geo3d.methods.method import Method, MethodOutput, SourceSamples
-from geo3d.models import create_model
-from geo3d.nn.colors import denormalise, normalise
-from geo3d.nn.patches import patch_statistics, patchify, unpatchify
+from geo3d.methods.method import MethodOutput, SourceSamples
+from geo3d.nn.colors import normalise
+from geo3d.nn.patches import patchify
 from geo3d.samples.pairs import ViewPairs
 from geo3d.viz.sheet import captioned_sheet
 
@@ -24,56 +27,13 @@ _PICTURE_COLUMNS = ("second view", "first, masked", "completed", "first view")
 
 
 @dataclass(frozen=True)
-class CrossViewCompletionConfig:
+class CrossViewCompletionConfig(CompletionConfig):
     """How CroCo is trained."""
 
     model: str = "croco_tiny"
     """Network, one of `geo3d.list_models("croco*")`."""
-    image_size: tuple[int, int] = (64, 64)
-    """Height and width of the crops, pixels; multiples of the network's patch."""
-    resized: int = 72
-    """Shorter side of a view before the crop, pixels (published: 256 for crops of 224)."""
-    mask_ratio: float = 0.9
-    """Share of the first view's patches that is hidden."""
-    normalise_patches: bool = True
-    """Compare with patches of zero mean and unit variance, as published."""
-    color_jitter: float = 0.4
-    """Brightness, contrast and saturation vary by factors of 1 +- this, for each view on its own."""
     swap_views: bool = True
     """Take either view of a pair as the masked one, at random."""
-
-    def __post_init__(self) -> None:
-        check_between(self, 0, 1, "mask_ratio")
-        if not 0 <= self.color_jitter < 1:
-            raise InputError(f"color_jitter must lie in [0, 1), got {self.color_jitter}")
-        check_at_least(self, 1, "resized")
-        check_image_size(self)
-
-
-def completion_loss(prediction: Tensor, patches: Tensor, mask: Tensor, normalise_patches: bool) -> Tensor:
-    """Mean squared error over the masked patches of all samples.
-
-    Args:
-        prediction: (B, N, C) predicted patches.
-        patches: (B, N, C) true patches.
-        mask: (B, N), true where masked.
-        normalise_patches: bring each true patch to zero mean and unit (unbiased) variance first.
-
-    Returns:
-        Scalar, float32 or wider.
-    """
-    if normalise_patches:
-        mean, deviation = patch_statistics(patches)
-        patches = (patches - mean) / deviation
-    error = (prediction.to(patches.dtype) - patches).square().mean(-1)
-    mask = mask.to(error.dtype)
-    return (error * mask).sum() / mask.sum()
-
-
-def random_visible(tokens: int, mask_ratio: float, rng: np.random.Generator) -> Tensor:
-    """Tokens that stay visible: all but ``int(mask_ratio * tokens)``, ascending, (V,) int64."""
-    hidden = int(mask_ratio * tokens)
-    return torch.from_numpy(np.sort(rng.permutation(tokens)[hidden:]))
 
 
 class CompletionSamples(SourceSamples[ViewPairs]):
@@ -96,30 +56,12 @@ class CompletionSamples(SourceSamples[ViewPairs]):
         return {"first": first, "second": second, "visible": visible, "scene": self.source.group(index)}
 
 
-class CrossViewCompletion(Method):
-    """CroCo's pretext task on its network.
-
-    Args:
-        config: task and network.
-        generator: draws the initial weights.
-
-    Raises:
-        InputError: image size and patch do not fit, or the mask hides nothing or everything.
-    """
+class CrossViewCompletion(CompletionMethod):
+    """CroCo's pretext task on its network."""
 
     name = "croco"
     source = ViewPairs
-
-    def __init__(self, config: CrossViewCompletionConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.network = create_model(config.model, image_size=config.image_size, generator=generator)
-        rows, columns = self.network.config.grid
-        self.tokens = rows * columns
-        if not 0 < int(config.mask_ratio * self.tokens) < self.tokens:
-            raise InputError(
-                f"mask_ratio {config.mask_ratio} hides none or all of the {self.tokens} patches of an image"
-            )
+    trains = "croco"
 
     def samples(self, source: ViewPairs) -> CompletionSamples:
         """The training items of a set of view pairs."""
@@ -137,21 +79,17 @@ class CrossViewCompletion(Method):
     @torch.no_grad()
     def picture(self, batch: dict[str, Any], output: MethodOutput) -> np.ndarray:
         """Rows of: second view, masked first view, completion with the visible patches pasted in, first view."""
-        patch, grid = self.network.config.patch_size, self.network.config.grid
-        first = normalise(batch["first"][:_PICTURE_ROWS])
-        patches = patchify(first, patch)
-        predicted = output.extras["prediction"][:_PICTURE_ROWS].float()
-        if self.config.normalise_patches:
-            mean, deviation = patch_statistics(patches)
-            predicted = predicted * deviation + mean
-        hidden = output.extras["mask"][:_PICTURE_ROWS].unsqueeze(-1) > 0
-        images = [
-            batch["second"][:_PICTURE_ROWS],
-            denormalise(unpatchify(patches.masked_fill(hidden, 0), patch, grid)),
-            denormalise(unpatchify(torch.where(hidden, predicted, patches), patch, grid)),
-            batch["first"][:_PICTURE_ROWS],
-        ]
+        first, second = (batch[name][:_PICTURE_ROWS] for name in ("first", "second"))
+        prediction, mask = (output.extras[name][:_PICTURE_ROWS] for name in ("prediction", "mask"))
+        filled = masked_and_completed(self.network, first, prediction, mask, self.config.normalise_patches)
+        images = [second, *filled, first]
         return captioned_sheet(torch.stack(images, 1).cpu().numpy(), _PICTURE_COLUMNS)
 
 
-__all__ = ["CompletionSamples", "CrossViewCompletion", "CrossViewCompletionConfig", "completion_loss", "random_visible"]
+__all__ = [
+    "CompletionSamples",
+    "CrossViewCompletion",
+    "CrossViewCompletionConfig",
+    "completion_loss",
+    "random_visible",
+]

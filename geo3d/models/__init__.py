@@ -6,6 +6,7 @@ from geo3d.models import (
     croco_downstream,
     dust3r,
     i2p_mae,
+    multiview,
     nerf_mae,
     nerf_mae_downstream,
     segmenter,
@@ -28,6 +29,7 @@ from geo3d.models.registry import (
 )
 
 register_family(croco.FAMILY)
+register_family(multiview.FAMILY)
 register_family(croco_downstream.FAMILY)
 register_family(dust3r.FAMILY)
 register_family(dust3r.MAST3R_FAMILY)
@@ -66,6 +68,7 @@ __all__ = [
     "list_models",
     "model_info",
     "model_options",
+    "multiview",
     "nerf_mae",
     "nerf_mae_downstream",
     "register_family",

@@ -55,18 +55,14 @@ def visible_from_mask(mask: Tensor) -> Tensor:
     return (~mask).nonzero()[:, 1].reshape(len(mask), -1)
 
 
-class CroCoNet(CroCoTrunk):
-    """The network of CroCo (v1, section 3) and CroCo v2 (section 3.2), with the published parameter names.
-
-    Images are (B, 3, H, W), normalised with ImageNet's mean and standard deviation; H and W are multiples of the
-    patch size. Tokens are row-major.
+class CompletionNet(CroCoTrunk):
+    """A network that fills in patches: CroCo's encoder, a token for hidden patches, a decoder and a prediction head.
 
     Args:
         config: sizes.
         generator: draws the initial weights; torch's global one when not given.
     """
 
-    family = "croco"
     decoder_prefixes = ("mask_token", "decoder_embed.", "dec_", "prediction_head.")
 
     def __init__(self, config: CroCoConfig | None = None, generator: torch.Generator | None = None) -> None:
@@ -81,6 +77,30 @@ class CroCoNet(CroCoTrunk):
         """Draw fresh weights: Xavier-uniform matrices, zero biases, mask token N(0, 0.02)."""
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
         super().reset_parameters(generator)
+
+    @property
+    def decoded_channels(self) -> int:
+        """Channels of what the decoder makes of a view."""
+        return self.config.decoder_dim
+
+    def fill(self, seen: Tensor, visible: Tensor, total: int) -> Tensor:
+        """Tokens (B, V, D) of visible patches (B, V) among mask tokens in the place of the others: (B, total, D)."""
+        x = self.mask_token.to(seen.dtype).expand(len(seen), total, -1)
+        return x.scatter(1, visible.unsqueeze(-1).expand_as(seen), seen)
+
+
+class CroCoNet(CompletionNet):
+    """The network of CroCo (v1, section 3) and CroCo v2 (section 3.2), with the published parameter names.
+
+    Images are (B, 3, H, W), normalised with ImageNet's mean and standard deviation; H and W are multiples of the
+    patch size. Tokens are row-major.
+
+    Args:
+        config: sizes.
+        generator: draws the initial weights; torch's global one when not given.
+    """
+
+    family = "croco"
 
     def forward(self, first: Tensor, second: Tensor, visible: Tensor) -> CroCoOutput:
         """Complete the first view from its visible patches and the second view.
@@ -112,8 +132,7 @@ class CroCoNet(CroCoTrunk):
         embedded = self.decoder_embed(encoded)
 
         seen, memory = embedded.split((kept, total), 1)
-        x = self.mask_token.to(seen.dtype).expand(batch, total, -1)
-        x = x.scatter(1, visible.unsqueeze(-1).expand_as(seen), seen)
+        x = self.fill(seen, visible, total)
         positions = all_positions.expand(batch, -1, -1)
         if self.config.rope_base is None:
             embedding = self.position_embedding("dec_pos_embed", grid).to(x.dtype)
@@ -122,6 +141,12 @@ class CroCoNet(CroCoTrunk):
             x = block(x, memory, positions, positions)
         x = self.dec_norm(x)
         return CroCoOutput(self.prediction_head(x), *encoded.split((kept, total), 1), x)
+
+    def decoded(self, first: Tensor, second: Tensor) -> Tensor:
+        """As :meth:`geo3d.models.image_encoder.SeesTwoViews.decoded`."""
+        rows, columns = self.token_grid(first)
+        every = torch.arange(rows * columns, device=first.device).expand(len(first), -1)
+        return self(first, second, every).decoded.transpose(1, 2).unflatten(2, (rows, columns))
 
 
 class CroCoFamily(Family):
@@ -133,7 +158,7 @@ class CroCoFamily(Family):
         square = {"image_size": (size, size)} if isinstance(size, int) else {}
         return super().configure(base, {**options, **square})
 
-    def assemble(self, stored: CroCoConfig, wanted: CroCoConfig, *rest: Any) -> CroCoNet:
+    def assemble(self, stored: CroCoConfig, wanted: CroCoConfig, *rest: Any) -> CroCoTrunk:
         """The network with the file's weights, its stored position embeddings resampled."""
         model = super().assemble(stored, replace(wanted, image_size=stored.image_size), *rest)
         return model.resize(wanted.image_size)
@@ -184,7 +209,9 @@ FAMILY = CroCoFamily(
 __all__ = [
     "FAMILY",
     "PRESETS",
+    "CompletionNet",
     "CroCoConfig",
+    "CroCoFamily",
     "CroCoNet",
     "CroCoOutput",
     "visible_from_mask",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,8 @@ class CroCoTrunk(ImageEncoder):
         config: sizes.
     """
 
+    trunk = "croco"
+
     def __init__(self, config: CroCoConfig) -> None:
         super().__init__()
         self.config = config
@@ -119,11 +122,15 @@ class CroCoTrunk(ImageEncoder):
         self.dec_blocks = self.decoder_blocks()
         self.dec_norm = nn.LayerNorm(config.decoder_dim, eps=LAYER_NORM_EPS)
 
+    @property
+    def decoder_sizes(self) -> tuple[Any, ...]:
+        """What a block of the decoder is made of, as :class:`DecoderBlock` takes it."""
+        config = self.config
+        return config.decoder_dim, config.decoder_heads, config.mlp_ratio, config.rope_base, config.norm_memory
+
     def decoder_blocks(self) -> nn.ModuleList:
         """New blocks of a decoder that looks from one view at another."""
-        config = self.config
-        sizes = config.decoder_dim, config.decoder_heads, config.mlp_ratio, config.rope_base, config.norm_memory
-        return nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.decoder_depth))
+        return nn.ModuleList(DecoderBlock(*self.decoder_sizes) for _ in range(self.config.decoder_depth))
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

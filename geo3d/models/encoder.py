@@ -51,6 +51,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         family: name of the declared family.
         kind: what it reads.
+        trunk: name of the layers that its family shares with others, under the same names; empty where it shares none.
         task: what its head is for, where it has one.
         decoder_prefixes: beginnings of the names of parameters that are not the encoder's.
         head_prefixes: of these, the ones that are a task's alone, which pre-training does not bring.
@@ -62,6 +63,7 @@ class Encoder(nn.Module, ABC):
 
     family: ClassVar[str]
     kind: ClassVar[Kind]
+    trunk: ClassVar[str] = ""
     task: ClassVar[Task] = ""
     decoder_prefixes: ClassVar[tuple[str, ...]] = ()
     head_prefixes: ClassVar[tuple[str, ...]] = ()

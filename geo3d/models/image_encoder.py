@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,6 +69,28 @@ class ImageEncoder(Encoder):
                 f"{type(self).__name__}: images must be (B, 3, H, W) floats, as prepare makes them, got "
                 f"{tuple(images.shape)} of {images.dtype}; call features(prepare(...))"
             )
+
+
+@runtime_checkable
+class SeesTwoViews(Protocol):
+    """A network of images whose decoder looks at two views of a scene.
+
+    Attributes:
+        decoded_channels: of what it makes of a view.
+    """
+
+    decoded_channels: int
+
+    def decoded(self, first: Tensor, second: Tensor) -> Tensor:
+        """What the decoder makes of the first views beside the second, nothing hidden.
+
+        Args:
+            first, second: (B, 3, H, W) normalised, of one size.
+
+        Returns:
+            (B, D, H / stride, W / stride), the stride that of the encoder's last stage.
+        """
+        ...
 
 
 class PyramidEncoder(ImageEncoder):

@@ -2,13 +2,14 @@
 
 from geo3d.nn.position import resize_position_embedding, sincos_2d, token_positions
 from geo3d.nn.topology import Topology, Windows
-from geo3d.nn.transformer import CrossAttention, DecoderBlock, EncoderBlock, Mlp, SelfAttention
+from geo3d.nn.transformer import CrossAttention, DecoderBlock, EncoderBlock, Mlp, MultiViewBlock, SelfAttention
 
 __all__ = [
     "CrossAttention",
     "DecoderBlock",
     "EncoderBlock",
     "Mlp",
+    "MultiViewBlock",
     "SelfAttention",
     "Topology",
     "Windows",

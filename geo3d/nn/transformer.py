@@ -173,3 +173,40 @@ class DecoderBlock(nn.Module):
         x = x + self.attn(self.norm1(x), positions)
         x = x + self.cross_attn(self.norm2(x), self.norm_y(memory), positions, memory_positions)
         return x + self.mlp(self.norm3(x))
+
+
+class MultiViewBlock(DecoderBlock):
+    """Pre-norm self-attention within each view, attention over all views of a group, and MLP.
+
+    Has the parameters of a :class:`DecoderBlock`; its memory is the tokens of all views of the group, the view's own
+    among them, as they are after the block's first attention.
+    """
+
+    def forward(self, x: Tensor, positions: Tensor | None, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """Look within views, then over those of a group.
+
+        Args:
+            x: (V, N, C) tokens of views, those of a group one after the other.
+            positions: (V, N, 2) int64 (y, x); needed with rotary embedding.
+            runs: groups of equally many views that follow each other: how many groups, and views of each.
+
+        Returns:
+            (V, N, C).
+        """
+        x = x + self.attn(self.norm1(x), positions)
+        asking, answering = self.norm2(x), self.norm_y(x)
+        parts = zip(runs, *(_runs_apart(part, runs) for part in (asking, answering, positions)), strict=True)
+        looked = [
+            self.cross_attn(asks, answers, places, places).view(groups * views, *x.shape[1:])
+            for (groups, views), asks, answers, places in parts
+        ]
+        x = x + torch.cat(looked)
+        return x + self.mlp(self.norm3(x))
+
+
+def _runs_apart(x: Tensor | None, runs: Sequence[tuple[int, int]]) -> list[Tensor | None]:
+    """(V, N, C) -> of each run of groups, their views in a row: (groups, views * N, C)."""
+    if x is None:
+        return [None] * len(runs)
+    parts = x.split([groups * views for groups, views in runs])
+    return [part.reshape(groups, -1, x.shape[2]) for part, (groups, _) in zip(parts, runs)]

@@ -32,7 +32,7 @@ class MatchConfig(SceneProbeConfig):
     by_layer: bool = False
     """Measure each of these stages alone, too, of the checkpoint."""
     decoder: bool = False
-    """Read CroCo's decoder, which sees both views, instead of its encoder."""
+    """Read the decoder, such as CroCo's, which sees both views, instead of the encoder."""
     side: int | None = None
     """Shorter side of images, pixels; None: as the network was trained, or 224 where its config does not say."""
     step: int | None = None

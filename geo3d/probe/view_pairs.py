@@ -16,9 +16,8 @@ from geo3d.datasets.covisibility import DepthTolerance
 from geo3d.datasets.pair_mining import PairOptions
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, ViewPair
-from geo3d.models.croco import CroCoNet
 from geo3d.models.encoder import Encoder
-from geo3d.models.image_encoder import ImageEncoder
+from geo3d.models.image_encoder import ImageEncoder, SeesTwoViews
 from geo3d.models.voxel_encoder import VoxelEncoder
 from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
 from geo3d.nn.local_shape import FIGURES, local_shape
@@ -117,7 +116,7 @@ class ImagePairs:
         side: shorter side of the images, pixels; as in training when not given.
         step: pitch of the lattice, pixels; half the finest stage's stride, 4 at least, when not given.
         layers: stages that are read.
-        decoder: whether CroCo's decoder is read, which sees both views, and not the encoder.
+        decoder: whether the decoder is read, which sees both views, and not the encoder.
 
     Raises:
         InputError: a stage that there is not; a decoder of a network without.
@@ -128,8 +127,8 @@ class ImagePairs:
     def __init__(
         self, network: ImageEncoder, side: int | None, step: int | None, layers: tuple[str, ...], decoder: bool
     ) -> None:
-        if decoder and not isinstance(network, CroCoNet):
-            raise InputError(f"decoder: {network.family} has none that sees two views; give a CroCo network")
+        if decoder and not isinstance(network, SeesTwoViews):
+            raise InputError(f"decoder: {network.family} has none that sees two views; give a network such as CroCo's")
         self.decoder = decoder
         self.side = side or training_side(network)
         self.stages = chosen_stages(network, layers)
@@ -156,7 +155,7 @@ class ImagePairs:
 
     def widths(self, network: Encoder, stages: Sequence[int]) -> list[int]:
         """Columns of each block of features."""
-        return [network.config.decoder_dim] if self.decoder else [network.feature_info[n].channels for n in stages]
+        return [network.decoded_channels] if self.decoder else [network.feature_info[n].channels for n in stages]
 
     def network_features(self, network: ImageEncoder, stages: Sequence[int], device: str) -> Representation:
         """Of a pair: a network's features of both views, (N, C) and (M, C)."""
@@ -170,16 +169,18 @@ class ImagePairs:
         return lambda pair: (colour_patches(pair.first), colour_patches(pair.second)), [192]
 
 
-def decoder_features(network: CroCoNet, device: torch.device | str = "cpu") -> Representation:
-    """Of a pair: what CroCo's decoder makes of each view beside the other, nothing masked, bilinear at the pixels."""
+def decoder_features(network: ImageEncoder, device: torch.device | str = "cpu") -> Representation:
+    """Of a pair: what the decoder makes of each view beside the other, nothing masked, bilinear at the pixels.
+
+    Args:
+        network: one that :class:`SeesTwoViews`.
+        device: where it runs.
+    """
     network = network.to(device).eval()
 
     def one(images: Tensor, looked_at: PixelsOfView) -> Tensor:
-        rows, columns = network.token_grid(images)
-        every = torch.arange(rows * columns, device=images.device).unsqueeze(0)
-        decoded = network(images[:1], images[1:], every).decoded
-        values = decoded.transpose(1, 2).unflatten(2, (rows, columns))
-        return at_pixels(values, looked_at.pixels, network.config.patch_size)
+        decoded = network.decoded(images[:1], images[1:])
+        return at_pixels(decoded, looked_at.pixels, network.feature_info[-1].stride)
 
     @torch.no_grad()
     def features(pair: PairInputs) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from geo3d.recipes.croco import CroCoRecipe
 from geo3d.recipes.dense import DepthRecipe, FlowRecipe, StereoRecipe
 from geo3d.recipes.detect import GridDetectionRecipe
 from geo3d.recipes.i2p_mae import I2PMAERecipe
+from geo3d.recipes.multiview import MultiViewRecipe
 from geo3d.recipes.nerf_mae import NeRFMAERecipe
 from geo3d.recipes.pointmaps import PointmapsRecipe
 from geo3d.recipes.pretrain import pretrain
@@ -21,6 +22,7 @@ register_recipe("croco", CroCoRecipe)
 register_recipe("depth", DepthRecipe)
 register_recipe("flow", FlowRecipe)
 register_recipe("i2p_mae", I2PMAERecipe)
+register_recipe("multiview", MultiViewRecipe)
 register_recipe("nerf_mae", NeRFMAERecipe)
 register_recipe("detect", GridDetectionRecipe)
 register_recipe("segment_grids", GridSegmentationRecipe)

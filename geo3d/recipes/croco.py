@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from geo3d.errors import InputError
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.random import Stream
-from geo3d.recipes.pairs import PairsRecipe, PairsRun
+from geo3d.recipes.completion import CompletionRecipe
+from geo3d.recipes.pairs import PairsRun
 from geo3d.recipes.recipe import MEASURED_BATCH
-from geo3d.samples.pairs import ViewPairs
-from geo3d.samples.readable import Readable
 from geo3d.train.config import TrainConfig
-
-#: Pairs of other scenes that are tried for a view to put in the place of the true one.
-_TRIES = 100
 
 
 @dataclass(kw_only=True)
@@ -51,41 +45,22 @@ def _paper_v1() -> CroCoRun:
     return CroCoRun(method=method, train=train)
 
 
-class CroCoRecipe(PairsRecipe):
+class CroCoRecipe(CompletionRecipe):
     """CroCo's method with training pairs, and held-out pairs to measure it on."""
 
     summary = "CroCo: complete a masked view from another view of the same scene"
     run = CroCoRun
     presets: ClassVar = {"tiny": _tiny, "paper": _paper, "paper-v1": _paper_v1}
     method_class = CrossViewCompletion
-    loss_name = "masked loss"
     stream = Stream.MEASURE_CROCO
 
-    def prepare_measuring(self, source: ViewPairs, measured: ViewPairs) -> None:
-        """Measure held-out pairs, and their first views with second views of any other scene."""
-        super().prepare_measuring(source, measured)
-        self._all = self.method.samples(source)
-        self._several_scenes = source.group_count > 1
-        self._others = Readable(
-            self.config.strict, self.log, "another scene's view takes the place of one that cannot be read"
-        )
-
     def draw_measured(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A pair; ``other`` is the second view of a pair of another scene, where there is one.
-
-        Of pairs that cannot be read the next one of another scene is taken.
-        """
+        """A pair; ``other`` is the second view of a pair of another scene, where there is one."""
         sample = super().draw_measured(item, rng)
-        if not self._several_scenes:
+        if not self.several_scenes:
             return sample
-        elsewhere = np.flatnonzero(self._all.source.items.group != sample["scene"])
-        first = int(rng.choice(len(elsewhere)))
-        for other in elsewhere.take(range(first, first + min(_TRIES, len(elsewhere))), mode="wrap").tolist():
-            describe = partial(self._all.describe, other)
-            found = self._others.read(other, partial(self._all.draw, other, rng), describe)
-            if found is not None:
-                return sample | {"other": found["second"]}
-        raise InputError(f"{self.measured.describe(item)}: no view of another scene can be read beside it")
+        found = self.of_another_scene(item, sample["scene"], rng, lambda samples, *drawn: samples.draw(*drawn))
+        return sample | {"other": found["second"]}
 
     def figures(self) -> dict[str, float]:
         """Masked loss with the true second view, and with a view of another scene in its place."""
@@ -97,17 +72,12 @@ class CroCoRecipe(PairsRecipe):
             found["loss_other_scene"] = self.method(batch | {"second": batch["other"]}).loss.item()
         return found
 
-    def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
-        """By how much the loss has changed."""
-        return {"change_percent": 100 * (after["loss"] / before["loss"] - 1)}
-
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Loss before and after, and the gain from the second view."""
-        change = self.comparison(before, after)["change_percent"]
         gain = (
             f"gain from the second view: {after['loss']:.4f} with the true one, {after['loss_other_scene']:.4f} with a "
             "view of another scene in its place"
             if "loss_other_scene" in after
             else "gain from the second view: was not measured, since that takes pairs of two scenes"
         )
-        return f"{super().text(before, after)} ({change:+.1f} %)\n{gain}"
+        return f"{super().text(before, after)}\n{gain}"

@@ -147,7 +147,7 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
         within = {module.family for module in network.modules() if isinstance(module, Encoder)}
         if held in _wholes(family):
             state, _ = _taken_in(family, Stored(state, held, file.card.get("config")))
-        elif held != family and held not in {*within, *_parts(family)}:
+        elif held != family and held not in {*within, *_parts(family)} and not _shares_trunk(held, network):
             part = encoder_in(own_state(file, path)) if held in list_models() else None
             if part is None or part.family not in within:
                 raise InputError(
@@ -170,6 +170,12 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
 def _parts(family: str | None) -> Iterable[str]:
     """Families whose networks are parts of one of this family's, such as bare encoders."""
     return family_of(family).parts if family in list_models() else ()
+
+
+def _shares_trunk(held: str | None, network: nn.Module) -> bool:
+    """Whether networks of a family have the trunk of this one, so that tensors of one name are the same layer's."""
+    trunk = getattr(network, "trunk", "")
+    return bool(trunk) and held in list_models() and family_of(held).network.trunk == trunk
 
 
 def _wholes(family: str | None) -> Mapping[str, Callable[[Stored], Stored]]:

@@ -15,7 +15,7 @@ from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
 from geo3d.inference import LoadedEncoder
-from geo3d.models.croco import CroCoNet
+from geo3d.models.croco import CompletionNet
 from geo3d.models.i2p_mae import HierarchicalEncoder
 from geo3d.models.swin3d import Swin3DUNet
 from geo3d.models.voxel_points import points_in_voxels
@@ -39,14 +39,14 @@ _PALE = 0.35  # share of their colour that points keep which are not looked at
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions(DrawingOptions, EncoderOptions, PlaceOptions):
-    """Show attention: a query and the weights of all that it looks at (Swin3D, CroCo, I2P-MAE)."""
+    """Show attention: a query and the weights of all that it looks at (Swin3D, CroCo, multi-view, I2P-MAE)."""
 
     at: tuple[float, float, float] | None = None
     """Query, x y z in metres: the nearest voxel or group. None: near the middle."""
     pixel: tuple[int, int] | None = None
-    """Query of CroCo, x y in the first image. None: the middle."""
+    """Query of CroCo or a multi-view network, x y in the first image. None: the middle."""
     pair: tuple[str, str] | None = None
-    """Names or numbers of two views of a scene, for CroCo. None: two that follow each other."""
+    """Names or numbers of two views of a scene, for networks that look at two. None: two that follow each other."""
     stage: int = 1
     """Stage of a Swin3D, or level of an I2P-MAE, from 0, the finest with attention."""
     block: int = -1
@@ -65,12 +65,13 @@ def draw(config: AttentionOptions) -> Picture3D:
     model = encoder.model
     if isinstance(model, Swin3DUNet):
         return _of_voxels(config, encoder, told)
-    if isinstance(model, CroCoNet):
+    if isinstance(model, CompletionNet):
         return _of_views(config, encoder, told)
     if isinstance(getattr(model, "h_encoder", None), HierarchicalEncoder):
         return _of_groups(config, encoder, told)
     raise InputError(
-        f"attention is shown of Swin3D, CroCo and I2P-MAE; {model.name or model.family} has no layer of it to show"
+        "attention is shown of Swin3D, CroCo, multi-view networks and I2P-MAE; "
+        f"{model.name or model.family} has no layer of it to show"
     )
 
 
@@ -162,8 +163,8 @@ def _of_groups(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> P
 
 
 def _of_views(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> Picture3D:
-    """Two images of a CroCo: self-attention of its encoder, cross-attention of its decoder."""
-    model: CroCoNet = encoder.model
+    """Two images of a network that fills in: self-attention of its encoder, cross-attention of its decoder."""
+    model: CompletionNet = encoder.model
     captions, images = _two_images(config)
     batch = model.prepare(images)
     grid, patch = model.token_grid(batch), model.config.patch_size
@@ -178,13 +179,12 @@ def _of_views(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> Pi
     own_seen: dict[str, Any] = {}
     across_seen: dict[str, Any] = {}
     count = grid[0] * grid[1]
-    every = torch.arange(count, device=batch.device).unsqueeze(0)
     with _watched(own, own_seen), _watched(across, across_seen), torch.no_grad():
-        model(batch[:1], batch[1:], every)
+        model.decoded(batch[:1], batch[1:])
     positions = token_positions(*grid, batch.device)
     own_weights = self_attention_weights(own, own_seen["args"][0][0, :count], query, positions)
-    x, memory = (part[0] for part in across_seen["args"][:2])
-    across_weights = cross_attention_weights(across, x, memory, query, positions, positions)
+    x, memory, *places = (part[0] for part in across_seen["args"])
+    across_weights = cross_attention_weights(across, x, memory, query, *places)[:, -count:]  # the second view is last
     panels = [
         ImagePanel(captions[0], ringed(images[0], pixel)),
         ImagePanel(captions[1], images[1]),
@@ -210,7 +210,7 @@ def _of_views(config: AttentionOptions, encoder: LoadedEncoder, told: str) -> Pi
 def _two_images(config: AttentionOptions) -> tuple[list[str], list[np.ndarray]]:
     if files := image_files(config.data):
         if len(files) != 2:
-            raise InputError(f"CroCo looks at two images, got {len(files)}; name two files")
+            raise InputError(f"attention is shown of two images, got {len(files)}; name two files")
         return [path.name for path in files], [read_photo(path) for path in files]
     place = find_places(config.data, config.scene)[0]
     numbers = two_views(place, config.pair)

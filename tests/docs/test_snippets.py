@@ -50,6 +50,7 @@ QUICKER = {
     r"^finetune depth": "--method.model croco_depth_tiny --method.image-size 32 32",
     r"^pretrain i2p_mae(?!.*--data)": "--data objects/",
     r"^pretrain( croco|$| --)(?!.*--config)": "--method.model croco_tiny --method.image-size 32 32 --method.resized 40",
+    r"^pretrain multiview": "--method.model multiview_tiny --method.image-size 32 32 --method.resized 40",
     r"^pretrain spark ": "--method.image-size 64 64 --method.decoder-width 32 --method.encoder resnet_tiny",
     r"^pretrain spark3d(?!.*voxel-size)": "--method.voxel-size 0.2",
     r"^pretrain spark3d": "--method.max-voxels 200 --method.decoder-width 32 --method.decoder-context 1",

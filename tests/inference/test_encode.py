@@ -250,8 +250,9 @@ def test_images_are_read_bilinearly_between_the_centres_of_cells() -> None:
         out.at(np.zeros((3, 3)))
 
 
-def test_pairs_of_images() -> None:
-    encoder = load_encoder("croco_tiny", device="cpu", fresh=0)
+@pytest.mark.parametrize("name", ["croco_tiny", "multiview_tiny"])
+def test_pairs_of_images(name: str) -> None:
+    encoder = load_encoder(name, device="cpu", fresh=0)
     first, second = image(40, 56), image(40, 56, 1)
     out = encoder([first, second])
     assert isinstance(out, EncodedPair)

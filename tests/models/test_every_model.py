@@ -30,7 +30,7 @@ from geo3d.nn.pointmaps import ConfidenceMode
 
 #: Families, whose own names are models too; models beyond this many parameters are run under the slow marker alone.
 FAMILIES = ("croco", "spark", "resnet", "convnext", "swin3d", "sparse_resnet", "i2p_mae", "i2p_mae_classifier")
-FAMILIES += ("nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic", "dust3r", "mast3r")
+FAMILIES += ("multiview", "nerf_mae", "nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic", "dust3r", "mast3r")
 HEADED = ("voxel_segmenter", "point_segmenter", "voxel_classifier", "cloud_classifier", "image_classifier")
 FAMILIES += ("croco_downstream", *HEADED)
 LARGE = 40_000_000
@@ -39,7 +39,7 @@ COSTLY = ("i2p_mae_classifier", "i2p_mae_modelnet40", "i2p_mae_scanobjectnn", "i
 SMALL = {"croco": "croco_tiny", "resnet": "resnet_tiny", "convnext": "convnext_atto", "spark": "spark"}
 SMALL |= {"croco_downstream": "croco_stereo_tiny"}
 SMALL |= {"swin3d": "swin3d_tiny", "sparse_resnet": "sparse_resnet_tiny", "i2p_mae": "i2p_mae_tiny"}
-SMALL |= {"i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
+SMALL |= {"multiview": "multiview_tiny", "i2p_mae_classifier": "i2p_mae_modelnet40", "nerf_mae": "nerf_mae_tiny"}
 SMALL |= {"dust3r": "dust3r_tiny", "mast3r": "mast3r_tiny"}
 SMALL |= {name: f"{name}_tiny" for name in ("nerf_mae_fpn", "nerf_mae_detector", "nerf_mae_semantic")}
 SMALL |= {name: name for name in HEADED}
@@ -97,6 +97,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 OPTIONS |= {
+    "multiview": OPTIONS["croco"],
     "nerf_mae_fpn": [GRIDS | {"pyramid_channels": 8}],
     "nerf_mae_detector": [
         GRIDS | {"pyramid_channels": 8, "tower_depth": 1, "corners": "bounds"},
@@ -168,7 +169,7 @@ OPTIONS |= {
 }
 
 #: Of whose sizes files of others do not tell these.
-UNTOLD = {"sparse_resnet": OPTIONS["sparse_resnet"][0].keys()}
+UNTOLD = {name: OPTIONS[name][0].keys() for name in ("sparse_resnet", "multiview")}
 UNTOLD |= {name: OPTIONS[name][0].keys() for name in ("dust3r", "mast3r", "croco_downstream", *HEADED)}
 UNTOLD |= dict.fromkeys(("i2p_mae", "i2p_mae_classifier"), ("groups", "neighbors", "heads", "radii"))
 
@@ -239,6 +240,10 @@ def forward(model: Encoder) -> torch.Tensor:
         tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
         mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
         return model(inputs, inputs.flip(3), visible_from_mask(mask)).prediction
+    if model.family == "multiview":
+        tokens = (inputs.shape[2] // model.config.patch_size) * (inputs.shape[3] // model.config.patch_size)
+        mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(0)).argsort(1) < int(0.7 * tokens)
+        return model(inputs, mask).prediction
     if isinstance(model, CroCoDownstream):
         out = model(inputs, *[inputs.flip(3)] * (model.config.views - 1))
         return torch.cat([part.flatten() for part in out if part is not None])

@@ -127,11 +127,11 @@ def test_places_in_the_world_match_clouds_perfectly() -> None:
         assert (offset - offset[0]).abs().max() < 1e-4
 
 
-@pytest.fixture(scope="module")
-def croco(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["croco_tiny", "multiview_tiny"])
+def croco(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "croco.safetensors"
     sizes = {"encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2, "decoder_dim": 32, "decoder_depth": 1}
-    network = geo3d.create_model("croco_tiny", generator=torch.Generator().manual_seed(3), decoder_heads=2, **sizes)
+    network = geo3d.create_model(request.param, generator=torch.Generator().manual_seed(3), decoder_heads=2, **sizes)
     geo3d.save_model(network, path)
     return path
 

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "depth": {"image_size": (32, 32), "resized": 40},
     "flow": {"image_size": (32, 48)},
     "i2p_mae": {"points": 300, "view_size": 64},
+    "multiview": {"image_size": (32, 32), "resized": 40, "views": 3},
     "nerf_mae": {"side": 32},
     "detect": {"side": 32, "least_volume": 0.0},
     "segment": {"voxel_size": 0.2, "max_voxels": 200, "width": 16},

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "depth": {"image_size": (16, 16), "resized": 20},
     "flow": {"image_size": (16, 24)},
     "i2p_mae": {"points": 100, "view_size": 32},
+    "multiview": {"image_size": (16, 32), "resized": 20},
     "nerf_mae": {"side": 32},
     "detect": {"side": 32, "least_volume": 0.0},
     "segment": {"signals": "XYZ", "voxel_size": 0.2, "width": 16},
@@ -48,6 +49,7 @@ LOOSE: dict[str, dict[str, Any]] = {
     "view pairs with depth": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
     "view pairs": {"options": PairOptions(min_overlap=0.01, max_angle=120)},
 }
+LOOSE["view groups"] = LOOSE["view pairs"]
 
 
 def build_meshes(root: Path) -> None:

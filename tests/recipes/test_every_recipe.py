@@ -25,6 +25,7 @@ WRONG = {
     "depth": ({"model": "croco_depth_none"}, {"model": "swin3d_tiny"}),
     "flow": ({"model": "croco_flow_none"}, {"image_size": (65, 64)}),
     "i2p_mae": ({"model": "i2p_mae_none"}, {"model": "i2p_mae_modelnet40"}),
+    "multiview": ({"model": "multiview_none"}, {"model": "croco_tiny"}),
     "nerf_mae": ({"model": "nerf_mae_none"}, {"model": "resnet_tiny"}),
     "detect": ({"model": "nerf_mae_detector_none"}, {"model": "nerf_mae_semantic_tiny"}),
     "segment": ({"model": "sparse_resnet_none"}, {"model": "resnet_tiny"}),
@@ -36,7 +37,7 @@ WRONG = {
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
 }
 #: Recipe -> a model that it has no use for, where that is not croco_tiny.
-OTHERS = dict.fromkeys(("croco", "depth", "flow", "stereo"), "swin3d_tiny") | {"classify": "nerf_mae_tiny"}
+OTHERS = dict.fromkeys(("croco", "depth", "flow", "multiview", "stereo"), "swin3d_tiny") | {"classify": "nerf_mae_tiny"}
 #: Preset -> what it lacks by itself, and a setting of the method that goes without.
 NEEDS = {
     ("i2p_mae", "paper"): (

@@ -152,6 +152,31 @@ def test_croco_takes_a_whole_network_or_a_file_of_its_authors(tmp_path: Path) ->
         assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in method.state_dict().items())
 
 
+@pytest.mark.parametrize(("of", "into"), [("croco", "multiview"), ("multiview", "croco")])
+def test_families_with_one_trunk_start_from_each_other(of: str, into: str, tmp_path: Path) -> None:
+    source = method_of(of, seed=5)
+    save_as_run(source, tmp_path / "run.safetensors")
+    encoder = {name for name in source.state_dict() if name.startswith(("network.enc_", "network.patch_embed."))}
+    for part in ("whole", "encoder"):
+        method = method_of(into)
+        before = state(method)
+        weights = find_initial_weights(tmp_path / "run.safetensors", part, method)
+        weights.load_into(method)
+        assert weights.taken.keys() == (encoder if part == "encoder" else before.keys())
+        for name, tensor in method.state_dict().items():
+            expected = source.state_dict() if name in weights.taken else before
+            assert torch.equal(tensor, expected[name]), name
+
+
+def test_multiview_takes_a_file_of_crocos_authors_and_its_licence(tmp_path: Path) -> None:
+    source = method_of("croco", seed=5, model="croco_tiny")
+    arguments = {"img_size": [32, 32], "patch_size": 8, "enc_embed_dim": 192, "enc_depth": 6, "enc_num_heads": 6}
+    arguments |= {"dec_embed_dim": 128, "dec_depth": 4, "dec_num_heads": 4, "pos_embed": "RoPE100"}
+    torch.save({"model": source.network.state_dict(), "croco_kwargs": arguments}, tmp_path / "authors.pth")
+    weights = find_initial_weights(tmp_path / "authors.pth", "whole", method_of("multiview"))
+    assert (weights.fresh, weights.unused, weights.licence) == ([], [], "CC-BY-NC-SA-4.0")
+
+
 @pytest.mark.parametrize("form", ["run", "encoder of geo3d", "encoder of the authors"])
 def test_spark_takes_an_encoder_and_draws_the_decoder(form: str, tmp_path: Path) -> None:
     source, method = method_of("spark", seed=5), method_of("spark")

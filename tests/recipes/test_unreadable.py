@@ -23,7 +23,7 @@ from geo3d.recipes.recipe import Recipe
 
 BROKEN = "scene0001_00"
 #: Samples of three rooms of three views each, of which one view or one mesh is damaged: all, and those that are lost.
-COUNTS = {"croco": None, "depth": (9, 1), "spark": (9, 1), "spark3d": (3, 1), "swin3d": (3, 1)}
+COUNTS = {"croco": None, "depth": (9, 1), "multiview": None, "spark": (9, 1), "spark3d": (3, 1), "swin3d": (3, 1)}
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_objects_of_scenes_that_cannot_be_read_are_not_there(copy: Path, tmp_pat
         opened("i2p_mae", copy, tmp_path / "run", [], strict=True)
 
 
-@pytest.mark.parametrize("name", ["croco", "spark"])
+@pytest.mark.parametrize("name", ["croco", "multiview", "spark"])
 def test_each_of_the_others_counts_once(name: str, copy: Path, tmp_path: Path, monkeypatch) -> None:
     """The figures are the means over the samples one by one, also where the last batch is smaller."""
     monkeypatch.setattr("geo3d.recipes.recipe.MEASURED_BATCH", 4)

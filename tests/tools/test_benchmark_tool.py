@@ -118,6 +118,7 @@ def _call(*args: str) -> int:
         (["croco", "--model", "croco_v1_base", "--size", "32"], "rotary embedding only"),
         (["i2p_mae", "--model", "croco_tiny"], "networks of I2P-MAE that fill in, not 'croco_tiny'"),
         (["loader", "--pairs", "few"], "--pairs"),
+        (["multiview", "--variants", "CroCo", "MuM"], "there is no 'MuM'; known: CroCo, multi-view,"),
         (["radiance_field", "--rooms", "0"], "nothing to fit; give data or rooms"),
     ],
 )

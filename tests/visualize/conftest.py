@@ -28,7 +28,8 @@ def networks(tmp_path_factory) -> dict[str, Path]:
     """Name of a model -> file of fresh weights."""
     folder = tmp_path_factory.mktemp("networks")
     found = {}
-    for name in ("sparse_resnet_tiny", "swin3d_tiny", "croco_tiny", "i2p_mae_tiny", "resnet_tiny", "nerf_mae_tiny"):
+    names = ("sparse_resnet_tiny", "swin3d_tiny", "croco_tiny", "i2p_mae_tiny", "resnet_tiny", "nerf_mae_tiny")
+    for name in (*names, "multiview_tiny"):
         found[name] = folder / f"{name}.safetensors"
         save_model(geo3d.create_model(name, generator=torch.Generator().manual_seed(0)), found[name])
     return found

@@ -116,7 +116,7 @@ def test_similarity_of_points_and_pixels(rooms: Path, networks: dict[str, Path],
     assert "pixel 20 30 of" in draw(tmp_path, capsys, "similarity", "--data", rooms, *image)
 
 
-@pytest.mark.parametrize("model", ["swin3d_tiny", "croco_tiny", "i2p_mae_tiny"])
+@pytest.mark.parametrize("model", ["swin3d_tiny", "croco_tiny", "multiview_tiny", "i2p_mae_tiny"])
 def test_attention(model: str, rooms: Path, networks: dict[str, Path], tmp_path: Path, capsys) -> None:
     printed = draw(tmp_path, capsys, "attention", "--data", rooms, "--checkpoint", networks[model], "--head", 1)
     assert "head 1 of" in printed

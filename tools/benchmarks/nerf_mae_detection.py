@@ -12,15 +12,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from benchmarks.timed_training import mean_and_spread, one_thread, side_by_side, step_seconds
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_positive
@@ -36,7 +33,6 @@ _PRETRAINING = "nerf_mae"
 PRETRAINED, RANDOM, LONGER = "pre-trained", "random weights", "random weights, for the time of both"
 #: Seeds of the rooms to pre-train on, and of those with labels.
 _UNLABELLED, _LABELLED = 0, 1
-_TIMED_STEPS = 6
 
 
 @dataclass
@@ -102,36 +98,18 @@ def settings(config: DetectionBenchmark, recipe: str, seed: int) -> Any:
     return replace(run, data=(folder,), held_out=held_out, method=method, train=train)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _ignore(_: str) -> None:
     """No line."""
 
 
-def step_seconds(config: DetectionBenchmark, recipe: str) -> float:
-    """Median CPU seconds of a training step, with the draws."""
+def _cost(config: DetectionBenchmark, recipe: str) -> float:
+    """CPU seconds of a training step."""
     run = settings(config, recipe, 0)
-    kind, batch = get_recipe(recipe), run.train.batch_size
-    source = kind.method_class.source.find(run.data)
-    method = kind.build_method(run, source, torch.Generator().manual_seed(0))
-    samples, times = method.samples(source), []
-    optimizer = torch.optim.AdamW(method.network.parameters(), lr=1e-4)
-    for step in range(_TIMED_STEPS):
-        start = time.process_time()
-        rows = [(step * batch + n) % len(samples) for n in range(batch)]
-        drawn = [samples.draw(row, np.random.default_rng([step, row])) for row in rows]
-        method(method.collate(drawn)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.process_time() - start)
-    return statistics.median(times[1:])
+    return step_seconds(recipe, run, get_recipe(recipe).method_class.source.find(run.data))
 
 
 def trained(config: DetectionBenchmark, job: Job) -> dict[str, float]:
     """Figures of one run on held-out rooms; ``seconds`` of the CPU that it took."""
-    _one_thread()
     run = settings(config, job.recipe, job.seed)
     train = replace(run.train, steps=job.steps, warmup_steps=max(1, job.steps // 10), usual_warmup=None)
     start = time.process_time()
@@ -143,20 +121,19 @@ def trained(config: DetectionBenchmark, job: Job) -> dict[str, float]:
 
 def _all(config: DetectionBenchmark, jobs: list[Job]) -> Iterator[tuple[Job, dict[str, float]]]:
     """Run jobs, some at the same time, and tell of each."""
-    with ProcessPoolExecutor(config.processes, get_context("forkserver"), initializer=_one_thread) as pool:
-        for job, found in zip(jobs, pool.map(partial(trained, config), jobs)):
-            told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-            print(f"{job.out.name}, {job.steps} steps: {told}", flush=True)
-            yield job, found
+    for job, found in zip(jobs, side_by_side(partial(trained, config), jobs, config.processes)):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(f"{job.out.name}, {job.steps} steps: {told}", flush=True)
+        yield job, found
 
 
 def run(config: DetectionBenchmark) -> list[dict[str, Any]]:
     """Rows of the table, a variant of a task each."""
-    _one_thread()
+    one_thread()
     make_room_grids(config.rooms, _UNLABELLED, config.side, print)
     make_room_grids(config.labelled + config.measured, _LABELLED, config.side, print)
     recipes = [_PRETRAINING, *(TASKS[task][0] for task in config.tasks)]
-    cost = {recipe: step_seconds(config, recipe) for recipe in recipes}
+    cost = {recipe: _cost(config, recipe) for recipe in recipes}
     print(", ".join(f"{recipe}: {seconds:.2f} s a step" for recipe, seconds in cost.items()), flush=True)
 
     def steps(recipe: str, minutes: float) -> int:
@@ -202,9 +179,7 @@ def _row(
     own = [found[variant, seed] for seed in range(config.seeds)]
     columns = {"steps": str(steps)}
     for name in figures:
-        values = [100 * one[name] for one in own]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        columns[name] = f"{statistics.mean(values):.1f}{spread} %"
+        columns[name] = mean_and_spread([one[name] for one in own])
     case = (
         f"{task}: {config.labelled} rooms to fine-tune on, {config.measured} to measure on, "
         f"{config.minutes:g} minutes each, {config.seeds} seeds"
