@@ -53,7 +53,7 @@ TASKS = (
     Task("spark3d", "segment", "rooms", 300, _SEGMENT, {"method.labels": 2}),
     Task("swin3d", "segment", "rooms", 200, _SEGMENT),
     Task("i2p_mae", "classify", "objects", 200, _CLASSIFY),
-    Task("spark", "classify", "images", 200, _CLASSIFY),
+    Task("spark", "classify", "images", 600, _CLASSIFY),
     Task("nerf_mae", "segment_grids", "grids", 40, _SEGMENT),
 )
 

@@ -56,7 +56,7 @@ class LabelledScenes(PointScenes):
     """
 
     kind = "labelled points"
-    holds = "labelled points or a labelled mesh"
+    holds = "labelled points or a labelled mesh (files of points beside a classes.txt with the names of classes)"
     needs = ("labels",)
 
     def __init__(
