@@ -3,6 +3,8 @@
 from geo3d.inference.encoded import EncodedCloud, EncodedGrid, EncodedImage, EncodedPair, EncodedScene
 from geo3d.inference.loaded import LoadedEncoder, load_encoder
 from geo3d.inference.normals import estimate_normals
+from geo3d.inference.stereo import StereoOutput, match_stereo
+from geo3d.inference.tiling import TiledOutput, tiled_loss, tiled_prediction
 
 __all__ = [
     "EncodedCloud",
@@ -11,6 +13,11 @@ __all__ = [
     "EncodedPair",
     "EncodedScene",
     "LoadedEncoder",
+    "StereoOutput",
+    "TiledOutput",
     "estimate_normals",
     "load_encoder",
+    "match_stereo",
+    "tiled_loss",
+    "tiled_prediction",
 ]

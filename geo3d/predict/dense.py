@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from geo3d.datasets.image_files import decode, open_image
-from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.inference.loaded import find_device
 from geo3d.models import create_model
@@ -69,25 +68,13 @@ def load_network(options: DenseOptions, task: str) -> CroCoDownstream:
     return model.to(device)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return decode(open_image(path, path.name), path, path.name)
-    except BrokenScene as broken:
-        raise InputError(broken.detail) from broken
-
-
 def read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
     """Two images (H, W, 3) uint8 of one size.
 
     Raises:
         InputError: they cannot be read, or differ in size.
     """
-    images = read_image(first), read_image(second)
+    images = read_photo(first), read_photo(second)
     if images[0].shape != images[1].shape:
         sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
         raise InputError(f"{second}: is {sizes[1]} pixels, {first} is {sizes[0]}; both must be of one size")

@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from geo3d.datasets.disparity_files import write_disparity_png, write_pfm
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.inference.tiling import tiled_prediction
 from geo3d.models.croco_downstream import CroCoDownstream
@@ -19,7 +20,6 @@ from geo3d.predict.dense import (
     deviation_of,
     load_network,
     prepare_files,
-    read_image,
     shown,
     told,
     told_files,
@@ -67,7 +67,7 @@ def _place(out: Path, image: Path, count: int) -> Path:
 
 def _one(config: DepthOptions, model: CroCoDownstream, path: Path, files: dict[str, Path]) -> list[str]:
     """Predict an image's depth and write it; lines that say so."""
-    image = read_image(path)
+    image = read_photo(path)
     size = image.shape[:2]
     tile, weigh = config.tile or model.config.crop, model.config.tile_confidence.weight
     read = as_network_reads(image, config, model)
