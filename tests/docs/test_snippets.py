@@ -56,6 +56,8 @@ QUICKER = {
     r"^pretrain nerf_mae( |$)": "--method.model nerf_mae_tiny",
     r"^finetune nerf_mae_detection": "--method.model nerf_mae_detector_tiny",
     r"^finetune nerf_mae_segmentation": "--method.model nerf_mae_semantic_tiny",
+    r"^finetune pointmaps": "--method.image-size 32 32",
+    r"^finetune pointmaps(?!.*mast3r)": "--method.model dust3r_tiny",
     r"^prepare synthetic": "--scenes 1 --objects 0 --views 2 --width 64 --height 48",
     r"^prepare grids(?!.*--route)": "--route depth_fusion",
     r"^prepare grids": "--longest-side 32",
