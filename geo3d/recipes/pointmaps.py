@@ -31,7 +31,7 @@ class PointmapsRun(PairsRun):
 
 
 def _tiny() -> PointmapsRun:
-    """Minutes on a CPU, best from `--init` with a run of croco."""
+    """A small network for CPUs, from `--init` with a run of croco; too short to be of use, see docs/dust3r.md."""
     train = TrainConfig(steps=200, batch_size=16, lr=1e-3, warmup_steps=20, clip_norm=1.0, workers=1)
     return PointmapsRun(rooms=16, train=train)
 

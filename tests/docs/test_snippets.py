@@ -66,6 +66,8 @@ QUICKER = {
     r"^predict detect": "--side 32",
     r"^finetune detect": "--method.model nerf_mae_detector_tiny",
     r"^finetune segment_grids": "--method.model nerf_mae_semantic_tiny",
+    r"^finetune pointmaps": "--method.image-size 32 32",
+    r"^finetune pointmaps(?!.*mast3r)": "--method.model dust3r_tiny",
     r"^prepare synthetic": "--scenes 1 --objects 0 --views 2 --width 64 --height 48",
     r"^prepare stereo": "--scenes 1 --pairs 1 --width 48 --height 32",
     r"^prepare grids(?!.*--route)": "--route depth_fusion",
