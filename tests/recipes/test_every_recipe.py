@@ -37,7 +37,9 @@ WRONG = {
     "swin3d": ({"model": "swin3d_none"}, {"first_stride": 0}),
 }
 #: Recipe -> a model that it has no use for, where that is not croco_tiny.
-OTHERS = dict.fromkeys(("croco", "depth", "flow", "multiview", "stereo"), "swin3d_tiny") | {"classify": "nerf_mae_tiny"}
+OTHERS = dict.fromkeys(("croco", "depth", "flow", "multiview", "pointmaps", "stereo"), "swin3d_tiny") | {
+    "classify": "nerf_mae_tiny"
+}
 #: Preset -> what it lacks by itself, and a setting of the method that goes without.
 NEEDS = {
     ("i2p_mae", "paper"): (
