@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,11 +12,28 @@ from geo3d.errors import InputError
 
 #: Channels of the four levels, and of what they are joined in, as published.
 LEVELS, WIDTH = (96, 192, 384, 768), 256
+#: Standard deviation of the weights of a fresh head's last layer.
+_SMALL = 0.01
 
 
 def hook_layers(depth: int) -> tuple[int, int, int, int]:
     """Entries, of a list of ``depth + 1``, that the four levels read where the first is the encoder's output."""
     return 0, depth // 2, depth * 3 // 4, depth
+
+
+@torch.no_grad()
+def begin_small(head: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw the last layer of a fresh head so that it begins with values near 0 everywhere.
+
+    Values as large as those of hidden layers are soon all shrunk to one constant, which it takes a small network a
+    hundred steps and more to leave again.
+
+    Args:
+        head: a :class:`DPTHead` or :class:`PixelHead`.
+        generator: draws the weights.
+    """
+    nn.init.normal_(head.last_layer.weight, std=_SMALL, generator=generator)
+    nn.init.zeros_(head.last_layer.bias)
 
 
 class ResidualUnit(nn.Module):
@@ -113,6 +131,11 @@ class DPTHead(nn.Module):
             nn.Conv2d(last, channels, 1),
         )
 
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The layer whose output is the map."""
+        return self.head[-1]
+
     def forward(self, tokens: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Predict.
 
@@ -153,6 +176,11 @@ class PixelHead(nn.Module):
         self.patch_size, self.channels_last = patch_size, channels_last
         self.proj = nn.Linear(dim, channels * patch_size**2)
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The layer whose output is the map."""
+        return self.proj
+
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) -> (B, channels, rows * patch_size, columns * patch_size)."""
         out = self.proj(tokens)
@@ -173,6 +201,7 @@ __all__ = [
     "FusionBlock",
     "PixelHead",
     "ResidualUnit",
+    "begin_small",
     "hook_layers",
     "tokens_to_pixels",
 ]
