@@ -21,7 +21,7 @@ from geo3d.models.croco import CroCoFamily, large_encoder
 from geo3d.models.croco_trunk import CroCoConfig, CroCoTrunk
 from geo3d.models.family import ReleasedFile
 from geo3d.nn import token_positions
-from geo3d.nn.dpt import LEVELS, WIDTH, DPTHead, PixelHead, begin_small
+from geo3d.nn.dpt import LEVELS, WIDTH, DPTHead, PixelHead, draw_head
 from geo3d.nn.laplace import CriterionConfig
 
 Task = Literal["stereo", "flow", "depth"]
@@ -176,9 +176,9 @@ class CroCoDownstream(CroCoTrunk):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights: as CroCo's, and small ones in the head's last layer."""
+        """Draw fresh weights: as CroCo's, and those of the head as :func:`geo3d.nn.dpt.draw_head` does."""
         super().reset_parameters(generator)
-        begin_small(self.head.dpt if self.config.head == "dpt" else self.head, generator)
+        draw_head(self.head.dpt if self.config.head == "dpt" else self.head, generator)
 
     def tokens(self, first: Tensor, second: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
         """Outputs of blocks for the first image, the encoder's counted first, then the decoder's.

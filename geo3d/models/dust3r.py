@@ -22,7 +22,7 @@ from geo3d.models.dust3r_heads import PairPointmaps, Pointmap, build_head, uprig
 from geo3d.models.family import ReleasedFile
 from geo3d.nn import token_positions
 from geo3d.nn.colors import CENTRED
-from geo3d.nn.dpt import LEVELS, WIDTH, begin_small
+from geo3d.nn.dpt import LEVELS, WIDTH, draw_head
 from geo3d.nn.patches import patchify
 from geo3d.nn.pointmaps import ConfidenceMode, DepthMode
 
@@ -141,15 +141,10 @@ class DUSt3R(CroCoTrunk):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights: as CroCo's, PyTorch's own in the heads, and small ones in their last layer."""
+        """Draw fresh weights: as CroCo's, and those of the heads as :func:`geo3d.nn.dpt.draw_head` does."""
         super().reset_parameters(generator)
         for head in (self.downstream_head1, self.downstream_head2):
-            for module in head.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                    bound = module.weight[0].numel() ** -0.5  # PyTorch's own, which the published heads begin with
-                    for parameter in module.parameters():
-                        nn.init.uniform_(parameter, -bound, bound, generator=generator)
-            begin_small(head if self.config.head == "linear" else head.dpt, generator)
+            draw_head(head if self.config.head == "linear" else head.dpt, generator)
 
     def forward(
         self,

@@ -22,16 +22,21 @@ def hook_layers(depth: int) -> tuple[int, int, int, int]:
 
 
 @torch.no_grad()
-def begin_small(head: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw the last layer of a fresh head so that it begins with values near 0 everywhere.
+def draw_head(head: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw the weights of a fresh head: PyTorch's own, as the published ones begin, and in the last layer near 0.
 
-    Values as large as those of hidden layers are soon all shrunk to one constant, which it takes a small network a
-    hundred steps and more to leave again.
+    Larger values are soon all shrunk to one constant, which it takes a small network a hundred steps and more to leave
+    again; and confidences as large as Xavier's are beyond what criteria bound.
 
     Args:
         head: a :class:`DPTHead` or :class:`PixelHead`.
         generator: draws the weights.
     """
+    for module in head.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            bound = module.weight[0].numel() ** -0.5
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
     nn.init.normal_(head.last_layer.weight, std=_SMALL, generator=generator)
     nn.init.zeros_(head.last_layer.bias)
 
@@ -201,7 +206,7 @@ __all__ = [
     "FusionBlock",
     "PixelHead",
     "ResidualUnit",
-    "begin_small",
+    "draw_head",
     "hook_layers",
     "tokens_to_pixels",
 ]

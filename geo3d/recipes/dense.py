@@ -75,7 +75,7 @@ def _published(epochs: int, batch_size: int, lr: float) -> TrainConfig:
 
 def _stereo_tiny() -> StereoRun:
     """Minutes on a CPU: small network, images of 96 pixels along the shorter side."""
-    method = StereoConfig(resized=96, scale=(1.0, 1.4))
+    method = StereoConfig(resized=96, color_jitter=0.2, asymmetric=0.0)
     return StereoRun(method=method, train=_tiny_training())
 
 
@@ -86,7 +86,7 @@ def _stereo_paper() -> StereoRun:
 
 def _flow_tiny() -> FlowRun:
     """Minutes on a CPU: small network, images of 96 pixels along the shorter side."""
-    method = FlowConfig(resized=96, scale=(0.8, 1.2))
+    method = FlowConfig(resized=96, scale=(0.9, 1.1), color_jitter=0.2, asymmetric=0.0)
     return FlowRun(method=method, train=_tiny_training())
 
 
