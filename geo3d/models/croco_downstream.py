@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.croco_downstream import read_croco_downstream
+from geo3d.checkpoints.croco_downstream import USUAL, read_croco_downstream
 from geo3d.checkpoints.loading import Stored
 from geo3d.errors import InputError
 from geo3d.models.croco import PRESETS as CROCO_PRESETS
@@ -28,6 +28,8 @@ Task = Literal["stereo", "flow", "depth"]
 
 #: Channels of what a task predicts, beside a confidence.
 CHANNELS: dict[Task, int] = {"stereo": 1, "flow": 2, "depth": 1}
+#: Exponent of a weight at most: sums of weighed values stay far below the largest float32, about exp(88).
+_STEEPEST = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class TileConfidence:
             )
 
     def weight(self, confidence: Tensor) -> Tensor:
-        """Raw confidences -> weights, of the same shape."""
+        """Raw confidences -> weights, of the same shape; neither 0 nor infinite."""
         if self.scale is None:
-            return (-self.beta * confidence).exp()
+            return (-self.beta * confidence).clamp(-_STEEPEST, _STEEPEST).exp()
         return (-self.beta * 2 * ((confidence / self.scale).sigmoid() - 0.5)).exp()
 
 
@@ -241,17 +243,26 @@ def _sizes(base: CroCoConfig, **chosen: Any) -> CroCoDownstreamConfig:
     return CroCoDownstreamConfig(**{**trunk, "image_size": crop, **chosen})
 
 
+_OF_TASK: dict[str, dict[str, Any]] = {
+    "stereo": {"crop": (352, 704)},
+    "flow": {"crop": (320, 384)},
+    "depth": {"views": 1},
+}
+
+
 def _task(task: Task) -> dict[str, Any]:
     """What the published networks of a task have of their own."""
-    if task == "stereo":
-        return {"task": task, "crop": (352, 704)}
-    tiles = TileConfidence(10.0, 5.0)
-    return {"task": task, "crop": (320, 384), "criterion": CriterionConfig("bounded"), "tile_confidence": tiles}
+    usual = USUAL[task]
+    return {
+        "task": task,
+        "criterion": CriterionConfig(**usual["criterion"]),
+        "tile_confidence": TileConfidence(**usual["tile_confidence"]),
+        **_OF_TASK[task],
+    }
 
 
 _TINY = {"head_levels": (32, 64, 96, 128), "head_width": 64}
-# The criterion of depth is not published; without a bound of b, as "laplacian" has it, training diverges at times.
-_DEPTH = {"task": "depth", "views": 1, "criterion": CriterionConfig("bounded2")}
+_DEPTH = _task("depth")
 _TRUNKS = {name.removeprefix("croco_v2_"): trunk for name, trunk in CROCO_PRESETS.items() if "_v2_" in name}
 
 #: Named configurations: task, encoder and decoder as in the names of CroCo v2's.

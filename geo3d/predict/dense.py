@@ -117,7 +117,7 @@ def prepare_files(out: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         InputError: another ending, or nothing can be written there.
     """
-    if out.suffix not in endings:
+    if out.suffix.lower() not in endings:
         raise InputError(f"{out}: results are written to a file that ends in {', '.join(endings)}")
     files = {"out": out, "arrays": out.with_suffix(".npz"), "picture": out.with_name(f"{out.stem}_picture.png")}
     for path in files.values():

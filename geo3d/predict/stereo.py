@@ -101,10 +101,6 @@ def predict(config: StereoOptions) -> str:
     raw = None if confidence is None else confidence[0].float().cpu().numpy()
     arrays = {"disparity": disparity, "confidence": raw, "deviation": deviation, "known": known, "depth": depth}
     write_arrays(files["arrays"], arrays)
-    if config.out.suffix == ".pfm":
-        write_pfm(config.out, disparity)
-    elif config.out.suffix == ".png":
-        write_disparity_png(config.out, disparity)
     panels, legends = {"left image": images[0]}, {}
     lines = [told(disparity, "disparity", "pixels")]
     for name, values, unit in (("disparity", disparity, "px"), ("expected error", deviation, "px")):
@@ -117,4 +113,9 @@ def predict(config: StereoOptions) -> str:
     if deviation is not None:
         lines.append(f"expected error: {np.median(deviation):.3g} pixels in the median")
     write_picture(files["picture"], with_legend(panels, legends))
+    # Last: a PNG does not hold them all.
+    if config.out.suffix.lower() == ".pfm":
+        write_pfm(config.out, disparity)
+    elif config.out.suffix.lower() == ".png":
+        write_disparity_png(config.out, disparity)
     return "\n".join([*lines, *told_files(files, "disparity")])

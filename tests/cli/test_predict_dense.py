@@ -72,8 +72,8 @@ def test_stereo(ending: str, networks: dict, photos: list[Path], tmp_path: Path,
     near = np.isfinite(disparity) & (disparity > 0)
     np.testing.assert_allclose(metres[near], 20 / disparity[near], rtol=1e-5)
     assert (metres[~near] == 0).all()
-    if ending != ".npz":  # KITTI's numbers go in steps of 1 / 256 and are positive
-        stored, step = read_disparity(out, "a"), 1 / 500 if ending == ".png" else 0
+    if ending != ".npz":  # KITTI's numbers go in steps of 1 / 256 from the first of these
+        stored, step = read_disparity(out, "a"), 1 / 250 if ending == ".png" else 0
         kept = near if ending == ".png" else known
         np.testing.assert_array_equal(np.isfinite(stored) | ~kept, True)
         np.testing.assert_allclose(stored[kept], disparity[kept], rtol=0, atol=step)
@@ -132,6 +132,23 @@ def test_resized_images_give_results_in_the_images_own_pixels(
         np.testing.assert_allclose(moved["deviation"], 2 * 2.125, rtol=1e-5)  # b = (0.25 + 4) / 2 where c is 0
         np.testing.assert_allclose(matched["disparity"], 6.0, rtol=1e-5)
         np.testing.assert_allclose(matched["deviation"], 2.0, rtol=1e-5)
+
+
+def test_what_a_png_does_not_hold_is_told_and_the_rest_is_there(
+    networks: dict, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def far(self: CroCoDownstream, first: torch.Tensor, second: torch.Tensor | None = None) -> Any:
+        channels = 1 + (self.config.task == "flow")
+        return torch.full((1, channels, *first.shape[2:]), 600.0), torch.zeros_like(first[:, 0])
+
+    monkeypatch.setattr(CroCoDownstream, "forward", far)
+    for task, inputs in (("stereo", photos), ("flow", photos), ("depth", photos)):
+        out = tmp_path / f"{task}.PNG"
+        text = error_of(capsys, "predict", task, *inputs, "--checkpoint", networks[task][0], "--out", out)
+        assert "962" in text and "up to 600; write a" in text
+        for stem in (task,) if task != "depth" else (f"{task}_left", f"{task}_right"):
+            assert (tmp_path / f"{stem}.npz").exists() and (tmp_path / f"{stem}_picture.png").exists()
+            assert not (tmp_path / f"{stem}.PNG").exists()
 
 
 def test_what_does_not_fit_is_told(
