@@ -145,9 +145,11 @@ def test_what_a_png_does_not_hold_is_told_and_the_rest_is_there(
     for task, inputs in (("stereo", photos), ("flow", photos), ("depth", photos)):
         out = tmp_path / f"{task}.PNG"
         text = error_of(capsys, "predict", task, *inputs, "--checkpoint", networks[task][0], "--out", out)
-        assert "962" in text and "up to 600; write a" in text
+        assert "962" in text
+        assert "up to 600; write a" in text
         for stem in (task,) if task != "depth" else (f"{task}_left", f"{task}_right"):
-            assert (tmp_path / f"{stem}.npz").exists() and (tmp_path / f"{stem}_picture.png").exists()
+            assert (tmp_path / f"{stem}.npz").exists()
+            assert (tmp_path / f"{stem}_picture.png").exists()
             assert not (tmp_path / f"{stem}.PNG").exists()
 
 
