@@ -85,6 +85,8 @@ class CroCoDownstreamConfig(CroCoConfig):
     """Height and width of the images that it is trained on, and of the tiles of larger ones, pixels."""
     tile_confidence: TileConfidence = field(default_factory=TileConfidence)
     """How confidences weigh overlapping tiles."""
+    resized: int | None = None
+    """Shorter side of the images that it was trained on, pixels; None: they were as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +94,8 @@ class CroCoDownstreamConfig(CroCoConfig):
             raise InputError(f"CroCo: views must be 1 or 2, got {self.views}")
         if min(self.crop) <= 0 or any(side % self.patch_size for side in self.crop):
             raise InputError(f"CroCo: crop {self.crop} must be positive multiples of the patch size {self.patch_size}")
+        if self.resized is not None and self.resized < 1:
+            raise InputError(f"CroCo: resized must be at least 1 pixel, or none, got {self.resized}")
         if self.hooks and (len(self.hooks) != 4 or not all(0 <= hook < self.blocks for hook in self.hooks)):
             raise InputError(f"CroCo: hooks must be four numbers from 0 to {self.blocks - 1}, got {self.hooks}")
         if min(*self.head_levels, self.head_width, self.head_last) <= 0 or self.head_width % 2:
@@ -295,7 +299,7 @@ class CroCoDownstreamFamily(CroCoFamily):
 
 _ADDRESS = "https://download.europe.naverlabs.com/ComputerVision/CroCo/StereoFlow_models/"
 _OF_HEAD = ("task", "views", "confidence", "head", "hooks", "head_levels", "head_width", "head_last", "linear_order")
-_OF_USE = ("criterion", "crop", "tile_confidence")
+_OF_USE = ("criterion", "crop", "tile_confidence", "resized")
 
 
 def _released(task: Task, ending: str, model: str = "large_base") -> ReleasedFile:
@@ -312,7 +316,7 @@ FAMILY = CroCoDownstreamFamily(
     presets=PRESETS,
     read=read_croco_downstream,
     named=tuple(f.name for f in fields(CroCoDownstreamConfig) if f.name not in ("image_size", "hooks", *_OF_USE)),
-    free=("image_size", "hooks", "crop", "tile_confidence"),
+    free=("image_size", "hooks", "crop", "tile_confidence", "resized"),
     unstated=("criterion", "task", "linear_order"),
     of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
     of_head=(*_OF_HEAD, "criterion"),

@@ -23,6 +23,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import with_legend
@@ -58,7 +59,7 @@ def predict(config: DepthOptions) -> str:
     model = load_network(config, "depth")
     if model.config.views != 1:
         raise InputError(f"{config.checkpoint}: its network looks at two images; depth is predicted of one")
-    lines, errors = [], []
+    lines, errors = told_size(config, model), []
     for path in config.images:
         try:
             lines += _one(config, model, path, files[path])

@@ -21,6 +21,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import flow_colours, with_legend
@@ -70,7 +71,7 @@ def predict(config: FlowOptions) -> str:
     longest = float(np.quantile(length, _LONGEST))
     panels = {"first image": images[0], "second image": images[1], "flow": flow_colours(flow, longest)}
     legends: dict[str, tuple[str, str] | str] = {"flow": f"full colour: {longest:.3g} px or more"}
-    lines = [told(length, "flow of lengths", "pixels")]
+    lines = [*told_size(config, model), told(length, "flow of lengths", "pixels")]
     if deviation is not None:
         panels["expected error"], legends["expected error"] = shown(deviation, "px")
         lines.append(f"expected error: {np.median(deviation):.3g} pixels in the median")

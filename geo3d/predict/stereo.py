@@ -22,6 +22,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import with_legend
@@ -102,7 +103,7 @@ def predict(config: StereoOptions) -> str:
     arrays = {"disparity": disparity, "confidence": raw, "deviation": deviation, "known": known, "depth": depth}
     write_arrays(files["arrays"], arrays)
     panels, legends = {"left image": images[0]}, {}
-    lines = [told(disparity, "disparity", "pixels")]
+    lines = [*told_size(config, model), told(disparity, "disparity", "pixels")]
     for name, values, unit in (("disparity", disparity, "px"), ("expected error", deviation, "px")):
         if values is not None:
             panels[name], legends[name] = shown(values, unit)
