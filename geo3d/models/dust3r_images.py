@@ -99,9 +99,9 @@ def load_image(
     """Load a photograph as DUSt3R and MASt3R do.
 
     ``size=224``, or ``square``: the short side becomes that long and the centre square is taken. Any other size: the
-    long side becomes that long, and of both sides the central whole patches are taken; a square image loses a quarter of its
-    height, since the published networks of 512 pixels never saw squares, unless ``square_ok``. (Where a quarter is no
-    whole number of patches, a little more: the published code leaves a height there that its network refuses.)
+    long side becomes that long, and of both sides the central whole patches are taken; a square image loses a quarter
+    of its height, since the published networks of 512 pixels never saw squares, unless ``square_ok``. (Where a quarter
+    is no whole number of patches, a little more: the published code leaves a height there that its network refuses.)
 
     Args:
         image: path of a file, whose EXIF orientation is followed, or a Pillow image (likewise), or else what
