@@ -228,6 +228,7 @@ def test_wrong_files_are_told(tmp_path: Path) -> None:
         ({"criterion": "LaplacianLoss(c=1)"}, "is not known"),
         ({"criterion": "LaplacianLossBounded2(a=True)"}, "expected a number"),
         ({"criterion": 3}, "is not a plain constructor call"),
+        ({"criterion": "LaplacianLossBounded2(a=1e5)"}, "criterion bounded2: a must be at most 10000"),
         ({"tile_conf_mode": "conf_exp"}, "tile_conf_mode 'conf_exp' should be"),
         ({"task": "normals"}, "task 'normals' is not known"),
         ({"task": "flow"}, None),  # two channels are flow without a confidence
