@@ -22,6 +22,7 @@ from PIL import Image
 from geo3d.datasets.files import PILLOW_ERRORS, read_bytes
 from geo3d.datasets.image_files import open_raw, stored_values
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.errors import InputError
 from geo3d.writing import replacing
 
 #: Endings of the files that are read, in the order in which they are preferred.
@@ -127,14 +128,25 @@ def write_pfm(path: Path, values: np.ndarray) -> None:
         unfinished.write_bytes(f"Pf\n{width} {height}\n-1.0\n".encode() + stored.tobytes())
 
 
-def write_disparity_png(path: Path, values: np.ndarray) -> None:
+def write_disparity_png(path: Path, values: np.ndarray, unit: str = "pixels") -> None:
     """Write disparity (H, W) as KITTI does: 256ths of a pixel in 16 bits, 0 where unknown; at most 255.99 pixels.
 
+    Args:
+        path: the file.
+        values: the map; what is negative counts as unknown.
+        unit: of the values, for messages.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: values that 16 bits do not hold, or the file cannot be written.
     """
     known = np.isfinite(values) & (values >= 0)
-    counts = np.where(known, np.rint(np.where(known, values, 0) * _KITTI_DISPARITY).clip(1, _SIXTEEN_BITS), 0)
+    counts = np.where(known, np.rint(np.where(known, values, 0) * _KITTI_DISPARITY).clip(min=1), 0)
+    beyond = counts > _SIXTEEN_BITS
+    if beyond.any():
+        raise InputError(
+            f"{path}: a PNG as KITTI has it holds up to {_SIXTEEN_BITS / _KITTI_DISPARITY:.2f} {unit}; {beyond.sum()} "
+            f"pixels have more, up to {values[known].max():.6g}; write a .pfm or .npz instead"
+        )
     with replacing(path) as unfinished:
         Image.fromarray(counts.astype(np.uint16)).save(unfinished, format="PNG")
 
@@ -155,10 +167,17 @@ def write_flow_png(path: Path, values: np.ndarray) -> None:
     """Write flow (H, W, 2) as KITTI does: 64ths of a pixel in 16 bits, within +-512 pixels.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: flow that 16 bits do not hold, or the file cannot be written.
     """
     known = np.isfinite(values).all(-1)
-    counts = np.rint(np.where(known[..., None], values, 0) * _KITTI_FLOW + _KITTI_ZERO).clip(0, _SIXTEEN_BITS)
+    counts = np.rint(np.where(known[..., None], values, 0) * _KITTI_FLOW + _KITTI_ZERO)
+    beyond = ((counts < 0) | (counts > _SIXTEEN_BITS)).any(-1)
+    if beyond.any():
+        raise InputError(
+            f"{path}: a PNG as KITTI has it holds flow from {-_KITTI_ZERO / _KITTI_FLOW:.0f} to "
+            f"{(_SIXTEEN_BITS - _KITTI_ZERO) / _KITTI_FLOW:.2f} pixels; that of {beyond.sum()} pixels is longer, up to "
+            f"{np.abs(values[known]).max():.6g}; write a .flo or .npz instead"
+        )
     pixels = np.concatenate([np.where(known[..., None], counts, 0), known[..., None]], -1).astype(">u2")
     height, width, _ = pixels.shape
     rows = np.zeros((height, 1 + 6 * width), np.uint8)  # each row begins with the number of its filter: none

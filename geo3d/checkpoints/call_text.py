@@ -11,6 +11,8 @@ from geo3d.errors import InputError
 
 #: The only names that may stand where a value does.
 _NAMES = {"inf": math.inf}
+#: Characters of a call at most: files that are damaged or made to harm hold longer texts.
+_LONGEST = 10_000
 
 
 def parse_call(text: Any, path: str | Path, what: str = "args.model") -> tuple[str, dict[str, Any]]:
@@ -26,12 +28,21 @@ def parse_call(text: Any, path: str | Path, what: str = "args.model") -> tuple[s
     Raises:
         InputError: anything else.
     """
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        found = f"{len(text):,} characters" if isinstance(text, str) else type(text).__name__
+        raise InputError(
+            f"{path}: {what} {str(text)[:200]!r} is not a plain constructor call (expected a text of at most "
+            f"{_LONGEST:,} characters, found {found})"
+        )
     try:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("not a call with keyword arguments")
         if not isinstance(call.func, ast.Name):
             raise ValueError("not the name of a class")
+        names = [k.arg for k in call.keywords]
+        if len(set(names)) < len(names):
+            raise ValueError("an argument is given twice")
         return call.func.id, {k.arg: _value(k.value) for k in call.keywords if k.arg}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: {what} {str(text)[:200]!r} is not a plain constructor call ({error})") from error

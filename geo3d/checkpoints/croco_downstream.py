@@ -23,6 +23,13 @@ CRITERIA = {
     "LaplacianLossBounded": "bounded",
     "LaplacianLossBounded2": "bounded2",
 }
+#: Task -> what its published networks are trained by and how their tiles are weighed, where a file does not say; the
+#: criterion of depth is not published: without a bound of b, as "laplacian" has it, training diverges at times.
+USUAL: dict[str, dict[str, Any]] = {
+    "stereo": {"criterion": {"name": "bounded2"}, "tile_confidence": {"beta": 15.0, "scale": 3.0}},
+    "flow": {"criterion": {"name": "bounded"}, "tile_confidence": {"beta": 10.0, "scale": 5.0}},
+    "depth": {"criterion": {"name": "bounded2"}, "tile_confidence": {"beta": 15.0, "scale": 3.0}},
+}
 _ARGUMENTS = ("max_gtnorm", "a", "b")
 _HEAD = "head."
 _TASK_CHANNELS = {"stereo": 1, "flow": 2, "depth": 1}
@@ -57,7 +64,7 @@ def read_croco_downstream(content: Any, path: Path, options: Mapping[str, Any]) 
     found = head.pop("channels")
     if found - channels not in (0, 1):
         raise InputError(f"{path}: its head has {found} channels; {config['task']} has {channels}, or one more")
-    config |= head | {"confidence": found > channels}
+    config |= USUAL[config["task"]] | head | {"confidence": found > channels}
     if args.get("criterion") is not None:
         config["criterion"] = criterion_from_published(args["criterion"], path)
     if args.get("tile_conf_mode") is not None:
@@ -108,4 +115,4 @@ def tiles_from_published(mode: str, path: str | Path) -> dict[str, Any]:
     )
 
 
-__all__ = ["CRITERIA", "criterion_from_published", "read_croco_downstream", "tiles_from_published"]
+__all__ = ["CRITERIA", "USUAL", "criterion_from_published", "read_croco_downstream", "tiles_from_published"]

@@ -29,6 +29,7 @@ from geo3d.writing import replacing, write_tensors, write_torch, writing
 MODEL_CARD_KEY = "geo3d.model"
 #: Name of the constructor's arguments in a folder of the Hugging Face Hub, and the key under which they are handed on.
 HUB_CONFIG = "config.json"
+_LARGEST_CONFIG = 1_000_000  # bytes
 #: Endings that are written as ``torch.save`` writes; every other file is safetensors.
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 #: Names under which tools put a state dict into a container, the innermost last.
@@ -208,6 +209,11 @@ def _with_hub_config(file: WeightFile, folder: Path) -> WeightFile:
     config = folder / HUB_CONFIG
     if file.card or not config.is_file():
         return file
+    if (size := config.stat().st_size) > _LARGEST_CONFIG:
+        raise InputError(
+            f"{config}: {size:,} bytes are no arguments of a network, at most {_LARGEST_CONFIG:,} are read; fetch "
+            "it again"
+        )
     try:
         arguments = json.loads(config.read_text(encoding="utf-8-sig"))  # bare Infinity is a number there
     except (OSError, ValueError, RecursionError) as error:

@@ -148,7 +148,7 @@ class DensePrediction(Finetuning):
             raise InputError(
                 f"model must predict {self.name}, such as croco_{self.name}_tiny; {config.model} is of {family}"
             )
-        sizes = {"image_size": config.image_size, "crop": config.image_size}
+        sizes = {"image_size": config.image_size, "crop": config.image_size, "resized": config.resized}
         self.network: CroCoDownstream = create_model(config.model, **sizes, generator=generator)
         made = self.network.config
         if (made.task, made.views) != (self.name, self.images):

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geo3d.checkpoints.croco_downstream import read_croco_downstream
+from geo3d.checkpoints.croco_downstream import USUAL, read_croco_downstream
 from geo3d.checkpoints.loading import Stored
 from geo3d.errors import InputError
 from geo3d.models.croco import PRESETS as CROCO_PRESETS
@@ -28,6 +28,8 @@ Task = Literal["stereo", "flow", "depth"]
 
 #: Channels of what a task predicts, beside a confidence.
 CHANNELS: dict[Task, int] = {"stereo": 1, "flow": 2, "depth": 1}
+#: Exponent of a weight at most: sums of weighed values stay far below the largest float32, about exp(88).
+_STEEPEST = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class TileConfidence:
             )
 
     def weight(self, confidence: Tensor) -> Tensor:
-        """Raw confidences -> weights, of the same shape."""
+        """Raw confidences -> weights, of the same shape; neither 0 nor infinite."""
         if self.scale is None:
-            return (-self.beta * confidence).exp()
+            return (-self.beta * confidence).clamp(-_STEEPEST, _STEEPEST).exp()
         return (-self.beta * 2 * ((confidence / self.scale).sigmoid() - 0.5)).exp()
 
 
@@ -83,6 +85,8 @@ class CroCoDownstreamConfig(CroCoConfig):
     """Height and width of the images that it is trained on, and of the tiles of larger ones, pixels."""
     tile_confidence: TileConfidence = field(default_factory=TileConfidence)
     """How confidences weigh overlapping tiles."""
+    resized: int | None = None
+    """Shorter side of the images that it was trained on, pixels; None: they were as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +94,8 @@ class CroCoDownstreamConfig(CroCoConfig):
             raise InputError(f"CroCo: views must be 1 or 2, got {self.views}")
         if min(self.crop) <= 0 or any(side % self.patch_size for side in self.crop):
             raise InputError(f"CroCo: crop {self.crop} must be positive multiples of the patch size {self.patch_size}")
+        if self.resized is not None and self.resized < 1:
+            raise InputError(f"CroCo: resized must be at least 1 pixel, or none, got {self.resized}")
         if self.hooks and (len(self.hooks) != 4 or not all(0 <= hook < self.blocks for hook in self.hooks)):
             raise InputError(f"CroCo: hooks must be four numbers from 0 to {self.blocks - 1}, got {self.hooks}")
         if min(*self.head_levels, self.head_width, self.head_last) <= 0 or self.head_width % 2:
@@ -241,17 +247,26 @@ def _sizes(base: CroCoConfig, **chosen: Any) -> CroCoDownstreamConfig:
     return CroCoDownstreamConfig(**{**trunk, "image_size": crop, **chosen})
 
 
+_OF_TASK: dict[str, dict[str, Any]] = {
+    "stereo": {"crop": (352, 704)},
+    "flow": {"crop": (320, 384)},
+    "depth": {"views": 1},
+}
+
+
 def _task(task: Task) -> dict[str, Any]:
     """What the published networks of a task have of their own."""
-    if task == "stereo":
-        return {"task": task, "crop": (352, 704)}
-    tiles = TileConfidence(10.0, 5.0)
-    return {"task": task, "crop": (320, 384), "criterion": CriterionConfig("bounded"), "tile_confidence": tiles}
+    usual = USUAL[task]
+    return {
+        "task": task,
+        "criterion": CriterionConfig(**usual["criterion"]),
+        "tile_confidence": TileConfidence(**usual["tile_confidence"]),
+        **_OF_TASK[task],
+    }
 
 
 _TINY = {"head_levels": (32, 64, 96, 128), "head_width": 64}
-# The criterion of depth is not published; without a bound of b, as "laplacian" has it, training diverges at times.
-_DEPTH = {"task": "depth", "views": 1, "criterion": CriterionConfig("bounded2")}
+_DEPTH = _task("depth")
 _TRUNKS = {name.removeprefix("croco_v2_"): trunk for name, trunk in CROCO_PRESETS.items() if "_v2_" in name}
 
 #: Named configurations: task, encoder and decoder as in the names of CroCo v2's.
@@ -284,7 +299,7 @@ class CroCoDownstreamFamily(CroCoFamily):
 
 _ADDRESS = "https://download.europe.naverlabs.com/ComputerVision/CroCo/StereoFlow_models/"
 _OF_HEAD = ("task", "views", "confidence", "head", "hooks", "head_levels", "head_width", "head_last", "linear_order")
-_OF_USE = ("criterion", "crop", "tile_confidence")
+_OF_USE = ("criterion", "crop", "tile_confidence", "resized")
 
 
 def _released(task: Task, ending: str, model: str = "large_base") -> ReleasedFile:
@@ -301,7 +316,7 @@ FAMILY = CroCoDownstreamFamily(
     presets=PRESETS,
     read=read_croco_downstream,
     named=tuple(f.name for f in fields(CroCoDownstreamConfig) if f.name not in ("image_size", "hooks", *_OF_USE)),
-    free=("image_size", "hooks", "crop", "tile_confidence"),
+    free=("image_size", "hooks", "crop", "tile_confidence", "resized"),
     unstated=("criterion", "task", "linear_order"),
     of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
     of_head=(*_OF_HEAD, "criterion"),

@@ -334,17 +334,22 @@ _FILES = (
 )
 _MAST3R_FILE = "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric.pth"
 _OF_CROCO = tuple(f.name for f in fields(CroCoConfig))
+#: Families whose one decoder is a start for both.
+_ON_TRUNK = ("croco", "multiview", "croco_downstream")
 
 
 def with_two_decoders(croco: Stored, family: str = "dust3r") -> Stored:
-    """A pre-training network of CroCo's as part of one of DUSt3R: its decoder becomes both; the heads are to be drawn.
+    """A network on CroCo's trunk as part of one of DUSt3R: its decoder becomes both; the heads are to be drawn.
 
     Training from CroCo v2 began so (section 3.3).
     """
-    state = {name: value for name, value in croco.state.items() if not name.startswith("prediction_head.")}
+    state = {name: value for name, value in croco.state.items() if not name.startswith(("prediction_head.", "head."))}
     first = "dec_blocks."
     second = {f"dec_blocks2.{name.removeprefix(first)}": v for name, v in state.items() if name.startswith(first)}
-    return Stored(state | second, family, croco.config, croco.stated)
+    if second and "mask_token" not in state:  # of downstream networks, which have none; nothing here reads it
+        second["mask_token"] = torch.zeros(1, 1, len(state["decoder_embed.weight"]))
+    config = croco.config and {name: value for name, value in croco.config.items() if name in _OF_CROCO}
+    return Stored(state | second, family, config, croco.stated)
 
 
 def with_descriptors(dust3r: Stored) -> Stored:
@@ -362,7 +367,7 @@ FAMILY = CroCoFamily(
     free=("image_size", "freeze"),
     of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
     of_head=tuple(f.name for f in fields(DUSt3RConfig) if f.name not in (*_OF_CROCO, "freeze")),
-    wholes={"croco": with_two_decoders},
+    wholes=dict.fromkeys(_ON_TRUNK, with_two_decoders),
     files=tuple(
         ReleasedFile(file, (model,), "pointmaps", address=f"{_ADDRESS}/DUSt3R/{file}") for file, model in _FILES
     ),
@@ -376,7 +381,7 @@ MAST3R_FAMILY = replace(
     title="MASt3R",
     network=MASt3R,
     presets=MAST3R_PRESETS,
-    wholes={"croco": partial(with_two_decoders, family="mast3r"), "dust3r": with_descriptors},
+    wholes=dict.fromkeys(_ON_TRUNK, partial(with_two_decoders, family="mast3r")) | {"dust3r": with_descriptors},
     files=(
         ReleasedFile(
             _MAST3R_FILE,

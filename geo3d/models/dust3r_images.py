@@ -93,20 +93,23 @@ class LoadedImage:
         return offset, torch.tensor(self.scale[::-1], dtype=dtype, device=like.device)
 
 
-def load_image(image: Any, size: int = 512, patch_size: int = 16, square_ok: bool = False) -> LoadedImage:
+def load_image(
+    image: Any, size: int = 512, patch_size: int = 16, square_ok: bool = False, square: bool | None = None
+) -> LoadedImage:
     """Load a photograph as DUSt3R and MASt3R do.
 
-    ``size=224``: the short side becomes 224 pixels and the centre square is taken. Any other size: the long side
-    becomes that long, and of both sides the central whole patches are taken; a square image loses a quarter of its
-    height, since the published networks of 512 pixels never saw squares, unless ``square_ok``. (Where a quarter is no
-    whole number of patches, a little more: the published code leaves a height there that its network refuses.)
+    ``size=224``, or ``square``: the short side becomes that long and the centre square is taken. Any other size: the
+    long side becomes that long, and of both sides the central whole patches are taken; a square image loses a quarter
+    of its height, since the published networks of 512 pixels never saw squares, unless ``square_ok``. (Where a quarter
+    is no whole number of patches, a little more: the published code leaves a height there that its network refuses.)
 
     Args:
         image: path of a file, whose EXIF orientation is followed, or a Pillow image (likewise), or else what
             :meth:`geo3d.models.Encoder.prepare` takes for one image.
-        size: pixels of the long side, or 224.
+        size: pixels of the long side, or of the short one where the centre square is taken.
         patch_size: pixels along a side of a patch of the network.
         square_ok: leave square images square.
+        square: take the centre square; None: of 224 pixels alone, as published.
 
     Raises:
         InputError: no image, one that is too long and narrow to hold a patch, or a size that is smaller than a patch.
@@ -115,9 +118,10 @@ def load_image(image: Any, size: int = 512, patch_size: int = 16, square_ok: boo
         raise InputError(f"load_image: size {size} is smaller than a patch of {patch_size} pixels")
     photo = _as_pillow(image)
     width, height = photo.size
-    resized = _resized(photo, size)
+    square = size == SQUARE_SIZE if square is None else square
+    resized = _resized(photo, size, square)
     columns, rows = resized.size
-    if size == SQUARE_SIZE:
+    if square:
         side = 2 * (min(columns, rows) // 2)
         crop_height = crop_width = side // patch_size * patch_size
     else:
@@ -134,11 +138,11 @@ def load_image(image: Any, size: int = 512, patch_size: int = 16, square_ok: boo
     return LoadedImage(torch.from_numpy(np.array(cropped)), (height, width), (rows, columns), (top, left))
 
 
-def _resized(photo: Image.Image, size: int) -> Image.Image:
+def _resized(photo: Image.Image, size: int, square: bool) -> Image.Image:
     from PIL import Image
 
     long, short = max(photo.size), min(photo.size)
-    target = round(size * long / short) if size == SQUARE_SIZE else size
+    target = round(size * long / short) if square else size
     method = Image.Resampling.LANCZOS if long > target else Image.Resampling.BICUBIC
     sides = tuple(max(1, round(side * target / long)) for side in photo.size)
     return photo.resize(sides, method)

@@ -18,6 +18,9 @@ from geo3d.errors import InputError
 
 CriterionName = Literal["l1", "laplacian", "bounded", "bounded2"]
 
+#: Largest bound of a criterion; beyond, losses and deviations are not finite.
+_LARGEST = 1e4
+
 
 @dataclass(frozen=True)
 class CriterionConfig:
@@ -37,6 +40,8 @@ class CriterionConfig:
             value = getattr(self, field)
             if value is not None and (math.isnan(value) or value <= 0):
                 raise InputError(f"criterion {self.name}: {field} must be positive, got {value}")
+            if value is not None and field != "max_gtnorm" and value > _LARGEST:
+                raise InputError(f"criterion {self.name}: {field} must be at most {_LARGEST:g}, got {value:g}")
         taken = _ARGUMENTS.get(self.name)
         if taken is None:
             raise InputError(f"there is no criterion {self.name!r}; known: {', '.join(_ARGUMENTS)}")

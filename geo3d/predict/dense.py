@@ -35,8 +35,8 @@ class DenseOptions:
     model: str | None = None
     """The network's name, for a file that does not say what it holds, such as a bare state dict."""
     resized: int | None = None
-    """Shorter side to which the images are resized for the network, pixels: as in training, where it was trained on
-    resized images. Results have the images' own size and pixels. None: as they are."""
+    """Shorter side to which the images are resized for the network, pixels. Results have the images' own size and
+    pixels. None: as it was trained, where its file says that; 0: images as they are."""
     tile: tuple[int, int] | None = None
     """Height and width of the tiles, pixels; None: the crop that the network was trained on."""
     overlap: float = 0.7
@@ -47,8 +47,8 @@ class DenseOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap must be at least 0 and less than 1, got {self.overlap}")
-        if self.resized is not None and self.resized < 1:
-            raise InputError(f"resized must be at least 1 pixel, got {self.resized}")
+        if self.resized is not None and self.resized < 0:
+            raise InputError(f"resized must be at least 1 pixel, or 0 for images as they are, got {self.resized}")
 
 
 def load_network(options: DenseOptions, task: str) -> CroCoDownstream:
@@ -81,11 +81,26 @@ def read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
     return images
 
 
+def resized_side(options: DenseOptions, model: CroCoDownstream) -> int:
+    """Shorter side to which images are resized for the network, pixels; 0: they are not."""
+    return (model.config.resized or 0) if options.resized is None else options.resized
+
+
+def told_size(options: DenseOptions, model: CroCoDownstream) -> list[str]:
+    """A line where the network sees images as it was trained on them, though nobody asked for that."""
+    if options.resized is not None or model.config.resized is None:
+        return []
+    return [
+        f"the network sees images of {model.config.resized} pixels on the shorter side, as in training; --resized 0 "
+        "shows them as they are"
+    ]
+
+
 def as_network_reads(image: np.ndarray, options: DenseOptions, model: CroCoDownstream) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, h, w) normalised on the network's device, resized where that is asked for."""
     height, width = image.shape[:2]
-    if options.resized is not None:
-        factor = options.resized / min(height, width)
+    if side := resized_side(options, model):
+        factor = side / min(height, width)
         size = max(round(width * factor), 1), max(round(height * factor), 1)
         way = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
         image = np.array(Image.fromarray(image).resize(size, way))
@@ -117,7 +132,7 @@ def prepare_files(out: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         InputError: another ending, or nothing can be written there.
     """
-    if out.suffix not in endings:
+    if out.suffix.lower() not in endings:
         raise InputError(f"{out}: results are written to a file that ends in {', '.join(endings)}")
     files = {"out": out, "arrays": out.with_suffix(".npz"), "picture": out.with_name(f"{out.stem}_picture.png")}
     for path in files.values():

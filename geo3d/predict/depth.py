@@ -23,6 +23,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import with_legend
@@ -58,7 +59,15 @@ def predict(config: DepthOptions) -> str:
     model = load_network(config, "depth")
     if model.config.views != 1:
         raise InputError(f"{config.checkpoint}: its network looks at two images; depth is predicted of one")
-    return "\n".join(line for path in config.images for line in _one(config, model, path, files[path]))
+    lines, errors = told_size(config, model), []
+    for path in config.images:
+        try:
+            lines += _one(config, model, path, files[path])
+        except InputError as error:  # is told once the other images are done
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return "\n".join(lines)
 
 
 def _place(out: Path, image: Path, count: int) -> Path:
@@ -80,13 +89,14 @@ def _one(config: DepthOptions, model: CroCoDownstream, path: Path, files: dict[s
 
     raw = None if confidence is None else confidence[0].float().cpu().numpy()
     write_arrays(files["arrays"], {"depth": depth, "confidence": raw, "deviation": deviation})
-    if files["out"].suffix == ".pfm":
-        write_pfm(files["out"], known)
-    elif files["out"].suffix == ".png":
-        write_disparity_png(files["out"], known)
     panels, legends = {"image": image}, {}
     panels["depth"], legends["depth"] = shown(known, "m")
     if deviation is not None:
         panels["expected error"], legends["expected error"] = shown(deviation, "m")
     write_picture(files["picture"], with_legend(panels, legends))
+    # Last: a PNG does not hold all depth.
+    if files["out"].suffix.lower() == ".pfm":
+        write_pfm(files["out"], known)
+    elif files["out"].suffix.lower() == ".png":
+        write_disparity_png(files["out"], known, "metres")
     return [f"{path}: {told(known, 'depth', 'metres')}", *told_files(files, "depth")]

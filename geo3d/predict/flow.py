@@ -21,6 +21,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import flow_colours, with_legend
@@ -66,17 +67,18 @@ def predict(config: FlowOptions) -> str:
 
     raw = None if confidence is None else confidence[0].float().cpu().numpy()
     write_arrays(files["arrays"], {"flow": flow, "confidence": raw, "deviation": deviation})
-    if config.out.suffix == ".flo":
-        write_flow(config.out, flow)
-    elif config.out.suffix == ".png":
-        write_flow_png(config.out, flow)
     length = np.linalg.norm(flow, axis=2)
     longest = float(np.quantile(length, _LONGEST))
     panels = {"first image": images[0], "second image": images[1], "flow": flow_colours(flow, longest)}
     legends: dict[str, tuple[str, str] | str] = {"flow": f"full colour: {longest:.3g} px or more"}
-    lines = [told(length, "flow of lengths", "pixels")]
+    lines = [*told_size(config, model), told(length, "flow of lengths", "pixels")]
     if deviation is not None:
         panels["expected error"], legends["expected error"] = shown(deviation, "px")
         lines.append(f"expected error: {np.median(deviation):.3g} pixels in the median")
     write_picture(files["picture"], with_legend(panels, legends))
+    # Last: a PNG does not hold all flow.
+    if config.out.suffix.lower() == ".flo":
+        write_flow(config.out, flow)
+    elif config.out.suffix.lower() == ".png":
+        write_flow_png(config.out, flow)
     return "\n".join([*lines, *told_files(files, "flow")])

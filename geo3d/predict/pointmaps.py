@@ -39,7 +39,8 @@ class PointmapsOptions:
     out: Path = Path("place")
     """Folder to write."""
     size: int | None = None
-    """Pixels of the longer side that the network sees, or 224: squares. None: the network's own."""
+    """Pixels of the longer side that the network sees, or 224: squares. None: the network's own, and the middle squares
+    of photos where it was trained on squares."""
     pairs: Literal["auto", "complete", "window", "similar"] = "auto"
     """Which pairs are predicted: all; each photo with the next --reach of the sequence; each with the --reach that look
     most alike. auto: all of 12 photos or fewer, else those alike."""

@@ -22,6 +22,7 @@ from geo3d.predict.dense import (
     shown,
     told,
     told_files,
+    told_size,
     write_arrays,
 )
 from geo3d.viz.dense import with_legend
@@ -101,12 +102,8 @@ def predict(config: StereoOptions) -> str:
     raw = None if confidence is None else confidence[0].float().cpu().numpy()
     arrays = {"disparity": disparity, "confidence": raw, "deviation": deviation, "known": known, "depth": depth}
     write_arrays(files["arrays"], arrays)
-    if config.out.suffix == ".pfm":
-        write_pfm(config.out, disparity)
-    elif config.out.suffix == ".png":
-        write_disparity_png(config.out, disparity)
     panels, legends = {"left image": images[0]}, {}
-    lines = [told(disparity, "disparity", "pixels")]
+    lines = [*told_size(config, model), told(disparity, "disparity", "pixels")]
     for name, values, unit in (("disparity", disparity, "px"), ("expected error", deviation, "px")):
         if values is not None:
             panels[name], legends[name] = shown(values, unit)
@@ -117,4 +114,9 @@ def predict(config: StereoOptions) -> str:
     if deviation is not None:
         lines.append(f"expected error: {np.median(deviation):.3g} pixels in the median")
     write_picture(files["picture"], with_legend(panels, legends))
+    # Last: a PNG does not hold them all.
+    if config.out.suffix.lower() == ".pfm":
+        write_pfm(config.out, disparity)
+    elif config.out.suffix.lower() == ".png":
+        write_disparity_png(config.out, disparity)
     return "\n".join([*lines, *told_files(files, "disparity")])

@@ -20,6 +20,7 @@ from geo3d.train.config import TrainConfig
 
 #: Errors, relative to the mean distance of the scene, below which a point counts as right.
 _NEAR, _FAR = 0.1, 0.25
+_SIDES = ("first", "second")
 
 
 @dataclass(kw_only=True)
@@ -102,14 +103,15 @@ class PointmapsRecipe(PairsRecipe):
         turns = torch.tensor(self._turns)
         return found | ({"rotation": float(turns.median())} if len(turns) else {})
 
-    def _measured_batch(self, batch: dict[str, Any]) -> dict[str, float]:
+    def _measured_batch(self, batch: dict[str, Any]) -> list[dict[str, float]]:
         loss = self.method(batch).loss.item()
         maps = self.method.predict(batch)
         swapped = self.method.predict(batch | {"first": batch["second"], "second": batch["first"]})
         for row, pose in enumerate(batch["second_from_first"]):
             turn = turn_error(swapped.first.points[row], maps.second.points[row], pose)
             self._turns += [turn] if turn is not None else []
-        return {"loss": loss} | pair_figures((maps.first.points.float(), maps.second.points.float()), batch)
+        found = maps.first.points.float(), maps.second.points.float()
+        return [{"loss": loss} | figures for figures in pair_figures(found, batch)]
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         """By how much the error has changed."""
@@ -117,36 +119,37 @@ class PointmapsRecipe(PairsRecipe):
 
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Errors before and after."""
+        sides = ", ".join(f"{name} view {after[f'error_{name}']:.3f}" for name in _SIDES if f"error_{name}" in after)
         turn = f"; the second camera's rotation is {after['rotation']:.1f} degrees off" if "rotation" in after else ""
         return (
             f"{super().text(before, after)}\n"
             f"error of points at the best scale, relative to their mean distance: {before['error']:.3f} "
-            f"{self.beginning}, {after['error']:.3f} trained (first view {after['error_first']:.3f}, second "
-            f"{after['error_second']:.3f})\n"
+            f"{self.beginning}, {after['error']:.3f} trained ({sides})\n"
             f"points less than a tenth of the mean distance off: {before['within_10']:.1f} % {self.beginning}, "
             f"{after['within_10']:.1f} % trained{turn}"
         )
 
 
-def pair_figures(points: tuple[Tensor, Tensor], batch: dict[str, Any]) -> dict[str, float]:
-    """Means over a batch of pairs, of which :meth:`PointmapsRecipe.figures` tells.
+def pair_figures(points: tuple[Tensor, Tensor], batch: dict[str, Any]) -> list[dict[str, float]]:
+    """Figures of each pair of a batch, of which :meth:`PointmapsRecipe.figures` tells.
 
     Args:
         points: of both views (B, H, W, 3), in the first camera's frame.
         batch: of the method's samples.
+
+    Returns:
+        One mapping a pair, without the error of a view of which nothing is known.
     """
     targets, valid = (batch["points1"], batch["points2"]), (batch["valid1"], batch["valid2"])
-    errors = relative_errors(points, targets, valid)
-    both = [torch.cat(pair) for pair in zip(*errors, strict=True)]
-    sides = [torch.stack([error.mean() for error in side if len(error)]) for side in errors]
-    return {
-        "error": float(torch.stack([e.mean() for e in both]).mean()),
-        "error_first": float(sides[0].mean()),
-        "error_second": float(sides[1].mean()),
-        "median": float(torch.stack([e.median() for e in both]).mean()),
-        "within_10": 100 * float(torch.stack([(e < _NEAR).float().mean() for e in both]).mean()),
-        "within_25": 100 * float(torch.stack([(e < _FAR).float().mean() for e in both]).mean()),
-    }
+    pairs = []
+    for first, second in zip(*relative_errors(points, targets, valid), strict=True):
+        both = torch.cat([first, second])
+        sides = zip(_SIDES, (first, second), strict=True)
+        found = {"error": both.mean(), **{f"error_{name}": side.mean() for name, side in sides if len(side)}}
+        found |= {"median": both.median()}
+        found |= {f"within_{100 * d:.0f}": 100 * (both < d).float().mean() for d in (_NEAR, _FAR)}
+        pairs.append({name: float(value) for name, value in found.items()} if len(both) else {})
+    return pairs
 
 
 def relative_errors(

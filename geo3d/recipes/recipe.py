@@ -284,19 +284,23 @@ class Recipe:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, Stream.MEASURED_PASSES))
         return self.means(lambda batch: {"loss": self.method(batch, generator).loss.item()})
 
-    def means(self, figures: Callable[[dict[str, Any]], dict[str, float]], least: int = 0) -> dict[str, float]:
+    def means(
+        self, figures: Callable[[dict[str, Any]], dict[str, float] | list[dict[str, float]]], least: int = 0
+    ) -> dict[str, float]:
         """Means over all measured samples, each of which counts once, and how many they are.
 
         Args:
-            figures: means over the samples of a batch; some batches may lack one.
+            figures: of a batch, means over its samples, or those of each sample; some may lack one.
             least: as :meth:`batches` takes it.
         """
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for batch, count in self.batches(least):
-            for name, value in figures(batch).items():
-                sums[name] = sums.get(name, 0.0) + value * count
-                counts[name] = counts.get(name, 0) + count
+            found = figures(batch)
+            for part, weight in [(found, count)] if isinstance(found, dict) else [(one, 1) for one in found]:
+                for name, value in part.items():
+                    sums[name] = sums.get(name, 0.0) + value * weight
+                    counts[name] = counts.get(name, 0) + weight
         return {name: sums[name] / counts[name] for name in sums} | {self.items: self.measured_count}
 
     def batches(self, least: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

@@ -114,7 +114,11 @@ def test_mast3r_and_its_folder_of_the_hub(dense: MASt3R, tmp_path: Path) -> None
     (hub / "config.json").write_text(json.dumps(arguments))
     assert "Infinity" in (hub / "config.json").read_text()
     assert same(create_model("mast3r", checkpoint=hub), dense)
-    for text, message in (("{", "cannot be read as JSON"), ("[1]", "should hold named arguments, found list")):
+    for text, message in (
+        ("{", "cannot be read as JSON"),
+        ("[1]", "should hold named arguments, found list"),
+        ("{" + " " * 1_000_000 + "}", "1,000,002 bytes are no arguments"),
+    ):
         (hub / "config.json").write_text(text)
         with pytest.raises(InputError, match=message):
             create_model("mast3r", checkpoint=hub)
@@ -161,6 +165,9 @@ def test_arguments_that_are_not_read_are_one_line(linear, change, message: str, 
     [
         "AsymmetricCroCo3DStereo(enc_depth=__import__('os').getpid())",
         "AsymmetricCroCo3DStereo(enc_depth=nan)",
+        "AsymmetricCroCo3DStereo(enc_depth=1, enc_depth=2)",
+        f"AsymmetricCroCo3DStereo(enc_depth={'(' * 5000}1{')' * 5001})",
+        b"AsymmetricCroCo3DStereo()",
         "AsymmetricCroCo3DStereo(depth_mode=('exp', -np.inf, inf))",
         "AsymmetricCroCo3DStereo(depth_mode=('exp', float('-inf'), inf))",
         "AsymmetricCroCo3DStereo(12)",

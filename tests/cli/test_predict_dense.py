@@ -72,8 +72,8 @@ def test_stereo(ending: str, networks: dict, photos: list[Path], tmp_path: Path,
     near = np.isfinite(disparity) & (disparity > 0)
     np.testing.assert_allclose(metres[near], 20 / disparity[near], rtol=1e-5)
     assert (metres[~near] == 0).all()
-    if ending != ".npz":  # KITTI's numbers go in steps of 1 / 256 and are positive
-        stored, step = read_disparity(out, "a"), 1 / 500 if ending == ".png" else 0
+    if ending != ".npz":  # KITTI's numbers go in steps of 1 / 256 from the first of these
+        stored, step = read_disparity(out, "a"), 1 / 250 if ending == ".png" else 0
         kept = near if ending == ".png" else known
         np.testing.assert_array_equal(np.isfinite(stored) | ~kept, True)
         np.testing.assert_allclose(stored[kept], disparity[kept], rtol=0, atol=step)
@@ -113,7 +113,7 @@ def test_depth_of_several_images(networks: dict, photos: list[Path], tmp_path: P
 
 
 def test_resized_images_give_results_in_the_images_own_pixels(
-    networks: dict, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    networks: dict, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """A network that says 3 pixels right and 5 down at half the size says 6 and 10 of the images."""
 
@@ -132,6 +132,34 @@ def test_resized_images_give_results_in_the_images_own_pixels(
         np.testing.assert_allclose(moved["deviation"], 2 * 2.125, rtol=1e-5)  # b = (0.25 + 4) / 2 where c is 0
         np.testing.assert_allclose(matched["disparity"], 6.0, rtol=1e-5)
         np.testing.assert_allclose(matched["deviation"], 2.0, rtol=1e-5)
+    assert "as in training" not in capsys.readouterr().out
+    trained, out = tmp_path / "trained", tmp_path / "d.npz"
+    save_model(create_model(checkpoint=networks["stereo"][0], resized=32), trained)
+    for options, wanted in (((), 6.0), (("--resized", 0), 3.0)):
+        run("predict", "stereo", *big, "--checkpoint", trained, "--out", out, *options)
+        with np.load(out) as found:
+            np.testing.assert_allclose(found["disparity"], wanted, rtol=1e-5)
+        text = capsys.readouterr().out
+        assert ("sees images of 32 pixels on the shorter side, as in training" in text) == (not options)
+
+
+def test_what_a_png_does_not_hold_is_told_and_the_rest_is_there(
+    networks: dict, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def far(self: CroCoDownstream, first: torch.Tensor, second: torch.Tensor | None = None) -> Any:
+        channels = 1 + (self.config.task == "flow")
+        return torch.full((1, channels, *first.shape[2:]), 600.0), torch.zeros_like(first[:, 0])
+
+    monkeypatch.setattr(CroCoDownstream, "forward", far)
+    for task, inputs in (("stereo", photos), ("flow", photos), ("depth", photos)):
+        out = tmp_path / f"{task}.PNG"
+        text = error_of(capsys, "predict", task, *inputs, "--checkpoint", networks[task][0], "--out", out)
+        assert "962" in text
+        assert "up to 600; write a" in text
+        for stem in (task,) if task != "depth" else (f"{task}_left", f"{task}_right"):
+            assert (tmp_path / f"{stem}.npz").exists()
+            assert (tmp_path / f"{stem}_picture.png").exists()
+            assert not (tmp_path / f"{stem}.PNG").exists()
 
 
 def test_what_does_not_fit_is_told(
@@ -150,7 +178,7 @@ def test_what_does_not_fit_is_told(
         (stereo, stereo.StereoOptions, pair | {"overlap": 1.0}, "overlap must be at least 0"),
         (stereo, stereo.StereoOptions, pair | {"focal": 9.0}, "needs both the focal length"),
         (stereo, stereo.StereoOptions, pair | {"reach": -9.0}, "reach must not be negative"),
-        (stereo, stereo.StereoOptions, pair | {"resized": 0}, "resized must be at least 1"),
+        (stereo, stereo.StereoOptions, pair | {"resized": -1}, "resized must be at least 1"),
         (flow, flow.FlowOptions, moved | {"second": tmp_path / "text.png"}, "text.png"),
         (flow, flow.FlowOptions, moved | {"out": tmp_path / "f.pfm"}, r"ends in \.npz, \.flo, \.png"),
         (flow, flow.FlowOptions, moved | {"checkpoint": tmp_path / "resnet"}, "holds a resnet_tiny"),

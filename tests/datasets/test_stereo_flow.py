@@ -99,6 +99,16 @@ def test_files_of_flow_come_back(flow, tmp_path):
         np.testing.assert_allclose(found, flow, atol=step)
 
 
+def test_what_a_png_of_kitti_does_not_hold_is_refused(tmp_path):
+    write_disparity_png(tmp_path / "a.png", np.array([[255.99, np.nan]], np.float32))
+    write_flow_png(tmp_path / "a.png", np.array([[[-512.0, 511.98]]], np.float32))
+    with pytest.raises(InputError, match=r"up to 256.00 pixels; 1 pixels have more, up to 300; write a .pfm"):
+        write_disparity_png(tmp_path / "b.png", np.array([[300.0, 3.0]], np.float32))
+    with pytest.raises(InputError, match=r"from -512 to 511.98 pixels; that of 1 pixels is longer, up to 513; "):
+        write_flow_png(tmp_path / "b.png", np.array([[[-513.0, 0.0], [1.0, 1.0]]], np.float32))
+    assert not (tmp_path / "b.png").exists()
+
+
 def test_a_flow_png_with_filtered_rows_is_read(tmp_path):
     """Other programs filter rows; Pillow undoes that in both passes alike."""
     pixels = np.random.default_rng(1).integers(0, 2**16, (3, 5, 3)).astype(">u2")

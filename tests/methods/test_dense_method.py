@@ -101,6 +101,7 @@ def test_depth_follows_the_crop_and_the_zoom() -> None:
     config = DepthConfig(image_size=(40, 40), resized=80, **PLAIN)
     source = Shifted((0, 0), None)
     usual = DepthEstimation(config).samples(source).draw(0, np.random.default_rng(0))["target"][0]
+    assert DepthEstimation(config).network.config.resized == 80  # which its files say
     steps = usual.diff(dim=1)
     torch.testing.assert_close(steps[20:], torch.full_like(steps[20:], 0.01))
     nearer = DepthEstimation(replace(config, scale=(2.0, 2.0))).samples(source)

@@ -14,7 +14,7 @@ from geo3d.geometry import View
 from geo3d.methods.pointmap_loss import descriptor_loss, in_first_camera, mean_distance, pointmap_loss
 from geo3d.methods.pointmaps import Pointmaps, PointmapsConfig, _in_both_orders
 from geo3d.methods.posed_crops import PosedCrop, centred_crop, matched_pixels
-from geo3d.recipes.pointmaps import relative_errors, turn_error
+from geo3d.recipes.pointmaps import pair_figures, relative_errors, turn_error
 
 SLOPE = 0.3
 POSES = [torch.eye(4, dtype=torch.float64) for _ in range(2)]
@@ -197,6 +197,18 @@ def test_errors_at_the_best_scale_and_of_the_turn() -> None:
     assert turn_error(own * 2, batch["points2"][0], pose) < 0.1
     assert turn_error(own, own, pose) == pytest.approx(math.degrees(_ANGLE), abs=0.1)
     assert turn_error(own * 0, own * 0, pose) is None
+
+
+def test_a_view_of_which_nothing_is_known_has_no_figure() -> None:
+    batch = pair_batch()
+    batch["valid1"] = batch["valid1"].clone()
+    batch["valid1"][0] = False
+    for row, found in enumerate(pair_figures((batch["points1"], batch["points2"]), batch)):
+        assert ("error_first" in found) == (row != 0)
+        assert max(found[name] for name in found if "error" in name) < 1e-6
+        assert (found["within_10"], found["within_25"]) == (100, 100)
+    batch["valid2"] = batch["valid2"] & False
+    assert pair_figures((batch["points1"], batch["points2"]), batch)[0] == {}
 
 
 @pytest.mark.parametrize(

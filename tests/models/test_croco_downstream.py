@@ -210,7 +210,12 @@ def test_authors_files_say_what_they_hold(tmp_path: Path) -> None:
             crop=None,
         ),
     )
-    assert (loaded.config.crop, loaded.config.criterion) == ((32, 48), CriterionConfig())
+    assert (loaded.config.crop, loaded.config.criterion) == ((32, 48), CriterionConfig("bounded2"))
+    flow = create_model("croco_flow_tiny", **SIZES, **HEAD)
+    silent = _published(tmp_path / "a.pth", flow, task="flow", criterion=None, tile_conf_mode=None)
+    loaded = create_model("croco_downstream", checkpoint=silent)
+    assert loaded.config.criterion == CriterionConfig("bounded")
+    assert loaded.config.tile_confidence == TileConfidence(10, 5)
 
 
 @pytest.mark.filterwarnings("ignore::geo3d.NonCommercialWeights")
@@ -223,6 +228,7 @@ def test_wrong_files_are_told(tmp_path: Path) -> None:
         ({"criterion": "LaplacianLoss(c=1)"}, "is not known"),
         ({"criterion": "LaplacianLossBounded2(a=True)"}, "expected a number"),
         ({"criterion": 3}, "is not a plain constructor call"),
+        ({"criterion": "LaplacianLossBounded2(a=1e5)"}, "criterion bounded2: a must be at most 10000"),
         ({"tile_conf_mode": "conf_exp"}, "tile_conf_mode 'conf_exp' should be"),
         ({"task": "normals"}, "task 'normals' is not known"),
         ({"task": "flow"}, None),  # two channels are flow without a confidence
@@ -257,3 +263,6 @@ def test_weights_of_tiles() -> None:
     torch.testing.assert_close(TileConfidence().weight(confidence), expected)
     torch.testing.assert_close(TileConfidence(3, None).weight(confidence), torch.exp(-3 * confidence))
     assert (TileConfidence(0).weight(confidence) == 1).all()
+    surest = TileConfidence(15, None).weight(torch.tensor([-1e4, -7.0, 1e4]))
+    assert (surest > 0).all()
+    assert (surest * 1e4).isfinite().all()

@@ -30,6 +30,8 @@ def test_squares_are_whole_patches_at_any_size() -> None:
     assert load_image(square, 80).size == (48, 80)  # a quarter less would be 60, which no patch of 16 divides
     assert load_image(square, 80, square_ok=True).size == (80, 80)
     assert load_image(square, 64, patch_size=8).size == (48, 64)
+    loaded = load_image(Image.new("RGB", (90, 60)), 64, patch_size=8, square=True)
+    assert (loaded.size, loaded.resized_size, loaded.offset) == ((64, 64), (64, 96), (0, 16))
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(200, 133, 96), (90, 161, 96), (100, 80, 224), (101, 103, 224)])

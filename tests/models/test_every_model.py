@@ -138,7 +138,10 @@ TRUNK |= {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "mlp_ratio":
 HEAD: dict[str, Any] = {"head_levels": (4, 6, 8, 10), "head_width": 8, "head_last": 4}
 OPTIONS["croco_downstream"] = [
     TRUNK | HEAD | {"norm_memory": False, "crop": (16, 24), "task": "flow"},
-    TRUNK | HEAD | {"task": "depth", "views": 1, "hooks": (0, 1, 1, 3), "tile_confidence": TileConfidence(2, None)},
+    TRUNK
+    | HEAD
+    | {"task": "depth", "views": 1, "hooks": (0, 1, 1, 3), "tile_confidence": TileConfidence(2, None)}
+    | {"resized": 40},
     TRUNK | {"head": "linear", "confidence": False, "criterion": CriterionConfig("l1"), "rope_base": None},
     TRUNK | {"head": "linear", "linear_order": "channels_first", "criterion": CriterionConfig("bounded", a=1, b=2)},
 ]

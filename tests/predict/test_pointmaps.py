@@ -155,7 +155,7 @@ def test_every_file_is_there(made) -> None:
     assert [photo["name"] for photo in summary["photos"]] == ["0.png", "1.jpg", "2.jpg", "3.png"]
     assert summary["left_out"][0]["file"].endswith("other.png")
     with np.load(out / "pointmaps.npz") as arrays:
-        assert arrays["points_00001"].shape == (48, 64, 3)
+        assert arrays["points_00001"].shape == (64, 64, 3)  # squares, as it was trained on
         assert arrays["intrinsics"].shape == (4, 3, 3)
         kept = place.kept(1, summary["confidence"]).numpy()
         assert np.allclose(arrays["points_00001"][kept], place.aligned.points(1).numpy()[kept], atol=1e-5)

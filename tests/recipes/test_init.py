@@ -310,3 +310,28 @@ def test_a_pre_training_file_of_croco_begins_stereo(tmp_path: Path) -> None:
         assert found.licence == licence
         alone = find_initial_weights(tmp_path / file, "encoder", method)
         assert all(name.startswith(("network.patch", "network.enc")) for name in alone.taken)
+
+
+@pytest.mark.parametrize("of", ["croco", "multiview", "stereo", "depth"])
+def test_a_decoder_becomes_both_of_pointmaps(of: str, tmp_path: Path) -> None:
+    """The heads are fresh; a network of one view brings the encoder alone."""
+    target = method_of("pointmaps")
+    trunk = target.network.config
+    parts = ("encoder", "decoder")
+    sizes = {f"{part}_{what}": getattr(trunk, f"{part}_{what}") for part in parts for what in ("dim", "depth", "heads")}
+    name = f"croco_{of}_tiny" if of in ("stereo", "depth") else f"{of}_tiny"
+    source = create_model(name, generator=torch.Generator().manual_seed(3), patch_size=trunk.patch_size, **sizes)
+    save_model(source, tmp_path / "run.safetensors")
+    taken = find_initial_weights(tmp_path / "run.safetensors", "whole", target).taken
+    old = source.state_dict()
+    for name in target.state_dict():
+        name = name.removeprefix("network.")
+        if name.startswith(("dec", "enc_", "patch_embed.")) and not (of == "depth" and name.startswith("dec")):
+            assert torch.equal(taken[f"network.{name}"], old[name.replace("dec_blocks2.", "dec_blocks.")]), name
+        elif name != "mask_token":
+            assert f"network.{name}" not in taken
+    model = create_model("dust3r", checkpoint=tmp_path / "run.safetensors", fresh_decoder=True)
+    assert torch.equal(model.enc_norm.weight, old["enc_norm.weight"])
+    if of != "depth":
+        model = create_model("dust3r", checkpoint=tmp_path / "run.safetensors", fresh_head=True)
+        assert torch.equal(model.dec_blocks2[0].norm1.weight, old["dec_blocks.0.norm1.weight"])

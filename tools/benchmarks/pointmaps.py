@@ -160,7 +160,7 @@ def mean_pointmap(config: PointmapsBenchmark) -> dict[str, float]:
     mean = total / count.clamp(min=1)
     recipe = _measuring(config)
 
-    def figures(batch: dict[str, Any]) -> dict[str, float]:
+    def figures(batch: dict[str, Any]) -> list[dict[str, float]]:
         found = tuple(view.expand(len(batch["first"]), -1, -1, -1) for view in mean)
         return pair_figures(found, batch)
 

@@ -17,6 +17,8 @@ from geo3d.reconstruction.pointmaps.prediction import PairPrediction
 
 #: Photos that cameras of telephones write and Pillow does not read: they are named, not passed over.
 _NOT_READ = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
+#: Size of the published networks that were trained on images of several shapes, none square.
+_MANY_SHAPES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +72,19 @@ def read_photos(paths: Sequence[Path], network: DUSt3R, size: int | None = None)
 
     Args:
         paths: of files.
-        network: tells size and patch.
+        network: tells size and patch. One that was trained on squares gets the centre squares of photos; those of 512
+            pixels, which the published ones call so, were trained on several shapes and never on squares.
         size: pixels of the longer side, or 224; None: the network's own.
     """
-    size = max(network.config.image_size) if size is None else size
+    height, width = network.config.image_size
+    square = True if size is None and height == width != _MANY_SHAPES else None
+    size = max(height, width) if size is None else size
     photos: list[Photo] = []
     left_out = []
     stems: set[str] = set()
     for path in paths:
         try:
-            image = load_image(path, size, network.config.patch_size)
+            image = load_image(path, size, network.config.patch_size, square=square)
         except InputError as error:
             left_out.append(LeftOut(str(path), str(error).removeprefix(f"{path}: ")))
             continue
