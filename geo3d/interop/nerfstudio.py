@@ -23,7 +23,8 @@ from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.geometry.axes import OPENGL_FROM_OPENCV
-from geo3d.interop.held import PosedViews, array, eight_bits, image_file, one_scene, posed_views, require_held
+from geo3d.geometry.byte_colors import byte_colors
+from geo3d.interop.held import PosedViews, array, image_file, one_scene, posed_views, require_held
 from geo3d.viz.points import write_points
 from geo3d.writing import replacing, writing
 
@@ -185,7 +186,7 @@ def write_transforms(
         frame |= {} if shared else _intrinsics(posed.cameras[index])
         frame["transform_matrix"] = (posed.poses[index] @ OPENGL_FROM_OPENCV + 0.0).tolist()
         if files is None:
-            _write_image(folder / frame["file_path"], eight_bits(array(view.image)))
+            _write_image(folder / frame["file_path"], byte_colors(array(view.image)))
         if view.depth is not None:
             frame["depth_file_path"] = f"depth/{stem}.npy"
             with _place(folder / frame["depth_file_path"]) as unfinished, unfinished.open("wb") as file:

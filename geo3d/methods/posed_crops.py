@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, View
+from geo3d.geometry.byte_colors import byte_color_tensor
 
 #: A principal point is taken to lie in this middle part of its image, from and to; crops are centred on it.
 _MIDDLE = 0.25, 0.75
@@ -61,7 +62,7 @@ def centred_crop(view: View, size: tuple[int, int], zoom: float) -> PosedCrop:
     scale = zoom * max(width / reach[0], height / reach[1])  # pixels of the crop for one of the image
     left, top = middle[0] - width / scale / 2, middle[1] - height / scale / 2
     box = (left, top, min(left + width / scale, camera.width), min(top + height / scale, camera.height))
-    image = Image.fromarray((255 * view.image).round().to(torch.uint8).numpy())
+    image = Image.fromarray(byte_color_tensor(view.image).numpy())
     image = image.resize((width, height), Image.Resampling.BICUBIC, box=tuple(max(v, 0.0) for v in box))
     cropped = replace(
         camera,
