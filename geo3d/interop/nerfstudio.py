@@ -177,6 +177,12 @@ def write_transforms(
     stems = [image_file(name.removeprefix("images/"), "") for name in posed.names]
     if len(set(stems)) < len(stems):
         raise InputError(f"{folder}: two views differ in the ending of their name alone; rename one")
+    _check_held(posed, folder, files is None)
+    cloud = None
+    if points is not None:
+        cloud = one_scene(points, "seeds of splats")
+        lost = {name: getattr(cloud, name) for name in ("normals", "semantic", "instance")}
+        require_held(lost, "seeds of splats", leave_out)
     shared = _intrinsics(posed.cameras[0]) if len(set(posed.cameras)) == 1 else {}
     frames = []
     for index, stem in enumerate(stems):
@@ -195,18 +201,11 @@ def write_transforms(
             frame["mask_path"] = f"masks/{stem}.png"
             _write_image(folder / frame["mask_path"], array(view.mask).astype(np.uint8) * 255)
         frames.append(frame)
-    for key in ("depth_file_path", "mask_path"):
-        named = sum(key in frame for frame in frames)
-        if 0 < named < len(frames):
-            raise InputError(f"{folder}: {named} of {len(frames)} views have {key.partition('_')[0]}; all or none must")
     model = "OPENCV_FISHEYE" if models == {"OPENCV_FISHEYE"} else "OPENCV" if "OPENCV" in models else "PINHOLE"
     content: dict[str, Any] = {"camera_model": model, **shared}
     if any("depth_file_path" in frame for frame in frames):
         content["depth_unit_scale_factor"] = 1.0  # arrays of floats are metres already, for nerfstudio too
-    if points is not None:
-        cloud = one_scene(points, "seeds of splats")
-        lost = {name: getattr(cloud, name) for name in ("normals", "semantic", "instance")}
-        require_held(lost, "seeds of splats", leave_out)
+    if cloud is not None:
         write_points(folder / "points.ply", cloud)
         content["ply_file_path"] = "points.ply"
     with _place(folder / _FILE) as unfinished:
@@ -249,6 +248,18 @@ def _photos_there(folder: Path, posed: PosedViews, photos: Sequence[str] | None)
     for file, camera in zip(files, posed.cameras):
         check_size(folder / file, folder.name, camera)
     return files
+
+
+def _check_held(posed: PosedViews, folder: Path, with_image: bool) -> None:
+    """Look at views in memory before anything is written; a scene has a part of all its views or of none."""
+    if isinstance(posed.source, Scene):
+        return
+    for view in posed.source:
+        _check_view(view, folder, with_image)
+    for field in ("depth", "mask"):
+        known = sum(getattr(view, field) is not None for view in posed.source)
+        if 0 < known < len(posed.source):
+            raise InputError(f"{folder}: {known} of {len(posed.source)} views have {field}; all or none must")
 
 
 def _check_view(view: View, folder: Path, with_image: bool) -> None:
