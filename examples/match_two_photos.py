@@ -21,6 +21,7 @@ from PIL import Image
 
 import geo3d
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
+from geo3d.nn.mutual_nearest import mutual_nearest
 from geo3d.viz.sheet import MARGIN, Sheet, write_picture
 
 
@@ -32,14 +33,6 @@ def grid_features(out, step: int, layers: list[int]) -> tuple[torch.Tensor, torc
     return pixels, torch.cat(
         [F.normalize(out.at(pixels, n) - out.maps[n].mean((1, 2)), dim=1) for n in layers], 1
     ).cpu()
-
-
-def mutual_matches(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (M, 2) that are each other's nearest neighbours among features, and their cosines (M,)."""
-    cosines = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
-    there, back = cosines.argmax(1), cosines.argmax(0)
-    rows = (back[there] == torch.arange(len(first))).nonzero().squeeze(1)
-    return torch.stack([rows, there[rows]], 1), cosines[rows, there[rows]]
 
 
 def agreeing(first: torch.Tensor, second: torch.Tensor, tolerance: float, neighbours: int = 8) -> torch.Tensor:
@@ -123,7 +116,7 @@ def main() -> None:
     layers = args.layers or [n for n, stride in enumerate(strides) if stride <= max(8, *strides[:1])][-2:]
     pixels_a, features_a = grid_features(out.first, args.step, layers)
     pixels_b, features_b = grid_features(out.second, args.step, layers)
-    rows, cosines = mutual_matches(features_a, features_b)
+    rows, cosines = mutual_nearest(features_a, features_b)
     pixels_a, pixels_b = pixels_a[rows[:, 0]], pixels_b[rows[:, 1]]
     kept = agreeing(pixels_a, pixels_b, args.tolerance)
     told = f"{len(rows)} mutual matches of {len(features_a)} pixels, {int(kept.sum())} agree with those around them"

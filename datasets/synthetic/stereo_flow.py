@@ -22,6 +22,7 @@ from geo3d.datasets.synthetic.write_scannet import encode_jpeg
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera
 from geo3d.geometry.flow import moved_points
+from geo3d.geometry.rotation import turn_matrix
 from geo3d.random import Stream, stream_generator
 
 #: Share of the image's width by which the nearest surfaces are apart in the two images: from narrow to wide baselines.
@@ -136,7 +137,7 @@ def flow_pose(
     axis = rng.standard_normal(3)
     axis *= rng.uniform(0, _TURN) / np.linalg.norm(axis)
     moved = pose.copy()
-    moved[:3, :3] = pose[:3, :3] @ _turned(axis)
+    moved[:3, :3] = pose[:3, :3] @ turn_matrix(torch.from_numpy(axis)).numpy()
     moved[:3, 3] += step * direction
     return moved
 
@@ -165,12 +166,6 @@ def _step(camera: Camera, depth: np.ndarray, shares: tuple[float, float], rng: n
 def _free_way(stage: Stage, origin: np.ndarray, direction: np.ndarray) -> float:
     """Metres that a camera may move without passing, or coming close to, a surface."""
     return _OF_FREE_WAY * float(stage.tracer.distance(origin[None], direction[None])[0])
-
-
-def _turned(axis: np.ndarray) -> np.ndarray:
-    """(3, 3) turn about an axis by its length, radians."""
-    x, y, z = axis
-    return torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)).numpy()
 
 
 __all__ = ["FOLDERS", "StereoFlowConfig", "write_stereo_flow"]

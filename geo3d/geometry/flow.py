@@ -7,8 +7,6 @@ from torch import Tensor
 
 from geo3d.geometry.camera import Camera
 
-#: A surface is the same in both views where its depths differ by no more than this share, or these metres.
-_SAME_SHARE, _SAME_METRES = 0.05, 0.03
 _NEAREST = 1e-3  # metres in front of a camera; what lies nearer or behind has no pixel
 
 
@@ -35,6 +33,34 @@ def moved_points(
     return second_camera.project(seen).masked_fill(~known.unsqueeze(-1), torch.nan), moved[..., 2]
 
 
+def depth_there(place: Tensor, second_depth: Tensor) -> Tensor:
+    """Depth that a second view has at some of its pixels, that of the nearest.
+
+    Args:
+        place: (..., 2) pixels of the second depth map, as :func:`moved_points` gives them.
+        second_depth: (H, W) metres, 0 where unknown.
+
+    Returns:
+        (...) float64 metres; 0 where it is unknown and outside the map.
+    """
+    height, width = second_depth.shape
+    nearest = place.nan_to_num(-1.0, -1.0, -1.0).clamp(-1, 2**24).round().long()
+    inside = (nearest >= 0).all(-1) & (nearest[..., 0] < width) & (nearest[..., 1] < height)
+    there = second_depth[nearest[..., 1].clamp(0, height - 1), nearest[..., 0].clamp(0, width - 1)].double()
+    return there.where(inside, 0)
+
+
+def same_surface(depth: Tensor, there: Tensor, share: float = 0.05, metres: float = 0.03) -> Tensor:
+    """Which points (...) of a view lie on the surface that it has in their place, known and near enough; bool.
+
+    Args:
+        depth: (...) of the points in the view, metres.
+        there: (...) of its surface at their pixels, 0 where unknown.
+        share, metres: by which the two may differ, a share of the points' depth or a length, whichever is more.
+    """
+    return (there > 0) & ((there - depth).abs() <= (share * depth).clamp_min(metres))
+
+
 def is_visible(place: Tensor, depth: Tensor, second_depth: Tensor) -> Tensor:
     """Which moved points a second view sees: inside it, and within 5 % or 3 cm of the surface that it has there.
 
@@ -46,11 +72,7 @@ def is_visible(place: Tensor, depth: Tensor, second_depth: Tensor) -> Tensor:
     Returns:
         (...) bool.
     """
-    height, width = second_depth.shape
-    nearest = place.nan_to_num(-1.0, -1.0, -1.0).clamp(-1, 2**24).round().long()
-    inside = (nearest >= 0).all(-1) & (nearest[..., 0] < width) & (nearest[..., 1] < height)
-    there = second_depth[nearest[..., 1].clamp(0, height - 1), nearest[..., 0].clamp(0, width - 1)].double()
-    return inside & (there > 0) & ((there - depth).abs() <= (_SAME_SHARE * depth).clamp_min(_SAME_METRES))
+    return same_surface(depth, depth_there(place, second_depth))
 
 
-__all__ = ["is_visible", "moved_points"]
+__all__ = ["depth_there", "is_visible", "moved_points", "same_surface"]

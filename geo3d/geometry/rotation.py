@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
@@ -40,6 +42,14 @@ def quaternion_of(rotation: np.ndarray) -> np.ndarray:
     return quaternion * (1 if quaternion[0] >= 0 else -1)
 
 
+def turn_matrix(turn: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of turns (..., 3), an axis times its angle in radians; with gradients at 0 too."""
+    x, y, z = turn.unbind(-1)
+    zero = torch.zeros_like(x)
+    across = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.linalg.matrix_exp(across)
+
+
 def triangle_frames(corners: np.ndarray) -> np.ndarray:
     """Axes, as columns of (T, 3, 3), of triangles (T, 3, 3): along the first side, in the plane, and out of it.
 
@@ -53,4 +63,4 @@ def triangle_frames(corners: np.ndarray) -> np.ndarray:
     return np.stack([x, np.cross(z, x), z], 2)
 
 
-__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation", "triangle_frames"]
+__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation", "triangle_frames", "turn_matrix"]

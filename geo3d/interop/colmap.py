@@ -22,7 +22,8 @@ from geo3d.datasets.colmap import ColmapModel, read_model
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import PointCloud, View
-from geo3d.interop.held import array, eight_bits, one_scene, posed_views, require_held
+from geo3d.geometry.byte_colors import byte_colors
+from geo3d.interop.held import array, one_scene, posed_views, require_held
 
 _TARGET = "a COLMAP model"
 
@@ -52,13 +53,13 @@ def to_model(
         require_held({name: getattr(cloud, name) for name in ("normals", "semantic", "instance")}, _TARGET, leave_out)
         xyz = array(cloud.world())
         grey = np.full((len(xyz), 3), 128, np.uint8)
-        colors = grey if cloud.colors is None else eight_bits(array(cloud.colors))
+        colors = grey if cloud.colors is None else byte_colors(array(cloud.colors))
         model |= {"xyz": xyz, "error": np.zeros(len(xyz)), "colors": colors}
     elif isinstance(views, Scene) and "tracks" in views.parts:
         tracks = views.tracks()
         cloud = views.points() if "points" in views.parts else None
         known = cloud is not None and cloud.colors is not None and len(cloud) == len(tracks.xyz)
-        colors = eight_bits(array(cloud.colors)) if known else np.full(tracks.xyz.shape, 128, np.uint8)
+        colors = byte_colors(array(cloud.colors)) if known else np.full(tracks.xyz.shape, 128, np.uint8)
         model |= {
             "xyz": tracks.xyz + (views.origin if origin is None else origin),
             "error": tracks.error,

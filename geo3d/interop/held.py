@@ -72,11 +72,6 @@ def feature_rows(features: Any, count: int) -> np.ndarray:
     return rows
 
 
-def eight_bits(image: np.ndarray) -> np.ndarray:
-    """Colours in [0, 1] as uint8; those that were made of 8 bits come back exactly."""
-    return (image.astype(np.float64).clip(0, 1) * 255).round().astype(np.uint8)
-
-
 def unit_colors(colors: np.ndarray) -> Tensor:
     """Colours of 8 or 16 bits, or floats in [0, 1], as float32 in [0, 1]."""
     if colors.dtype.kind == "u":

@@ -23,7 +23,8 @@ from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.geometry.axes import OPENGL_FROM_OPENCV
-from geo3d.interop.held import PosedViews, array, eight_bits, image_file, one_scene, posed_views, require_held
+from geo3d.geometry.byte_colors import byte_colors
+from geo3d.interop.held import PosedViews, array, image_file, one_scene, posed_views, require_held
 from geo3d.viz.points import write_points
 from geo3d.writing import replacing, writing
 
@@ -176,6 +177,12 @@ def write_transforms(
     stems = [image_file(name.removeprefix("images/"), "") for name in posed.names]
     if len(set(stems)) < len(stems):
         raise InputError(f"{folder}: two views differ in the ending of their name alone; rename one")
+    _check_held(posed, folder, files is None)
+    cloud = None
+    if points is not None:
+        cloud = one_scene(points, "seeds of splats")
+        lost = {name: getattr(cloud, name) for name in ("normals", "semantic", "instance")}
+        require_held(lost, "seeds of splats", leave_out)
     shared = _intrinsics(posed.cameras[0]) if len(set(posed.cameras)) == 1 else {}
     frames = []
     for index, stem in enumerate(stems):
@@ -185,7 +192,7 @@ def write_transforms(
         frame |= {} if shared else _intrinsics(posed.cameras[index])
         frame["transform_matrix"] = (posed.poses[index] @ OPENGL_FROM_OPENCV + 0.0).tolist()
         if files is None:
-            _write_image(folder / frame["file_path"], eight_bits(array(view.image)))
+            _write_image(folder / frame["file_path"], byte_colors(array(view.image)))
         if view.depth is not None:
             frame["depth_file_path"] = f"depth/{stem}.npy"
             with _place(folder / frame["depth_file_path"]) as unfinished, unfinished.open("wb") as file:
@@ -194,18 +201,11 @@ def write_transforms(
             frame["mask_path"] = f"masks/{stem}.png"
             _write_image(folder / frame["mask_path"], array(view.mask).astype(np.uint8) * 255)
         frames.append(frame)
-    for key in ("depth_file_path", "mask_path"):
-        named = sum(key in frame for frame in frames)
-        if 0 < named < len(frames):
-            raise InputError(f"{folder}: {named} of {len(frames)} views have {key.partition('_')[0]}; all or none must")
     model = "OPENCV_FISHEYE" if models == {"OPENCV_FISHEYE"} else "OPENCV" if "OPENCV" in models else "PINHOLE"
     content: dict[str, Any] = {"camera_model": model, **shared}
     if any("depth_file_path" in frame for frame in frames):
         content["depth_unit_scale_factor"] = 1.0  # arrays of floats are metres already, for nerfstudio too
-    if points is not None:
-        cloud = one_scene(points, "seeds of splats")
-        lost = {name: getattr(cloud, name) for name in ("normals", "semantic", "instance")}
-        require_held(lost, "seeds of splats", leave_out)
+    if cloud is not None:
         write_points(folder / "points.ply", cloud)
         content["ply_file_path"] = "points.ply"
     with _place(folder / _FILE) as unfinished:
@@ -248,6 +248,18 @@ def _photos_there(folder: Path, posed: PosedViews, photos: Sequence[str] | None)
     for file, camera in zip(files, posed.cameras):
         check_size(folder / file, folder.name, camera)
     return files
+
+
+def _check_held(posed: PosedViews, folder: Path, with_image: bool) -> None:
+    """Look at views in memory before anything is written; a scene has a part of all its views or of none."""
+    if isinstance(posed.source, Scene):
+        return
+    for view in posed.source:
+        _check_view(view, folder, with_image)
+    for field in ("depth", "mask"):
+        known = sum(getattr(view, field) is not None for view in posed.source)
+        if 0 < known < len(posed.source):
+            raise InputError(f"{folder}: {known} of {len(posed.source)} views have {field}; all or none must")
 
 
 def _check_view(view: View, folder: Path, with_image: bool) -> None:

@@ -20,11 +20,11 @@ from torch import Tensor
 from geo3d.datasets.scene import Mesh, Scene
 from geo3d.errors import InputError, require_extra
 from geo3d.geometry import Camera, PointCloud, SparseVoxels, View, VolumeGrid
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.origin import find_origin, origin_rows
 from geo3d.interop.held import (
     array,
     camera_from_world,
-    eight_bits,
     feature_rows,
     one_scene,
     pinhole,
@@ -315,7 +315,7 @@ def to_rgbd(view: View, tensor: bool = False, leave_out: Sequence[str] = ()) -> 
         made = o3d.t.geometry
         return made.RGBDImage(*(made.Image(o3d.core.Tensor(np.ascontiguousarray(v))) for v in (image, depth)), True)
     made = o3d.geometry.RGBDImage()
-    made.color, made.depth = o3d.geometry.Image(eight_bits(image)), o3d.geometry.Image(depth)
+    made.color, made.depth = o3d.geometry.Image(byte_colors(image)), o3d.geometry.Image(depth)
     return made
 
 

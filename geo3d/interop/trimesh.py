@@ -19,10 +19,10 @@ from geo3d.datasets.scene import Mesh
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, PointCloud, View
 from geo3d.geometry.axes import OPENGL_FROM_OPENCV
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.origin import find_origin, origin_rows
 from geo3d.interop.held import (
     array,
-    eight_bits,
     feature_rows,
     one_scene,
     pinhole,
@@ -173,7 +173,7 @@ def _trimesh() -> Any:
 def _colors(own: Any, features: Any, projection: Projection | None, count: int) -> np.ndarray | None:
     """(N, 3) uint8: features by their projection, or the own colours; None where there are none."""
     if features is None:
-        return None if own is None else eight_bits(array(own))
+        return None if own is None else byte_colors(array(own))
     rows = feature_rows(features, count)
     return (projection or Projection.fit(rows)).colors(rows)
 

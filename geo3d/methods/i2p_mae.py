@@ -19,6 +19,7 @@ from torch import Tensor
 
 from geo3d.config import to_plain, typed_value
 from geo3d.errors import InputError
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.geometry.unit_sphere import to_unit_sphere
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
@@ -460,7 +461,7 @@ class GuidedMasking(Method):
             own = maps.view(VIEWS, rows, *maps.shape[1:])[:, row].float()
             low, high = own.amin((1, 2), keepdim=True), own.amax((1, 2), keepdim=True)
             shown = ((own - low) / (high - low).clamp_min(1e-12)).unsqueeze(1)
-            pixels = (255 * F.interpolate(shown, _PANEL, mode=mode)).round().byte().movedim(1, -1)
+            pixels = byte_color_tensor(F.interpolate(shown, _PANEL, mode=mode)).movedim(1, -1)
             panels += list(pixels.expand(-1, -1, -1, 3).cpu().numpy())
         return panels
 

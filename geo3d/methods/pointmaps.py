@@ -19,7 +19,7 @@ from geo3d.models import create_model
 from geo3d.models.dust3r import DUSt3R, PairPointmaps
 from geo3d.nn.colors import CENTRED, normalise
 from geo3d.samples.depth_pairs import DepthPairs
-from geo3d.viz.feature_colors import value_colors
+from geo3d.viz.dense import coloured
 from geo3d.viz.sheet import captioned_sheet
 
 _PICTURE_ROWS = 6
@@ -208,9 +208,9 @@ class Pointmaps(Method):
             surest = float(max(s.max() for s in sure))
             for n, name in enumerate(("first", "second")):
                 rows.append(batch[name][row].cpu().numpy())
-                # Near is bright.
-                rows += [_coloured(-value, -high, -low) for value in (true[n], scale * found[n])]
-                rows.append(_coloured(sure[n], 0.0, surest))
+                # Near is bright, and so is sure.
+                rows += [coloured(value.cpu().numpy(), low, high) for value in (true[n], scale * found[n])]
+                rows.append(coloured(-sure[n].cpu().numpy(), -surest, 0.0))
         height, width = rows[0].shape[:2]
         return captioned_sheet(np.array(rows).reshape(-1, len(_PICTURE_COLUMNS), height, width, 3), _PICTURE_COLUMNS)
 
@@ -220,10 +220,6 @@ def _known(model: str, options: dict[str, Any]) -> dict[str, Any]:
     from geo3d.models import model_options
 
     return {name: value for name, value in options.items() if name in model_options(model)}
-
-
-def _coloured(values: Tensor, low: float, high: float) -> np.ndarray:
-    return value_colors(values.cpu().numpy().ravel(), low, high).reshape(*values.shape, 3)
 
 
 def _in_both_orders(batch: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, View
+from geo3d.geometry.byte_colors import byte_color_tensor
+from geo3d.geometry.flow import depth_there, moved_points
 
 #: A principal point is taken to lie in this middle part of its image, from and to; crops are centred on it.
 _MIDDLE = 0.25, 0.75
@@ -61,7 +63,7 @@ def centred_crop(view: View, size: tuple[int, int], zoom: float) -> PosedCrop:
     scale = zoom * max(width / reach[0], height / reach[1])  # pixels of the crop for one of the image
     left, top = middle[0] - width / scale / 2, middle[1] - height / scale / 2
     box = (left, top, min(left + width / scale, camera.width), min(top + height / scale, camera.height))
-    image = Image.fromarray((255 * view.image).round().to(torch.uint8).numpy())
+    image = Image.fromarray(byte_color_tensor(view.image).numpy())
     image = image.resize((width, height), Image.Resampling.BICUBIC, box=tuple(max(v, 0.0) for v in box))
     cropped = replace(
         camera,
@@ -96,19 +98,14 @@ def matched_pixels(first: PosedCrop, second: PosedCrop, count: int, rng: np.rand
     Returns:
         (count, 2) int64, row-major pixels of the first and second crop; -1 in rows that are left over.
     """
-    seen = first.points()
     pose = torch.linalg.inv(second.world_from_camera) @ first.world_from_camera
-    moved = seen @ pose[:3, :3].T + pose[:3, 3]
-    u, v = second.camera.project(moved).nan_to_num(-1, -1, -1).clamp(-1, 1e6).round().long().unbind(-1)
-    height, width = second.depth.shape
-    inside = (first.depth > 0) & (moved[..., 2] > 0) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
-    place = (v.clamp(0, height - 1) * width + u.clamp(0, width - 1)).flatten()
-    there = second.depth.flatten()[place]
-    near = (there - moved[..., 2].flatten()).abs() < _SAME_SURFACE * there
-    pixels = (inside.flatten() & near).nonzero().squeeze(1)
+    place, z = moved_points(first.depth, first.camera.pixel_grid(), first.camera, second.camera, pose)
+    there = depth_there(place, second.depth)
+    pixels = ((there - z).abs() < _SAME_SURFACE * there).flatten().nonzero().squeeze(1)
     pixels = pixels[torch.from_numpy(rng.permutation(len(pixels))[:count])]
+    u, v = place.view(-1, 2)[pixels].round().long().unbind(1)
     matches = torch.full((count, 2), -1)
-    matches[: len(pixels)] = torch.stack([pixels, place[pixels]], 1)
+    matches[: len(pixels)] = torch.stack([pixels, v * second.camera.width + u], 1)
     return matches
 
 

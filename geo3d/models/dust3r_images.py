@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.models.image_encoder import colours_of
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _as_pillow(image: Any) -> Image.Image:
     colors = colours_of(image)
     if len(colors) != 1:
         raise InputError(f"load_image: takes one image at a time, got {len(colors)}")
-    pixels = colors[0] if colors[0].dtype == torch.uint8 else (colors[0] * 255).round().to(torch.uint8)
+    pixels = colors[0] if colors[0].dtype == torch.uint8 else byte_color_tensor(colors[0])
     return Image.fromarray(pixels.cpu().numpy())
 
 

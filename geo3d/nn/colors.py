@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geo3d.geometry.byte_colors import byte_color_tensor
+
 
 class ColorScale(NamedTuple):
     """What is taken off the colours in [0, 1] that a network reads, and by what they are then divided."""
@@ -33,4 +35,4 @@ def normalise(images: Tensor, scale: ColorScale = IMAGENET) -> Tensor:
 def denormalise(images: Tensor, scale: ColorScale = IMAGENET) -> Tensor:
     """Inverse of :func:`normalise`, clipped to what a screen shows: (B, 3, H, W) -> uint8 (B, H, W, 3)."""
     mean, std = (torch.tensor(v, device=images.device) for v in scale)
-    return ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return byte_color_tensor(images.permute(0, 2, 3, 1) * std + mean)

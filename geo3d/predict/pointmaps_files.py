@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geo3d.geometry import PointCloud, View
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.interop import colmap, nerfstudio
 from geo3d.random import Stream, stream_generator
 from geo3d.reconstruction.pointmaps.photos import Photo
@@ -110,7 +111,7 @@ def _picture(place: Reconstruction, cloud: PointCloud) -> Picture3D:
     low, high = np.quantile(xyz, (0.01, 0.99), axis=0)
     length = max(_FRUSTUM * float(np.linalg.norm(high - low)), 1e-6)
     near = ((xyz >= low - 0.1 * (high - low)) & (xyz <= high + 0.1 * (high - low))).all(1)
-    points = Points(xyz[near], (shown.colors.numpy()[near] * 255).round().astype(np.uint8))
+    points = Points(xyz[near], byte_colors(shown.colors.numpy()[near]))
     poses = place.aligned.world_from_camera.numpy()
     cameras = tuple(
         Frustum(pose, place.loaded_camera(n), length, (200, 40, 40), name=place.photos[n].name)

@@ -14,6 +14,7 @@ from torch import Tensor
 from geo3d.datasets import read_cloud
 from geo3d.datasets.scannet import SCANNET20_CLASSES
 from geo3d.errors import InputError
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.methods.checks import check_positive
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.models import Encoder
@@ -105,7 +106,7 @@ def _predict_scene(model: Encoder, scene: Path, place: Path, voxel_size: float |
     labels, picture = predicted.numpy(), place.with_suffix(".png")
     origin = None if cloud.origin is None else cloud.origin.numpy()
     write_labelled_points(place, cloud.xyz.numpy(), labels, count, origin)
-    panels = {} if cloud.colors is None else {"colours": (cloud.colors.numpy() * 255).round().astype(np.uint8)}
+    panels = {} if cloud.colors is None else {"colours": byte_colors(cloud.colors.numpy())}
     lines, confusion = [_shares(labels, classes)], None
     if cloud.semantic is not None and comparable:
         panels["labels"] = cloud.semantic.numpy()

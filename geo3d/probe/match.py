@@ -12,7 +12,8 @@ from geo3d.datasets.rooms import make_rooms
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_between, check_positive
 from geo3d.models import Encoder
-from geo3d.probe.matching import MatchCounts, comparable, match_counts, nearest
+from geo3d.nn.mutual_nearest import most_alike
+from geo3d.probe.matching import MatchCounts, comparable, match_counts
 from geo3d.probe.probe import Probe, Representation, Score, load_encoder, table
 from geo3d.probe.scenes import SceneProbeConfig, find_measured
 from geo3d.probe.view_pairs import CloudPairs, ImagePairs, PairInputs, pairs_by_angle
@@ -183,7 +184,7 @@ class MatchProbe(Probe):
                     first, second = features(pair)
                     columns[name] = first.shape[1]
                     widths = self._widths.get(name, [first.shape[1]])
-                    found = nearest(*comparable(first, second, widths))
+                    found = most_alike(*comparable(first, second, widths))
                     counts[name][number] += match_counts(*found, pair.known, self.thresholds)
         if not any(count.visible for count in next(iter(counts.values()))):
             raise InputError("no point is seen by both views of a pair; nothing can be measured")

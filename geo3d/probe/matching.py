@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geo3d.nn.mutual_nearest import comes_back
+
 
 @dataclass(frozen=True)
 class Correspondences:
@@ -79,25 +81,19 @@ def comparable(first: Tensor, second: Tensor, widths: Sequence[int]) -> tuple[Te
     return whole[: len(first)], whole[len(first) :]
 
 
-def nearest(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) row of ``second`` that is most alike to each row of ``first``; and (M,) the other way round."""
-    alike = first @ second.T
-    return alike.argmax(1), alike.argmax(0)
-
-
 def match_counts(forward: Tensor, backward: Tensor, known: Correspondences, thresholds: Sequence[float]) -> MatchCounts:
     """How many correspondences are right.
 
     Args:
-        forward, backward: as :func:`nearest` gives them.
+        forward, backward: as :func:`~geo3d.nn.mutual_nearest.most_alike` gives them.
         known: the truth.
         thresholds: largest distances that are right, ascending.
     """
     error = (known.truth - known.places[forward]).norm(dim=1)  # NaN where it is not seen, and no threshold is met
     right = error.unsqueeze(1) <= error.new_tensor(thresholds)
-    mutual = (backward[forward] == torch.arange(len(forward))) & known.judged
+    mutual = comes_back(forward, backward) & known.judged
     visible = known.truth.isfinite().all(1)
     return MatchCounts(int(visible.sum()), right.sum(0), int(mutual.sum()), (right & mutual.unsqueeze(1)).sum(0))
 
 
-__all__ = ["Correspondences", "MatchCounts", "comparable", "match_counts", "nearest"]
+__all__ = ["Correspondences", "MatchCounts", "comparable", "match_counts"]

@@ -16,6 +16,7 @@ from geo3d.datasets.covisibility import DepthTolerance
 from geo3d.datasets.pair_mining import PairOptions
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, ViewPair
+from geo3d.geometry.flow import same_surface
 from geo3d.models.encoder import Encoder
 from geo3d.models.image_encoder import ImageEncoder, SeesTwoViews
 from geo3d.models.voxel_encoder import VoxelEncoder
@@ -147,8 +148,7 @@ class ImagePairs:
         inside = (uv >= -0.5).all(1) & (uv < torch.tensor([second.camera.width, second.camera.height]) - 0.5).all(1)
         inside &= (z > 0) & (depth > 0)
         found = torch.where(inside, second.depth_at(torch.where(inside.unsqueeze(1), uv, 0.0)), 0.0)
-        allowed = torch.maximum(torch.tensor(_TOLERANCE.absolute).double(), _TOLERANCE.relative * z)
-        visible = inside & (found > 0) & ((found - z).abs() <= allowed)
+        visible = inside & same_surface(z, found, _TOLERANCE.relative, _TOLERANCE.absolute)
         judged = (depth > 0) & (~inside | (found > 0))
         known = Correspondences(torch.where(visible.unsqueeze(1), uv, torch.nan), others, judged)
         return PairInputs(PixelsOfView(first, pixels, self.step), PixelsOfView(second, others, self.step), known)

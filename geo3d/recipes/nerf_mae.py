@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geo3d.geometry import VolumeGrid
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, colour_psnr, copied_blocks
 from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
 from geo3d.reconstruction.grid_rendering import inside_view, render_grid
@@ -120,7 +121,7 @@ class NeRFMAERecipe(GridsRecipe):
         for row, sides in enumerate(batch["sizes"].tolist()):
             parts = [_placed(part[row].cpu(), sides) for part in (masked, filled, batch["values"])]
             view = inside_view(parts[-1], *_VIEW)
-            rows.append([(255 * render_grid(part, *view)[0]).round().byte().numpy() for part in parts])
+            rows.append([byte_color_tensor(render_grid(part, *view)[0]).numpy() for part in parts])
         write_picture(self.folder / "views.png", captioned_sheet(np.array(rows), ["masked", "filled in", "original"]))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from geo3d.datasets.image_files import decode
 from geo3d.datasets.scene import Scene
 from geo3d.geometry import Camera, VolumeGrid
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.metrics import psnr
 from geo3d.reconstruction.grid_rendering import render_grid
 from geo3d.reconstruction.routes import Made, Render
@@ -92,7 +93,7 @@ def preview(scene: Scene, made: Made, classes: Sequence[str] = ()) -> tuple[np.n
             if name == list(ways)[-1]:
                 shown.append(("its depth", _grey(depth)))
         if number < _SHOWN:
-            rows.append([(caption, _fitted(_pixels(image), _TILE)) for caption, image in shown])
+            rows.append([(caption, _fitted(byte_color_tensor(image).numpy(), _TILE)) for caption, image in shown])
     slices = [(f"across {axis}", _fitted(image, _TILE)) for axis, image in zip("xyz", grid_slices(made.grid))]
     rows.insert(0, slices)
     if made.grid.labels is not None and len(classes):
@@ -131,10 +132,6 @@ def _grey(depth: Tensor) -> Tensor:
     near, far = float(known.quantile(0.02)), float(known.quantile(0.98))
     shade = 1 - 0.85 * ((depth - near) / max(far - near, 1e-9)).clamp(0, 1)
     return torch.where(depth > 0, shade, 0.0)[..., None].expand(*depth.shape, 3)
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def _fitted(pixels: np.ndarray, longest: int) -> np.ndarray:

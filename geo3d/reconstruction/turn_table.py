@@ -12,6 +12,7 @@ import torch
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, View
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.reconstruction.field_box import meeting_point
 from geo3d.viz.animation import write_frames, write_gif
 from geo3d.writing import prepare_place
@@ -115,7 +116,7 @@ def write_turn_table(
     pictures = []
     for pose in turn_table_poses(poses, frames):
         image = field.render(camera, torch.from_numpy(pose)).image
-        pictures.append((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+        pictures.append(byte_color_tensor(image).numpy())
     write_frames(Path(folder) / "frames", pictures)
     write_gif(target, pictures, seconds)
     return target

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.reconstruction.grid_rendering import inside_view, render_grid
 from geo3d.reconstruction.preview import grid_slices, label_slices
 from geo3d.visualize.features import SOLID, grid_points, read_grids
@@ -41,7 +42,7 @@ def draw(config: GridOptions) -> Picture3D:
             if grid.low is not None:
                 told += f", of {100 * float(grid.voxel.mean()):.1f} cm"
                 image, _ = render_grid(grid, *inside_view(grid, *_RENDERED))
-                pixels = (255 * image).round().byte().numpy()
+                pixels = byte_color_tensor(image).numpy()
                 images.append(ImagePanel(f"{name}: rendered from inside", pixels))
             else:
                 told += "; its size is not known, so that it is not rendered"

@@ -12,6 +12,7 @@ from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.geometry import View
 from geo3d.inference import LoadedEncoder
+from geo3d.nn.mutual_nearest import mutual_nearest
 from geo3d.visualize.attention import two_views
 from geo3d.visualize.features import encoded_image, image_files
 from geo3d.visualize.options import DrawingOptions, EncoderOptions, PlaceOptions, layers_of, load
@@ -75,12 +76,12 @@ def draw(config: MatchesOptions) -> Picture3D:
         views = [place.scene.view(number) for number in two_views(place, config.pair)]
     layers = layers_of(config)
     places = [_described(encoder, view, layers) for view in views]
-    first, second, score = mutual_nearest(places[0][1], places[1][1])
-    uv = places[0][0][first], places[1][0][second]
+    rows, score = mutual_nearest(*(torch.from_numpy(features) for _, features, _ in places))
+    uv = tuple(uv[own] for (uv, *_), own in zip(places, rows.numpy().T))
     tolerance = config.tolerance if config.tolerance is not None else places[0][2]
-    matches = Matches(*uv, score, verdicts(views, *uv, tolerance), len(places[0][0]))
+    matches = Matches(*uv, score.numpy(), verdicts(views, *uv, tolerance), len(places[0][0]))
     known = matches.verdict >= 0
-    summary = f"{len(first)} mutual nearest neighbours of {matches.possible} places"
+    summary = f"{len(rows)} mutual nearest neighbours of {matches.possible} places"
     if known.any():
         right = int((matches.verdict == 1).sum())
         summary += f"; {right} of {int(known.sum())} that can be judged are right, {100 * right / known.sum():.0f} %"
@@ -92,19 +93,6 @@ def draw(config: MatchesOptions) -> Picture3D:
     legend = tuple(_NAMES.items()) if known.any() else (("not known", UNKNOWN),)
     name = encoder.model.name or encoder.model.family
     return Picture3D(f"matches by {name}", images=(panel,), legend=legend, notes=(told, summary), columns=1)
-
-
-def mutual_nearest(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of two sets of features (N, C) and (M, C) that are each other's nearest by cosine.
-
-    Returns:
-        rows of the first and of the second (K,), and their cosine similarity (K,).
-    """
-    units = [f / np.linalg.norm(f, axis=1, keepdims=True).clip(1e-12) for f in (first, second)]
-    cosine = units[0] @ units[1].T
-    forth, back = cosine.argmax(1), cosine.argmax(0)
-    rows = np.flatnonzero(back[forth] == np.arange(len(first)))
-    return rows, forth[rows], cosine[rows, forth[rows]]
 
 
 def verdicts(views: list[View], first: np.ndarray, second: np.ndarray, tolerance: float) -> np.ndarray:
@@ -197,4 +185,4 @@ def _drawn(images: list[np.ndarray], matches: Matches, most: int) -> np.ndarray:
     return np.asarray(sheet)
 
 
-__all__ = ["Matches", "MatchesOptions", "draw", "mutual_nearest", "verdicts"]
+__all__ = ["Matches", "MatchesOptions", "draw", "verdicts"]

@@ -15,6 +15,7 @@ from geo3d.datasets.read_points import POINT_ENDINGS
 from geo3d.datasets.scene import Mesh
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, View
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.surface import sample_surface
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.objects import ObjectClouds
@@ -223,12 +224,12 @@ def cloud_colors(cloud: PointCloud) -> np.ndarray | None:
     """(N, 3) uint8, None where a cloud has no colours."""
     if cloud.colors is None:
         return None
-    return (cloud.colors.nan_to_num(0.75).clamp(0, 1).numpy() * 255).round().astype(np.uint8)
+    return byte_colors(cloud.colors.nan_to_num(0.75).numpy())
 
 
 def image_of(view: View) -> np.ndarray:
     """(H, W, 3) uint8."""
-    return (view.image.clamp(0, 1).numpy() * 255).round().astype(np.uint8)
+    return byte_colors(view.image.numpy())
 
 
 def lifted(view: View, most: int = _LIFTED_PIXELS) -> tuple[Points, np.ndarray]:

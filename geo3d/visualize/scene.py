@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.visualize.features import all_places
 from geo3d.visualize.options import DrawingOptions, PlaceOptions
 from geo3d.visualize.places import Place, image_of, shown_points
@@ -59,7 +60,7 @@ def _spaces(place: Place, config: SceneOptions, cameras: tuple, legend: dict[str
         mesh = place.mesh()
     if mesh is not None and len(mesh.faces):
         grey = np.full((len(mesh.vertices), 3), _UNKNOWN_COLOR, np.uint8)
-        colors = grey if mesh.colors is None else (mesh.colors * 255).round().clip(0, 255).astype(np.uint8)
+        colors = grey if mesh.colors is None else byte_colors(mesh.colors)
         first = Space(
             f"{place.name}: mesh, {len(mesh.faces):,} triangles",
             surfaces=(Surface(mesh.vertices, mesh.faces, colors),),

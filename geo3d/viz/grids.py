@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.viz.points import label_colors
 
 #: What lies behind a grid that lets light through: white.
@@ -71,7 +72,7 @@ def _over(layer: Tensor) -> Tensor:
 
 def _pixels(picture: Tensor) -> np.ndarray:
     """(3, first, second) -> (second, first, 3) uint8, the second axis upwards."""
-    return (255 * picture).round().byte().permute(2, 1, 0).flip(0).cpu().numpy()
+    return byte_color_tensor(picture).permute(2, 1, 0).flip(0).cpu().numpy()
 
 
 __all__ = ["BELOW_CEILING", "label_slice", "seen_along", "slice_of"]

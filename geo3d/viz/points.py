@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geo3d.geometry import PointCloud
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.origin import find_origin
 from geo3d.viz.ply import write_ply
 from geo3d.viz.raster import dots, paint
@@ -131,7 +132,7 @@ def _bytes(cloud: PointCloud) -> np.ndarray:
         return np.tile(np.array(_UNLABELLED, np.uint8), (len(cloud), 1))
     colors = cloud.colors.cpu().numpy()
     known = np.isfinite(colors).all(1, keepdims=True)
-    return np.where(known, np.nan_to_num(colors) * 255, _UNLABELLED).round().astype(np.uint8)
+    return np.where(known, byte_colors(np.nan_to_num(colors)), np.uint8(_UNLABELLED))
 
 
 def _panels(panels: dict[str, np.ndarray], below: int = 0) -> Sheet:

@@ -134,7 +134,7 @@ def test_mutual_matches_and_those_that_agree():
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(50, 16, generator=generator)
     order = torch.randperm(50, generator=generator)
-    rows, cosines = example["mutual_matches"](first, 3 * first[order])
+    rows, cosines = example["mutual_nearest"](first, 3 * first[order])
     assert torch.equal(order[rows[:, 1]], rows[:, 0])
     assert len(rows) == 50
     torch.testing.assert_close(cosines, torch.ones(50))

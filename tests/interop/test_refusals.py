@@ -155,6 +155,7 @@ def test_it_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told) as caught:
         call(tmp_path)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir()), "something was written before"
 
 
 def test_columns_that_a_cloud_has_not_are_named_and_can_be_left_out() -> None:

@@ -17,9 +17,10 @@ from geo3d import InputError
 from geo3d.datasets import scene as scenes
 from geo3d.geometry import Camera, ViewPair
 from geo3d.geometry.view import depth_normals
+from geo3d.nn.mutual_nearest import most_alike
 from geo3d.probe import run_probe
 from geo3d.probe.match import MatchConfig
-from geo3d.probe.matching import Correspondences, MatchCounts, comparable, match_counts, nearest
+from geo3d.probe.matching import Correspondences, MatchCounts, comparable, match_counts
 from geo3d.probe.view_pairs import CloudPairs, ImagePairs, PairInputs
 from geo3d.probe.views import at_pixels, pixel_lattice, shown_view
 
@@ -56,7 +57,7 @@ def test_what_all_points_share_and_the_size_of_a_block_do_not_count() -> None:
     first = torch.randn(50, 6, generator=rng)
     order = torch.randperm(50, generator=rng)
     scaled = torch.cat([100 + 1000 * first[:, :3], first[:, 3:]], 1)
-    forward, backward = nearest(*comparable(scaled, scaled[order], (3, 3)))
+    forward, backward = most_alike(*comparable(scaled, scaled[order], (3, 3)))
     assert torch.equal(order[forward], torch.arange(50))
     assert torch.equal(backward, order)
 

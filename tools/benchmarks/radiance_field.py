@@ -24,6 +24,7 @@ from geo3d.datasets import open_dataset
 from geo3d.datasets.scene import Scene
 from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.errors import InputError
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.metrics import psnr
 from geo3d.progress import progress_line
 from geo3d.reconstruction.radiance_field import RadianceField, RadianceFieldConfig, fit_radiance_field
@@ -78,7 +79,7 @@ def held_out_figures(field: RadianceField, scene: Scene, rays: SceneRays, pictur
         view, truth = field.render(rays.cameras[photo], rays.poses[photo]), rays.image(photo)
         whole.append(psnr(view.image, truth))
         half.append(psnr(halved(view.image), halved(truth)))
-        panels = [(255 * image).round().byte().numpy() for image in (truth, view.image)]
+        panels = [byte_color_tensor(image).numpy() for image in (truth, view.image)]
         if "depth" in scene.parts:
             depth = scene.depth(photo)
             known = (depth > 0) & (view.depth.numpy() > 0)

@@ -12,6 +12,7 @@ import torch
 from geo3d.datasets.point_columns import PointColumns, named_columns, unit_colors, whole_labels
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud
+from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.origin import find_origin, origin_rows
 from geo3d.geometry.surface import unit_normals
 from geo3d.interop.ros2.messages import MessageTypes, bytes_of, count_of, field_of
@@ -199,7 +200,7 @@ def to_pointcloud2(
     if cloud.normals is not None:
         columns |= {f"normal_{axis}": _array(cloud.normals)[:, i] for i, axis in enumerate("xyz")}
     if cloud.colors is not None:
-        red, green, blue = (255 * np.nan_to_num(_array(cloud.colors)).clip(0, 1)).round().astype(np.uint32).T
+        red, green, blue = byte_colors(np.nan_to_num(_array(cloud.colors))).astype(np.uint32).T
         columns["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
     for name, labels in (("label", cloud.semantic), ("instance", cloud.instance)):
         if labels is not None:

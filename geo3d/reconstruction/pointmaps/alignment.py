@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
+from geo3d.geometry.rotation import turn_matrix
 from geo3d.geometry.similarity import Similarity
 from geo3d.reconstruction.pointmaps.initial import chain, find_focals, fit, fused_depth
 from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, centre, lens_centre, thinned_centre
@@ -262,11 +263,11 @@ class _Problem:
     def _unknowns(self) -> Unknowns:
         change = torch.where(self.fixed, 0.0, self.focal_change[self.lens])
         return Unknowns(
-            _turned(self.turn, self.rotation),
+            turn_matrix(self.turn) @ self.rotation,
             self.place,
             self.log_depth.exp(),
             (self.start_focal + change).exp(),
-            _turned(self.pair_turn, self.pair_rotation),
+            turn_matrix(self.pair_turn) @ self.pair_rotation,
             self.pair_place,
             self.pair_log_scale.exp(),
         )
@@ -310,14 +311,6 @@ class _Problem:
             f"{self.terms.every}. pixel: objective {objective[0]:.4g} to {objective[1]:.4g}"
         )
         return AlignedViews(poses, focals, list(self.middles), depths, confidences, ways, objective, told)
-
-
-def _turned(turns: Tensor, rotations: Tensor) -> Tensor:
-    """Rotations (N, 3, 3) after small ones by vectors (N, 3): axis times angle."""
-    x, y, z = turns.unbind(1)
-    zero = torch.zeros_like(x)
-    across = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)
-    return torch.linalg.matrix_exp(across) @ rotations
 
 
 def _orthogonal(rotations: Tensor) -> Tensor:

@@ -33,9 +33,7 @@ def without_floaters(
         seen = (aligned.points(view) - pose[:3, 3]) @ pose[:3, :3]
         depth = seen[..., 2]
         height, width = aligned.depths[other].shape
-        x, y, aspect = aligned.principal_points[other]
-        focal, ahead = aligned.focals[other], depth.clamp_min(1e-9)
-        u, v = (focal * seen[..., 0] / ahead + x).round(), (focal / aspect * seen[..., 1] / ahead + y).round()
+        u, v = aligned.camera(other).project(seen).round().unbind(-1)
         inside = (depth > 0) & (u >= 0) & (v >= 0) & (u < width) & (v < height) & (aligned.depths[view] > 0)
         place = torch.where(inside, v * width + u, 0).long()
         there = aligned.depths[other].flatten()[place]

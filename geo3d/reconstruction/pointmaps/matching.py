@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.nn.mutual_nearest import comes_back
 from geo3d.ops import knn
 
 #: Scalar products that are held at a time.
@@ -54,7 +55,7 @@ def reciprocal_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     one, other = (torch.tensor([0, len(part)], device=part.device) for part in (first, second))
     nearest = knn(second, first, other, one, 1)[0][:, 0]
     back = knn(first, second, one, other, 1)[0][:, 0]
-    return back[nearest] == torch.arange(len(second), device=second.device), nearest
+    return comes_back(nearest, back), nearest
 
 
 def nearest_descriptors(queries: Tensor, descriptors: Tensor, at_once: int = _AT_ONCE) -> Tensor:

@@ -95,9 +95,7 @@ class Reconstruction:
 
     def loaded_camera(self, view: int) -> Camera:
         """Intrinsics of the image that the network saw."""
-        height, width = self.aligned.depths[view].shape
-        focal, (x, y, aspect) = self.aligned.focals[view], self.aligned.principal_points[view]
-        return Camera(width, height, focal, focal / aspect, x, y)
+        return self.aligned.camera(view)
 
     def usual_confidence(self) -> float:
         """3, as published, if a tenth of all points has it; else the median of all confidences."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from geo3d.errors import InputError
-from geo3d.geometry.rotation import triangle_frames
+from geo3d.geometry.rotation import triangle_frames, turn_matrix
 from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, from_centre
 
 #: Pixels of the longer side, for which the published threshold of 5 pixels was chosen.
@@ -196,20 +197,11 @@ def _refined(
         weighted = jacobian * weight[:, None, None]
         normal = np.einsum("nki,nkj->ij", weighted, jacobian)
         step = -np.linalg.lstsq(normal, np.einsum("nki,nk->i", weighted, residual), rcond=None)[0]
-        rotation, translation = _small_rotation(step[:3]) @ rotation, translation + step[3:]
+        rotation = turn_matrix(torch.from_numpy(step[:3])).numpy() @ rotation
+        translation = translation + step[3:]
         if np.abs(step).max() < 1e-10:
             break
     return rotation, translation
-
-
-def _small_rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix of an axis times an angle, radians."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    if angle < 1e-12:
-        return np.eye(3) + across
-    return np.eye(3) + np.sin(angle) / angle * across + (1 - np.cos(angle)) / angle**2 * across @ across
 
 
 __all__ = ["FoundPose", "find_pose", "usual_threshold"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.geometry import Camera
 from geo3d.geometry.similarity import Similarity
 from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, from_centre, pixel_centres
 
@@ -90,6 +91,12 @@ class AlignedViews:
         rays = camera_rays(*depth.shape, self.focals[view], self.principal_points[view])
         pose = self.world_from_camera[view]
         return (rays * depth[..., None]) @ pose[:3, :3].T + pose[:3, 3]
+
+    def camera(self, view: int) -> Camera:
+        """Intrinsics of a view's pointmap."""
+        height, width = self.depths[view].shape
+        focal, (x, y, aspect) = self.focals[view], self.principal_points[view]
+        return Camera(width, height, focal, focal / aspect, x, y)
 
     def moved(self, similarity: Similarity) -> AlignedViews:
         """The same in another frame and unit."""
