@@ -26,12 +26,6 @@ class PointmapLoss(NamedTuple):
     errors: Tensor
 
 
-def in_first_camera(points: Tensor, world_from_camera: Tensor) -> Tensor:
-    """Points of the world (B, H, W, 3) in the frame of a camera with pose (B, 4, 4)."""
-    rotation, centre = world_from_camera[:, None, None, :3, :3], world_from_camera[:, None, None, :3, 3]
-    return ((points - centre).unsqueeze(-2) @ rotation).squeeze(-2)
-
-
 def mean_distance(points: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Tensor:
     """Mean distance from the origin over the valid points of both views.
 
@@ -68,7 +62,7 @@ def pointmap_loss(
     Args:
         points: predicted ones of both views, (B, H, W, 3) each, in the camera frame of the first.
         confidences: (B, H, W) each, positive.
-        targets: true points likewise, in the same frame (:func:`in_first_camera`); anything where not valid.
+        targets: true points likewise, in the same frame; anything where not valid.
         valid: (B, H, W) bool each.
         metric: (B,) bool, pairs whose scale counts; none when not given.
         alpha: what being unsure costs.
@@ -119,4 +113,4 @@ def descriptor_loss(
     return each.mean() if confidence is None else (confidence * each - alpha * confidence.log()).mean()
 
 
-__all__ = ["PointmapLoss", "descriptor_loss", "in_first_camera", "mean_distance", "pointmap_loss"]
+__all__ = ["PointmapLoss", "descriptor_loss", "mean_distance", "pointmap_loss"]

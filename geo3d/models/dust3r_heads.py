@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geo3d.errors import InputError
 from geo3d.nn import Mlp
 from geo3d.nn.dpt import DPTHead, PixelHead, hook_layers, tokens_to_pixels
 from geo3d.nn.pointmaps import ConfidenceMode, DepthMode, points_from_raw, unit_descriptors
@@ -127,13 +126,7 @@ class _Modes:
 
 
 def build_head(config: DUSt3RConfig) -> LinearPointHead | DensePointHead:
-    """The head of a config.
-
-    Raises:
-        InputError: a head that does not go with its other sizes.
-    """
-    if (config.head == "catmlp+dpt") != (config.descriptors is not None):
-        raise InputError(f"DUSt3R: descriptors {config.descriptors} do not go with the head {config.head}")
+    """The head of a config."""
     return LinearPointHead(config) if config.head == "linear" else DensePointHead(config)
 
 

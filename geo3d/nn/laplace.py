@@ -24,7 +24,18 @@ _LARGEST = 1e4
 
 @dataclass(frozen=True)
 class CriterionConfig:
-    """Which criterion, and its arguments; those that are None take the criterion's own."""
+    """Which criterion, and its arguments; those that are None take the criterion's own.
+
+    - ``l1``: mean of \\|error\\| over pixels and channels; no confidence.
+    - ``laplacian``: b = exp(c) of a raw confidence c.
+    - ``bounded``: b = a + (b - a) sigmoid(c), from 0.25 to 4 as published for flow; vectors of 1e4 do not count.
+    - ``bounded2``: log b = 2 a (sigmoid(c / b) - 0.5), within +-3 as published for stereo.
+
+    Errors of several channels are summed (CroCo v2, section 4).
+
+    Raises:
+        InputError: no such criterion, an argument that it does not take, or a value that makes no sense.
+    """
 
     name: CriterionName = "bounded2"
     """l1 (no confidence); laplacian (b = exp c); bounded (b from ``a`` to ``b``); bounded2 (log b within +-``a``)."""
@@ -72,7 +83,7 @@ _ARGUMENTS: dict[str, dict[str, float]] = {
 
 
 class Criterion(ABC):
-    """A loss of dense values, some of which are not known. Made by :func:`criterion`.
+    """A loss of dense values, some of which are not known. Made by :meth:`CriterionConfig.build`.
 
     Attributes:
         config: name and arguments.
@@ -171,27 +182,4 @@ _CRITERIA: dict[str, type[Criterion]] = {
 }
 
 
-def criterion(name: CriterionName, **arguments: float) -> Criterion:
-    """A criterion by its name.
-
-    - ``l1``: mean of \\|error\\| over pixels and channels; no confidence.
-    - ``laplacian``: b = exp(c) of a raw confidence c.
-    - ``bounded``: b = a + (b - a) sigmoid(c), from 0.25 to 4 as published for flow; vectors of 1e4 do not count.
-    - ``bounded2``: log b = 2 a (sigmoid(c / b) - 0.5), within +-3 as published for stereo.
-
-    Errors of several channels are summed (CroCo v2, section 4).
-
-    Args:
-        name: which.
-        arguments: ``max_gtnorm``, and ``a`` and ``b`` of the bounded ones, see :class:`CriterionConfig`.
-
-    Raises:
-        InputError: no such criterion, an argument that it does not take, or a value that makes no sense.
-    """
-    unknown = [a for a in arguments if a not in ("max_gtnorm", "a", "b")]
-    if unknown:
-        raise InputError(f"criterion {name}: unknown argument {', '.join(unknown)}; known: max_gtnorm, a, b")
-    return CriterionConfig(name, **arguments).build()
-
-
-__all__ = ["Criterion", "CriterionConfig", "CriterionName", "criterion"]
+__all__ = ["Criterion", "CriterionConfig", "CriterionName"]

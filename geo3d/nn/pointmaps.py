@@ -65,15 +65,9 @@ def points_from_raw(raw: Tensor, mode: DepthMode = "exp") -> Tensor:
     return raw / length.clamp(min=_SHORTEST) * torch.expm1(length)
 
 
-def raw_from_points(points: Tensor) -> Tensor:
-    """Inverse of :func:`points_from_raw` in mode ``exp``: (..., 3) -> (..., 3) of length log(1 + distance)."""
-    distance = points.norm(dim=-1, keepdim=True)
-    return points / distance.clamp(min=_SHORTEST) * torch.log1p(distance)
-
-
 def unit_descriptors(raw: Tensor) -> Tensor:
     """(..., C) divided by its length."""
     return raw / raw.norm(dim=-1, keepdim=True)
 
 
-__all__ = ["ConfidenceMode", "DepthMode", "points_from_raw", "raw_from_points", "unit_descriptors"]
+__all__ = ["ConfidenceMode", "DepthMode", "points_from_raw", "unit_descriptors"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geo3d.datasets.rooms import make_rooms
 from geo3d.errors import InputError
+from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.methods.checks import check_at_least
 from geo3d.metrics import depth_figures
 from geo3d.models import Encoder
@@ -234,7 +235,7 @@ class DepthProbe(Probe):
         for view in self._drawn:
             known = view["depth"][view["depth"].isfinite()]
             low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-            tiles = [(255 * view["image"][:height, :width]).byte().numpy()]
+            tiles = [byte_color_tensor(view["image"][:height, :width]).numpy()]
             for name, values in view.items():
                 if name != "image":
                     large = values.repeat_interleave(self.patch, 0).repeat_interleave(self.patch, 1)[:height, :width]

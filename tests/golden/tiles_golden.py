@@ -12,7 +12,7 @@ from torch import Tensor
 from geo3d.checkpoints.croco_downstream import tiles_from_published
 from geo3d.inference.tiling import tiled_loss, tiled_prediction, tiles_of
 from geo3d.models.croco_downstream import TileConfidence
-from geo3d.nn.laplace import criterion
+from geo3d.nn.laplace import CriterionConfig
 
 # Run in float64, so that what is stored as float32 is left: of the largest value 6e-8 at most.
 RELATIVE = 2e-7
@@ -47,6 +47,6 @@ def check_tiled_prediction(case: GoldenCase, folder: Path) -> None:
             tiles = tiles_of(tuple(t["img1"].shape[2:]), crop, arguments["overlap"])
             assert len(tiles) == arguments["tiles"]
         if "tiled_loss" in t:
-            made = criterion("bounded2").loss
+            made = CriterionConfig("bounded2").build().loss
             loss = tiled_loss(predict, made, t["img1"], t["img2"], t["gt"], crop, arguments["overlap"])
             assert loss.item() == pytest.approx(t["tiled_loss"].item(), rel=RELATIVE)

@@ -12,7 +12,7 @@ from geo3d import InputError
 from geo3d.inference.stereo import agreeing, match_stereo, shifts_of
 from geo3d.inference.tiling import TiledOutput, tile_offsets, tiled_loss, tiled_prediction, tiles_of
 from geo3d.models.croco_downstream import TileConfidence
-from geo3d.nn.laplace import criterion
+from geo3d.nn.laplace import CriterionConfig
 
 WEIGH = TileConfidence().weight
 #: Raw confidences of a match that is certain, and of none.
@@ -82,7 +82,7 @@ def test_small_images_are_enlarged_and_their_motion_shrinks_again() -> None:
 def test_the_loss_of_tiles_is_their_mean() -> None:
     image = torch.randn(1, 3, 8, 14, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     target = torch.randn(1, 1, 8, 14, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    made = criterion("bounded2").loss
+    made = CriterionConfig("bounded2").build().loss
     found = tiled_loss(_columns, made, image, None, target, (8, 8), overlap=0)
     parts = [made(_columns(tile.cut(image)), tile.cut(target)) for tile in tiles_of((8, 14), (8, 8), 0)]
     torch.testing.assert_close(found, torch.stack(parts).mean())

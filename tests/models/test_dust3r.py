@@ -10,7 +10,7 @@ import torch
 
 from geo3d import InputError
 from geo3d.models.dust3r import DUSt3R, DUSt3RConfig, MASt3R, PairPointmaps
-from geo3d.nn.pointmaps import ConfidenceMode, points_from_raw, raw_from_points, unit_descriptors
+from geo3d.nn.pointmaps import ConfidenceMode, points_from_raw, unit_descriptors
 
 LINEAR = DUSt3RConfig((32, 48), 8, 32, 2, 2, 16, 2, 2)
 DENSE = replace(
@@ -146,7 +146,6 @@ def test_points_and_confidences_of_every_mode() -> None:
         assert (points[1] == 0).all()
         (gradient,) = torch.autograd.grad(points.sum(), raw)
         assert gradient.isfinite().all()
-    torch.testing.assert_close(raw_from_points(points_from_raw(raw))[0], raw[0])
     c = torch.tensor([-50.0, 0, 2, 50], dtype=torch.float64)
     assert ConfidenceMode()(c).tolist() == pytest.approx([1, 2, 1 + math.e**2, 1 + math.e**50])
     assert ConfidenceMode("exp", 1.0, 4.0)(c).tolist() == pytest.approx([1, 2, 4, 4])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -150,8 +150,3 @@ def norm_saliency(features: Tensor) -> Tensor:
 def resized(saliency: Tensor, height: int, width: int) -> Tensor:
     """(B, h, w) -> (B, height, width), bilinear."""
     return F.interpolate(saliency.unsqueeze(1), (height, width), mode="bilinear", align_corners=False).squeeze(1)
-
-
-def options_of(kind: type[Teacher]) -> dict[str, Any]:
-    """Names and defaults of the options of a teacher."""
-    return to_plain(kind.Options())

@@ -38,7 +38,7 @@ class Matches:
 
 
 def reciprocal_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Points of two sets that are each other's nearest (DUSt3R, section 3.3).
+    """Points of two sets that are each other's nearest: the published matches of pointmaps (DUSt3R, section 3.3).
 
     Args:
         first, second: (N, 3) and (M, 3) points in one frame, all finite.
@@ -106,7 +106,7 @@ def reciprocal_descriptors(
 
 
 def with_confidence(matches: Matches, first: Tensor, second: Tensor, rule: str = "least") -> Matches:
-    """Matches with the confidence of each: of its two descriptors' (H, W), (H', W').
+    """Matches with the confidence of each, in the published forms (MASt3R): of its two descriptors' (H, W), (H', W').
 
     Args:
         matches: any.
