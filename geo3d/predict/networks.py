@@ -9,22 +9,27 @@ from typing import Any
 from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import read_weight_file
 from geo3d.errors import InputError
+from geo3d.inference.loaded import find_device
 from geo3d.models import Encoder, create_model
 
 
-def load_network(checkpoint: Path, task: str, authors: Sequence[str], does: str, **told: Any) -> Encoder:
-    """A network that has a head for a task, with the weights of a checkpoint.
+def load_network(
+    checkpoint: Path, task: str, authors: Sequence[str], does: str, device: str = "auto", **told: Any
+) -> Encoder:
+    """A network that has a head for a task, with the weights of a checkpoint, on a device.
 
     Args:
         checkpoint: as :func:`geo3d.create_model` takes it.
         task: as networks name theirs.
         authors: names of the models whose authors' files are tried where the file does not say what it holds.
         does: what such a network does, for the message, such as ``names the class of points``.
+        device: where it runs, by its name.
         told: options of the authors' files.
 
     Raises:
-        InputError: it cannot be read, or holds a network without such a head.
+        InputError: it cannot be read, or holds a network without such a head; no such device.
     """
+    place = find_device(device, f"predict {task}")
     if read_weight_file(resolve(checkpoint)).card:
         model = create_model(checkpoint=checkpoint, **told)
     else:
@@ -43,7 +48,7 @@ def load_network(checkpoint: Path, task: str, authors: Sequence[str], does: str,
         raise InputError(
             f"{checkpoint}: holds a {what}, and nothing that {does}; give a run of `geo3d finetune {task}`"
         )
-    return model
+    return model.to(place)
 
 
 __all__ = ["load_network"]

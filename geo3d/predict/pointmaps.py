@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -29,7 +29,7 @@ _USUAL_VIEWS = (15, 120)
 class PointmapsOptions:
     """Points, cameras and poses of a place from two to some fifty photos."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PHOTO ...")]
     """Photos, or folders of them."""
     checkpoint: Path
     """Run folder of `geo3d finetune pointmaps`, one of its checkpoints, the authors' file, or
@@ -74,6 +74,8 @@ class PointmapsOptions:
     """Of what is drawn: triples of points that poses are proposed by."""
 
     def __post_init__(self) -> None:
+        if not self.photos:
+            raise InputError("photos: give two photos or more, or folders of them")
         least = {"reach": 1, "steps": 0, "points": 1, "batch": 1, "seed": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
