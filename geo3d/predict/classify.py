@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ _AUTHORS = ("i2p_mae_classifier",)
 class ClassifyOptions:
     """Name the class of objects or images."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE ...")]
     """Objects, as files of points or meshes (PLY, OFF, OBJ, ...), for a network over points or voxels; or images."""
     checkpoint: Path
     """Run folder of `geo3d finetune classify`, one of its checkpoints, the authors' classifier of I2P-MAE, or
@@ -39,6 +39,8 @@ class ClassifyOptions:
     """File to write, .json or .csv."""
     top: int = 5
     """Classes that are told of each file, the most probable first (count)."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu, cuda or cuda:1."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "top")
@@ -58,7 +60,7 @@ def predict(config: ClassifyOptions) -> str:
         InputError: checkpoint or file cannot be read, or nothing can be written where it is to be.
     """
     prepare_place(config.out)
-    model = load_network(config.checkpoint, "classify", _AUTHORS, "names the class of objects or images")
+    model = load_network(config.checkpoint, "classify", _AUTHORS, "names the class of objects or images", config.device)
     found = [_asked(model, file, config.top) for file in config.files]
     write_text(
         config.out,

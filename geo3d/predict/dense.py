@@ -14,10 +14,9 @@ from torch import Tensor
 
 from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
-from geo3d.inference.loaded import find_device
-from geo3d.models import create_model
 from geo3d.models.croco_downstream import CroCoDownstream
 from geo3d.nn.colors import normalise
+from geo3d.predict.networks import open_network
 from geo3d.viz.dense import coloured
 from geo3d.writing import prepare_place, replacing
 
@@ -57,15 +56,21 @@ def load_network(options: DenseOptions, task: str) -> CroCoDownstream:
     Raises:
         InputError: it cannot be read, or is of another task; or tiles that the network's patch does not divide.
     """
-    device = find_device(options.device, f"predict {task}")
-    model = create_model(options.model or "croco_downstream", checkpoint=options.checkpoint)
-    if not isinstance(model, CroCoDownstream) or model.config.task != task:
-        held = getattr(model.config, "task", "no dense prediction")
-        raise InputError(f"{options.checkpoint}: its network is one of {held}, not of {task}; give one of {task}")
+    who = f"predict {task}"
+    model = open_network(options.checkpoint, (options.model or "croco_downstream",), who, options.device)
+    if not isinstance(model, CroCoDownstream):
+        raise InputError(
+            f"{options.checkpoint}: holds a {model.name or model.family}, which has no {task}; give a run of "
+            f"`geo3d finetune {task}`"
+        )
+    if model.config.task != task:
+        raise InputError(
+            f"{options.checkpoint}: its network is one of {model.config.task}, not of {task}; give one of {task}"
+        )
     patch = model.config.patch_size
     if options.tile is not None and any(side < patch or side % patch for side in options.tile):
         raise InputError(f"tile {options.tile} must be multiples of the network's patch of {patch} pixels")
-    return model.to(device)
+    return model
 
 
 def read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:

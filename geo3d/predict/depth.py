@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -34,7 +35,7 @@ from geo3d.viz.sheet import write_picture
 class DepthOptions(DenseOptions):
     """Find the depth of every pixel of images."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Images."""
     out: Path = Path("depth.npz")
     """Where to write depth: .npz, .pfm (both metres), or .png as KITTI has it (256ths of a metre in 16 bits). An .npz

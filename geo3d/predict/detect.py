@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -31,7 +31,7 @@ _SHOWN = 20
 class DetectOptions:
     """Find objects in radiance grids."""
 
-    grids: tyro.conf.Positional[tuple[Path, ...]]
+    grids: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="GRID ...")]
     """Files of grids (.npz), folders of them as `geo3d prepare grids` writes, or folders of scenes with posed depth
     maps or photos, of which grids are made first, under data/grids."""
     checkpoint: Path
@@ -45,6 +45,8 @@ class DetectOptions:
     """Objects that the network is less sure of than this (0 to 1) are not told."""
     side: int = 64
     """Voxels along the longest side of grids that are made (count)."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu, cuda or cuda:1."""
 
     def __post_init__(self) -> None:
         check_share(self, "threshold", "least_score")
@@ -67,7 +69,7 @@ def predict(config: DetectOptions) -> str:
         InputError: checkpoint, grid or scene cannot be read, or nothing can be written where it is to be.
     """
     prepare_place(config.out)
-    model = load_network(config.checkpoint, "detect", ("nerf_mae_detector",), "finds objects")
+    model = load_network(config.checkpoint, "detect", ("nerf_mae_detector",), "finds objects", config.device)
     notes: list[str] = []
     grids = [pair for path in config.grids for pair in _grids(path, config.side, notes)]
     found, lines = [], [*notes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -35,9 +36,9 @@ _LONGEST = 0.99
 class FlowOptions(DenseOptions):
     """Find where every pixel of an image has moved to in another."""
 
-    first: tyro.conf.Positional[Path]
+    first: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FIRST")]
     """First image."""
-    second: tyro.conf.Positional[Path]
+    second: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SECOND")]
     """Second image, of the same size."""
     out: Path = Path("flow.npz")
     """Where to write the flow: .npz, .flo, or .png as KITTI has it (three channels of 16 bits). An .npz with all that

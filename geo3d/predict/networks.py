@@ -9,34 +9,50 @@ from typing import Any
 from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import read_weight_file
 from geo3d.errors import InputError
+from geo3d.inference.loaded import find_device
 from geo3d.models import Encoder, create_model
 
 
-def load_network(checkpoint: Path, task: str, authors: Sequence[str], does: str, **told: Any) -> Encoder:
-    """A network that has a head for a task, with the weights of a checkpoint.
+def open_network(checkpoint: Path, names: Sequence[str], who: str, device: str = "auto", **told: Any) -> Encoder:
+    """The network of a checkpoint, in evaluation mode on a device.
 
     Args:
         checkpoint: as :func:`geo3d.create_model` takes it.
+        names: models that are tried in turn where the file does not say what it holds.
+        who: asks for it, for messages.
+        device: where it runs, by its name.
+        told: options of the file.
+
+    Raises:
+        InputError: it cannot be read as any of these, or no such device.
+    """
+    place = find_device(device, who)
+    if read_weight_file(resolve(checkpoint)).card:
+        return create_model(checkpoint=checkpoint, **told).to(place)
+    reasons = []
+    for name in names:
+        try:
+            return create_model(name, checkpoint=checkpoint, **told).to(place)
+        except InputError as error:
+            reasons.append(str(error))
+    raise InputError("; ".join(dict.fromkeys(reasons)))
+
+
+def load_network(
+    checkpoint: Path, task: str, authors: Sequence[str], does: str, device: str = "auto", **told: Any
+) -> Encoder:
+    """A network that has a head for a task, as :func:`open_network` opens it.
+
+    Args:
+        checkpoint, device, told: as there.
         task: as networks name theirs.
         authors: names of the models whose authors' files are tried where the file does not say what it holds.
         does: what such a network does, for the message, such as ``names the class of points``.
-        told: options of the authors' files.
 
     Raises:
-        InputError: it cannot be read, or holds a network without such a head.
+        InputError: it cannot be read, or holds a network without such a head; no such device.
     """
-    if read_weight_file(resolve(checkpoint)).card:
-        model = create_model(checkpoint=checkpoint, **told)
-    else:
-        reasons = []
-        for name in authors:
-            try:
-                model = create_model(name, checkpoint=checkpoint, **told)
-                break
-            except InputError as error:
-                reasons.append(str(error))
-        else:
-            raise InputError("; ".join(dict.fromkeys(reasons)))
+    model = open_network(checkpoint, authors, f"predict {task}", device, **told)
     without_head = getattr(model.config, "decoder", "") == "none"
     if model.task != task or without_head:
         what = f"{model.name or model.family}{', an encoder alone' if without_head or not model.task else ''}"
@@ -46,4 +62,4 @@ def load_network(checkpoint: Path, task: str, authors: Sequence[str], does: str,
     return model
 
 
-__all__ = ["load_network"]
+__all__ = ["load_network", "open_network"]

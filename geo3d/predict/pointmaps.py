@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from geo3d.errors import InputError
-from geo3d.inference import load_encoder
 from geo3d.models.dust3r import DUSt3R
+from geo3d.predict.networks import open_network
 from geo3d.predict.pointmaps_files import write_place
 from geo3d.progress import progress_line
 from geo3d.random import Stream, stream_generator
@@ -21,6 +21,8 @@ from geo3d.reconstruction.pointmaps.photos import LeftOut, NetworkPairs, find_ph
 from geo3d.reconstruction.pointmaps.place import PlaceOptions, Reconstruction, reconstruct
 from geo3d.writing import write_text, writing
 
+#: Whose authors' files are tried where a file does not say what it holds.
+_FAMILIES = ("dust3r", "mast3r")
 #: Degrees, horizontal, that lenses of cameras and telephones have.
 _USUAL_VIEWS = (15, 120)
 
@@ -29,13 +31,14 @@ _USUAL_VIEWS = (15, 120)
 class PointmapsOptions:
     """Points, cameras and poses of a place from two to some fifty photos."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PHOTO ...")]
     """Photos, or folders of them."""
     checkpoint: Path
     """Run folder of `geo3d finetune pointmaps`, one of its checkpoints, the authors' file, or
     hf://owner/repository/file[@revision]."""
     model: str | None = None
-    """Name of the model, where the file is its authors': such as dust3r_vitl_512_dpt."""
+    """Name of the model, where the file does not say what it holds, as a bare state dict: such as
+    dust3r_vitl_512_dpt."""
     out: Path = Path("place")
     """Folder to write."""
     size: int | None = None
@@ -74,6 +77,8 @@ class PointmapsOptions:
     """Of what is drawn: triples of points that poses are proposed by."""
 
     def __post_init__(self) -> None:
+        if not self.photos:
+            raise InputError("photos: give two photos or more, or folders of them")
         least = {"reach": 1, "steps": 0, "points": 1, "batch": 1, "seed": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -132,15 +137,13 @@ def load_network(checkpoint: Path, model: str | None, device: str) -> DUSt3R:
     Raises:
         InputError: it cannot be loaded, or is of another kind.
     """
-    loaded = (
-        load_encoder(checkpoint, device=device) if model is None else load_encoder(model, checkpoint, device=device)
-    )
-    if not isinstance(loaded.model, DUSt3R):
+    loaded = open_network(checkpoint, _FAMILIES if model is None else (model,), "predict pointmaps", device)
+    if not isinstance(loaded, DUSt3R):
         raise InputError(
-            f"{checkpoint}: holds {loaded.model.name or loaded.model.family}, which puts out no pointmaps; give a "
-            "checkpoint of dust3r or mast3r"
+            f"{checkpoint}: holds {loaded.name or loaded.family}, which puts out no pointmaps; give a checkpoint of "
+            "dust3r or mast3r"
         )
-    return loaded.model
+    return loaded
 
 
 def finish(

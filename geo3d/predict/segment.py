@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -28,7 +29,7 @@ from geo3d.writing import prepare_place
 class SegmentOptions:
     """Name the class of every point of scenes."""
 
-    scenes: tyro.conf.Positional[tuple[Path, ...]]
+    scenes: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SCENE ...")]
     """Folders of one scene each, such as a ScanNet scan, or files of points or a mesh (PLY, PCD, OBJ, ...); metres, z
     up."""
     checkpoint: Path
@@ -42,6 +43,8 @@ class SegmentOptions:
     first_stride: int | None = None
     """Voxels that the first step down joins along a side, where the authors' file does not say; None: 2 for networks of
     13 classes and colours alone (S3DIS), 3 for others."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu, cuda or cuda:1."""
 
     def __post_init__(self) -> None:
         if not self.scenes:
@@ -80,7 +83,7 @@ def predict(config: SegmentOptions) -> str:
             raise InputError(f"{place}: the picture will be there; give the points a name that ends in .ply")
         prepare_place(picture)
     told = {} if config.first_stride is None else {"first_stride": config.first_stride}
-    model = load_network(config.checkpoint, "segment", ("swin3d",), "names the class of points", **told)
+    model = load_network(config.checkpoint, "segment", ("swin3d",), "names the class of points", config.device, **told)
     if model.kind == "grid":
         raise InputError(f"{config.checkpoint}: names the class of voxels of radiance grids, and does not read points")
     lines, counted = [], []

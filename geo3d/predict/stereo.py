@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -33,9 +34,9 @@ from geo3d.viz.sheet import write_picture
 class StereoOptions(DenseOptions):
     """Find the disparity of every pixel of the left image of a rectified pair."""
 
-    left: tyro.conf.Positional[Path]
+    left: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LEFT")]
     """Left image."""
-    right: tyro.conf.Positional[Path]
+    right: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RIGHT")]
     """Right image, of the same size; rectified, so that what is in a row of one is in the same row of the other."""
     out: Path = Path("disparity.npz")
     """Where to write disparities: .npz, .pfm, or .png as KITTI has it (256ths of a pixel in 16 bits). An .npz with all

@@ -11,12 +11,12 @@ from geo3d.errors import InputError, did_you_mean
 #: Name -> one line of help; each is a module of this package with a class of options and a function ``predict``.
 TASKS = {
     "classify": "the class of objects or images",
-    "detect": "the objects in radiance grids, as boxes",
-    "pointmaps": "points, cameras and poses of a place from two to some fifty photos",
     "depth": "depth of the pixels of images",
+    "detect": "the objects in radiance grids, as boxes",
     "flow": "optical flow from one image to another",
-    "stereo": "disparity, or depth, of a rectified pair of images",
+    "pointmaps": "points, cameras and poses of a place from two to some fifty photos",
     "segment": "the class of every point of scenes",
+    "stereo": "disparity, or depth, of a rectified pair of images",
 }
 
 

@@ -18,6 +18,7 @@ from geo3d.datasets import read_cloud
 from geo3d.datasets.ply import read_ply
 from geo3d.geometry import PointCloud, VolumeGrid
 from geo3d.methods.classify import class_logits
+from geo3d.predict.tasks import TASKS
 from geo3d.reconstruction.grid_file import grid_path, write_grid
 from geo3d.viz.points import write_points
 
@@ -159,3 +160,16 @@ def test_objects_in_grids_are_found_as_in_python(tmp_path, capsys, monkeypatch) 
     Image.open(tmp_path / "boxes_2.png").verify()
     capsys.readouterr()
     assert "no such file or folder" in error_of(capsys, "predict", "detect", tmp_path / "none", *args)
+
+
+def test_inputs_have_names_and_one_is_needed(tmp_path, capsys) -> None:
+    assert list(TASKS) == sorted(TASKS)
+    for task, inputs in (("stereo", "LEFT RIGHT"), ("flow", "FIRST SECOND"), ("depth", "IMAGE ...")):
+        run("predict", task, "--help")
+        assert inputs in capsys.readouterr().out
+    for task in TASKS:
+        text = error_of(capsys, "predict", task, "--checkpoint", tmp_path / "none")
+        assert any(line in text for line in ("give", "name one image or more", "Missing from geo3d predict"))
+        assert "no such checkpoint" not in text
+    text = error_of(capsys, "predict", "classify", "a.ply", "--checkpoint", tmp_path, "--device", "abacus")
+    assert "predict classify: 'abacus' is no device" in text
