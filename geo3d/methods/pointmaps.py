@@ -168,7 +168,11 @@ class Pointmaps(Method):
         return self.network(normalise(batch["first"], CENTRED), normalise(batch["second"], CENTRED))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> MethodOutput:
-        """The losses of a batch of drawn items; nothing is drawn here."""
+        """The losses of a batch of drawn items; nothing is drawn here.
+
+        Extras: ``points1`` and ``points2`` (B, H, W, 3) found in the first camera's frame, ``confidence1`` and
+        ``confidence2`` (B, H, W), and of pairs in both orders ``own_points2``, those of the second view in its own.
+        """
         doubled = _in_both_orders(batch) if self.config.both_orders else batch
         images = (normalise(doubled[name], CENTRED) for name in ("first", "second"))
         maps = self.network(*images, symmetric=self.config.both_orders)
@@ -186,11 +190,13 @@ class Pointmaps(Method):
         metrics = {"error": loss.errors.mean()}
         step = 2 if self.config.both_orders else 1
         extras = {
-            "depth1": maps.first.points[::step, ..., 2],
-            "depth2": maps.second.points[::step, ..., 2],
+            "points1": maps.first.points[::step],
+            "points2": maps.second.points[::step],
             "confidence1": maps.first.confidence[::step],
             "confidence2": maps.second.confidence[::step],
         }
+        if self.config.both_orders:
+            extras["own_points2"] = maps.first.points[1::2]
         return MethodOutput(losses, metrics, {name: value.detach() for name, value in extras.items()})
 
     @torch.no_grad()
@@ -199,7 +205,7 @@ class Pointmaps(Method):
         rows = []
         for row in range(min(_PICTURE_ROWS, len(batch["first"]))):
             true = [batch[f"points{n}"][row, ..., 2].float().where(batch[f"valid{n}"][row], torch.nan) for n in (1, 2)]
-            found = [output.extras[f"depth{n}"][row].float() for n in (1, 2)]
+            found = [output.extras[f"points{n}"][row, ..., 2].float() for n in (1, 2)]
             known = torch.cat([t[t.isfinite()] for t in true])
             ratio = torch.cat([(t / f)[t.isfinite() & (f > 0)] for t, f in zip(true, found, strict=True)])
             scale = ratio.median() if len(ratio) else 1.0

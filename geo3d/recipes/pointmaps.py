@@ -104,13 +104,15 @@ class PointmapsRecipe(PairsRecipe):
         return found | ({"rotation": float(turns.median())} if len(turns) else {})
 
     def _measured_batch(self, batch: dict[str, Any]) -> list[dict[str, float]]:
-        loss = self.method(batch).loss.item()
-        maps = self.method.predict(batch)
-        swapped = self.method.predict(batch | {"first": batch["second"], "second": batch["first"]})
+        output = self.method(batch)
+        maps = output.extras
+        own = maps.get("own_points2")
+        if own is None:
+            own = self.method.predict(batch | {"first": batch["second"], "second": batch["first"]}).first.points
         for row, pose in enumerate(batch["second_from_first"]):
-            turn = turn_error(swapped.first.points[row], maps.second.points[row], pose)
+            turn = turn_error(own[row], maps["points2"][row], pose)
             self._turns += [turn] if turn is not None else []
-        found = maps.first.points.float(), maps.second.points.float()
+        found, loss = (maps["points1"].float(), maps["points2"].float()), output.loss.item()
         return [{"loss": loss} | figures for figures in pair_figures(found, batch)]
 
     def comparison(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:

@@ -184,6 +184,21 @@ def test_mast3r_learns_descriptors_and_dust3r_none() -> None:
     assert not any(p.requires_grad for n, p in frozen.named_parameters() if frozen.network.is_of_encoder(n[8:]))
 
 
+@pytest.mark.parametrize("both_orders", [True, False])
+def test_what_is_found_of_a_batch_comes_with_its_loss(both_orders: bool) -> None:
+    batch = pair_batch()
+    config = PointmapsConfig(image_size=tuple(batch["valid1"].shape[1:]), both_orders=both_orders)
+    method = Pointmaps(config, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        extras, maps = method(batch).extras, method.predict(batch)
+        swapped = method.predict(batch | {"first": batch["second"], "second": batch["first"]})
+    wanted = {"points1": maps.first.points, "points2": maps.second.points}
+    wanted |= {"own_points2": swapped.first.points} if both_orders else {}
+    assert {name for name in extras if "points" in name} == wanted.keys()
+    for name, value in wanted.items():  # another batch size; equal where measured
+        torch.testing.assert_close(extras[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_errors_at_the_best_scale_and_of_the_turn() -> None:
     batch = pair_batch()
     targets, valid = (batch["points1"], batch["points2"]), (batch["valid1"], batch["valid2"])
