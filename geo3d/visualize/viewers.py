@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,9 @@ def show(config: DrawingOptions, draw: Callable[[Any], Picture3D], log: Callable
     with WebPage(explored.picture, *more, start=start, host=config.host, port=config.port, **seen_from) as page:
         if explored.selected is not None:
             page.select(explored.selected)
-        log(f"page: {page.address} (Ctrl-C ends it)")
-        page.wait()
+        with contextlib.suppress(KeyboardInterrupt):  # from the moment on at which people are told of it
+            log(f"page: {page.address} (Ctrl-C ends it)")
+            page.wait()
 
 
 def _check(config: DrawingOptions) -> None:

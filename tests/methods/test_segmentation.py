@@ -119,7 +119,7 @@ def test_loss_is_the_mean_over_labelled_voxels_of_the_batch() -> None:
     batch = _batch(method, make_cloud(300), make_cloud(20, seed=1))
     assert batch["offsets"].tolist() == [0, 60, len(batch["xyz"])]
     output = method(batch)
-    logits, labels = method.network(method._inputs(batch)), batch["semantic"]
+    logits, labels = method.logits(batch), batch["semantic"]
     kept = labels >= 0
     assert 0 < kept.sum() < len(kept)
     expected = torch.nn.functional.cross_entropy(logits[kept], labels[kept])
@@ -183,5 +183,5 @@ def test_configs_that_make_no_sense_are_refused(changes: dict, message: str) -> 
 
 
 def test_a_model_that_names_no_classes_is_refused() -> None:
-    with pytest.raises(InputError, match="model must name classes of voxels, such as swin3d_tiny; resnet_tiny does"):
+    with pytest.raises(InputError, match="model must be a Swin3D, such as swin3d_tiny; resnet_tiny is none"):
         make_method(SegmentationConfig(model="resnet_tiny"))

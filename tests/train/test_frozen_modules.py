@@ -92,5 +92,5 @@ def test_a_name_without_a_module_is_a_fault_of_the_method() -> None:
         def frozen_modules(self) -> tuple[str, ...]:
             return ("blocks", "pupil")
 
-    with pytest.raises(ValueError, match=r"Wrong.frozen_modules\(\) names no module: \['pupil'\]"):
+    with pytest.raises(ValueError, match=r"Wrong freezes what is no module of it: \['pupil'\]"):
         Engine(launch(CPU), Wrong(), CPU)
