@@ -183,7 +183,7 @@ def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
         "",
         "`geo3d finetune TASK --init RUN` against the same network from random weights: equal data, steps and order,",
         "at each task's preset `tiny`. Half of the rooms, objects or grids that probes see are learnt from, half are",
-        "measured on; images are depth pictures of the objects.",
+        "measured on; images are depth pictures of the objects. The last column says of how many seeds figures are.",
         "",
         "| family | task | figure | fresh weights | pre-trained | gain | better in |",
         "|---" * 7 + "|",
