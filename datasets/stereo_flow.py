@@ -147,16 +147,20 @@ class StereoFlowScene(Scene):
         return open_image(self._images[index], self.name)
 
     def pairs(self) -> np.ndarray:
-        both = [self._rows(part) for part in ("disparity", "flow")]
+        both = [self._rows[part] for part in ("disparity", "flow")]
         return np.unique(np.concatenate(both), axis=0)
 
-    def _rows(self, part: str) -> np.ndarray:
-        rows = [(self._row[pair.first], self._row[pair.second]) for pair in self._found[0][part]]
-        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+    @cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Part -> (P, 2) its pairs, as rows of the images; asked for with every sample."""
+        rows = {
+            part: [(self._row[p.first], self._row[p.second]) for p in pairs] for part, pairs in self._found[0].items()
+        }
+        return {part: np.array(pairs, dtype=np.int64).reshape(-1, 2) for part, pairs in rows.items()}
 
     def stereo_pairs(self) -> np.ndarray:
         self.require("disparity")
-        return self._rows("disparity")
+        return self._rows["disparity"]
 
     def disparity(self, number: int) -> np.ndarray:
         self.require("disparity")
@@ -165,7 +169,7 @@ class StereoFlowScene(Scene):
 
     def flow_pairs(self) -> np.ndarray:
         self.require("flow")
-        return self._rows("flow")
+        return self._rows["flow"]
 
     def flow(self, number: int) -> np.ndarray:
         self.require("flow")

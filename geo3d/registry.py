@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from geo3d.errors import InputError, did_you_mean
 
 Base = TypeVar("Base")
+
+
+def named_module(noun: str, names: Iterable[str], package: str, name: str) -> ModuleType:
+    """The module of a package for one of a table of names, which is imported now.
+
+    Args:
+        noun: what these are called in messages, such as ``task``.
+        names: that there are.
+        package: whose modules are called so.
+        name: the one that is asked for.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    known = list(names)
+    if name not in known:
+        raise InputError(f"unknown {noun} {name!r}; known: {', '.join(known)}{did_you_mean(name, known)}")
+    return importlib.import_module(f"{package}.{name}")
 
 
 class Registry(Generic[Base]):

@@ -16,6 +16,8 @@ from geo3d.geometry.flow import depth_there, moved_points
 
 #: A principal point is taken to lie in this middle part of its image, from and to; crops are centred on it.
 _MIDDLE = 0.25, 0.75
+#: Two depths of one ray that differ by less than this share are of one surface.
+_SAME_SURFACE = 0.02
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,6 @@ def matched_pixels(first: PosedCrop, second: PosedCrop, count: int, rng: np.rand
     matches = torch.full((count, 2), -1)
     matches[: len(pixels)] = torch.stack([pixels, v * second.camera.width + u], 1)
     return matches
-
-
-#: Two depths of one ray that differ by less than this share are of one surface.
-_SAME_SURFACE = 0.02
 
 
 __all__ = ["PosedCrop", "centred_crop", "matched_pixels"]

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
-from geo3d.geometry import PointCloud
-from geo3d.models.headed import HeadedConfig, HeadedEncoder, declared
+from geo3d.models.headed import HeadedConfig, HeadedEncoder, HeadedPointEncoder, HeadedVoxelEncoder, declared
 from geo3d.models.image_encoder import ImageEncoder
-from geo3d.models.point_encoder import POOLINGS, PointEncoder, PointInput, PointTokens, pool
-from geo3d.models.voxel_encoder import VoxelEncoder
-from geo3d.models.voxel_points import VoxelPoints
+from geo3d.models.point_encoder import POOLINGS, PointInput, PointTokens, pool
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class _Classifier(HeadedEncoder):
         return self.head(self.pooled_features(inputs))
 
 
-class VoxelClassifier(_Classifier, VoxelEncoder):
+class VoxelClassifier(_Classifier, HeadedVoxelEncoder):
     """A classifier of voxelised objects.
 
     Args:
@@ -129,29 +126,6 @@ class VoxelClassifier(_Classifier, VoxelEncoder):
     def __init__(self, config: VoxelClassifierConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__(config or VoxelClassifierConfig(), generator)
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Those of the encoder within."""
-        return self.encoder.strides
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Those of the encoder within."""
-        return self.encoder.channels
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """What the encoder within reads."""
-        return self.encoder.reads
-
-    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
-        """As the encoder within."""
-        return self.encoder.inputs(cloud, voxel_size)
-
-    def voxel_inputs(self, points: VoxelPoints) -> Any:
-        """As the encoder within."""
-        return self.encoder.voxel_inputs(points)
-
     def pooled_features(self, inputs: Any) -> list[Tensor]:
         """(B, C) over the voxels of the last stage of each object."""
         stage = self.features(inputs, [-1])[0]
@@ -159,7 +133,7 @@ class VoxelClassifier(_Classifier, VoxelEncoder):
         return [pool(tokens, self.config.pooling)]
 
 
-class CloudClassifier(_Classifier, PointEncoder):
+class CloudClassifier(_Classifier, HeadedPointEncoder):
     """A classifier of clouds.
 
     Args:
@@ -172,11 +146,6 @@ class CloudClassifier(_Classifier, PointEncoder):
 
     def __init__(self, config: CloudClassifierConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__(config or CloudClassifierConfig(), generator)
-
-    @property
-    def points_read(self) -> int:
-        """As the encoder within."""
-        return self.encoder.points_read
 
     def pooled_features(self, inputs: PointInput) -> list[Tensor]:
         """(B, C) over the tokens of each level of each cloud."""

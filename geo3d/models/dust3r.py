@@ -6,6 +6,7 @@ every pixel in the camera frame of the first view.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -171,12 +172,7 @@ class DUSt3R(CroCoTrunk):
         """
         views = self._read(first, first_shape), self._read(second, second_shape)
         tokens = self.decode(*views, symmetric)
-        heads = self.downstream_head1, self.downstream_head2
-        maps = (
-            upright_or_transposed(head, [levels[n] for n in head.levels], view.grid, view.portrait)
-            for head, levels, view in zip(heads, tokens, views, strict=True)
-        )
-        return PairPointmaps(*maps)
+        return self._maps(tokens, [view.grid for view in views], [view.portrait for view in views])
 
     def encode_view(self, image: Tensor) -> EncodedView:
         """Upright images (B, 3, H, W) encoded once, for any number of pairs: :meth:`pair` joins them."""
@@ -186,10 +182,19 @@ class DUSt3R(CroCoTrunk):
     def pair(self, first: EncodedView, second: EncodedView) -> PairPointmaps:
         """As :meth:`forward`, of views that are encoded."""
         tokens = self._cross((first.tokens, second.tokens), (first.positions, second.positions))
+        return self._maps(tokens, [first.grid, second.grid], [None, None])
+
+    def _maps(
+        self,
+        tokens: tuple[list[Tensor], list[Tensor]],
+        grids: Sequence[tuple[int, int]],
+        portraits: Sequence[Tensor | None],
+    ) -> PairPointmaps:
+        """What the heads make of the levels of both views."""
         heads = self.downstream_head1, self.downstream_head2
         maps = (
-            upright_or_transposed(head, [levels[n] for n in head.levels], view.grid, None)
-            for head, levels, view in zip(heads, tokens, (first, second), strict=True)
+            upright_or_transposed(head, [levels[n] for n in head.levels], grid, portrait)
+            for head, levels, grid, portrait in zip(heads, tokens, grids, portraits, strict=True)
         )
         return PairPointmaps(*maps)
 

@@ -12,9 +12,13 @@ from torch import nn
 from geo3d.checkpoints.loading import Stored
 from geo3d.config import to_plain, typed_value
 from geo3d.errors import InputError
+from geo3d.geometry import PointCloud
 from geo3d.models.encoder import Encoder, Kind, StageInfo, layers_within
 from geo3d.models.family import Family
+from geo3d.models.point_encoder import PointEncoder
 from geo3d.models.registry import family_of
+from geo3d.models.voxel_encoder import VoxelEncoder
+from geo3d.models.voxel_points import VoxelPoints
 
 _STD = 0.02
 
@@ -69,7 +73,7 @@ class HeadedFamily(Family):
 class HeadedEncoder(Encoder):
     """An encoder within, as ``encoder``, and a ``head``; as an encoder it is the one within.
 
-    Subclasses come before the class of their kind among the bases, and build ``head``.
+    Subclasses build ``head``, and come before the class of their kind among the bases.
     """
 
     decoder_prefixes = ("head.",)
@@ -116,6 +120,42 @@ class HeadedEncoder(Encoder):
         return self.encoder.features(inputs, layers)
 
 
+class HeadedVoxelEncoder(HeadedEncoder, VoxelEncoder):
+    """A network around an encoder of voxels, which reads what that one reads."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Those of the encoder within."""
+        return self.encoder.strides
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Those of the encoder within."""
+        return self.encoder.channels
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the encoder within reads."""
+        return self.encoder.reads
+
+    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
+        """As the encoder within."""
+        return self.encoder.inputs(cloud, voxel_size)
+
+    def voxel_inputs(self, points: VoxelPoints) -> Any:
+        """As the encoder within."""
+        return self.encoder.voxel_inputs(points)
+
+
+class HeadedPointEncoder(HeadedEncoder, PointEncoder):
+    """A network around an encoder of points, which reads what that one reads."""
+
+    @property
+    def points_read(self) -> int:
+        """As the encoder within."""
+        return self.encoder.points_read
+
+
 def encoder_in(stored: Stored) -> Stored:
     """The encoder in what a file holds: that under a head, or within a network of pre-training; else all there is."""
     family = family_of(stored.family)
@@ -157,4 +197,12 @@ def declared(
     )
 
 
-__all__ = ["HeadedConfig", "HeadedEncoder", "HeadedFamily", "declared", "encoder_in"]
+__all__ = [
+    "HeadedConfig",
+    "HeadedEncoder",
+    "HeadedFamily",
+    "HeadedPointEncoder",
+    "HeadedVoxelEncoder",
+    "declared",
+    "encoder_in",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,33 @@ def create_model(
         name = family.name
     fresh: Fresh = "decoder" if fresh_decoder else "head" if fresh_head else "nothing"
     return family.load(name, file, path, options, fresh, generator, _FAMILIES).eval()
+
+
+def first_model(names: Sequence[str], file: WeightFile, path: Path, **options: Any) -> Encoder:
+    """The model in a file that is read already: what it says itself that it holds, or the first that it is of.
+
+    Args:
+        names: models that are tried in turn where the file does not say what it holds.
+        file: what was read; the model's weights share its memory.
+        path: of the file, for messages.
+        options: as :func:`create_model` takes them.
+
+    Raises:
+        InputError: it is of none of these; says why not of each.
+
+    Warns:
+        NonCommercialWeights: as :func:`create_model`.
+    """
+    if file.card:
+        family = _family_in(file, path)
+        return family.load(family.name, file, path, options, families=_FAMILIES).eval()
+    reasons = []
+    for name in names:
+        try:
+            return family_of(name).load(name, file, path, options, families=_FAMILIES).eval()
+        except InputError as error:
+            reasons.append(f"as {name}: {error}")
+    raise InputError("; ".join(reasons))
 
 
 def _family_in(file: WeightFile, path: Path) -> Family:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from geo3d.errors import InputError
 from geo3d.geometry import PointCloud, SparseVoxels
 from geo3d.models.clouds import checked_cloud
-from geo3d.models.headed import HeadedConfig, HeadedEncoder, declared
-from geo3d.models.point_encoder import PointEncoder, PointInput, PointTokens
-from geo3d.models.voxel_encoder import VoxelEncoder
-from geo3d.models.voxel_points import VoxelPoints, points_in_voxels
+from geo3d.models.headed import HeadedConfig, HeadedPointEncoder, HeadedVoxelEncoder, declared
+from geo3d.models.point_encoder import PointInput, PointTokens
+from geo3d.models.voxel_points import points_in_voxels
 from geo3d.nn.batch_norm import VoxelNorm1d
 from geo3d.nn.point_layers import nearest_weights
 from geo3d.ops.interpolate import interpolate
@@ -91,7 +90,7 @@ class StageHead(nn.Module):
         return self.classifier(self.mix(joined))
 
 
-class VoxelSegmenter(HeadedEncoder, VoxelEncoder):
+class VoxelSegmenter(HeadedVoxelEncoder):
     """An encoder of voxels and a head over all of its stages, which each voxel reads where it lies in them.
 
     Args:
@@ -107,29 +106,6 @@ class VoxelSegmenter(HeadedEncoder, VoxelEncoder):
         encoder = self._build_encoder(config or VoxelSegmenterConfig(), generator)
         self.head = StageHead(list(encoder.channels), self.config.width, self.config.num_classes)
         self._reset_head(generator)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Those of the encoder within."""
-        return self.encoder.strides
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Those of the encoder within."""
-        return self.encoder.channels
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """What the encoder within reads."""
-        return self.encoder.reads
-
-    def inputs(self, cloud: PointCloud, voxel_size: float | None = None) -> Any:
-        """As the encoder within."""
-        return self.encoder.inputs(cloud, voxel_size)
-
-    def voxel_inputs(self, points: VoxelPoints) -> Any:
-        """As the encoder within."""
-        return self.encoder.voxel_inputs(points)
 
     def forward(self, inputs: Any) -> Tensor:
         """(N, classes) logits of every finest voxel, in the order of the voxels; ``[inputs.inverse]`` of the points."""
@@ -164,7 +140,7 @@ def _summed(stages: list[SparseVoxels], values: list[Tensor], finest: SparseVoxe
     return total
 
 
-class PointSegmenter(HeadedEncoder, PointEncoder):
+class PointSegmenter(HeadedPointEncoder):
     """An encoder of points and a head over its levels, of which each point reads the three nearest tokens.
 
     Args:
@@ -184,11 +160,6 @@ class PointSegmenter(HeadedEncoder, PointEncoder):
 
     #: Fields of points that the network reads beside their place: none.
     reads: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def points_read(self) -> int:
-        """As the encoder within."""
-        return self.encoder.points_read
 
     def forward(self, inputs: PointInput) -> Tensor:
         """(P, classes) logits of every point of the clouds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from geo3d.datasets.disparity_files import write_disparity_png, write_pfm
 from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.models.croco_downstream import CroCoDownstream
@@ -120,15 +122,21 @@ def at_size(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tens
     return F.interpolate(maps.float(), size, mode=mode, **kind)
 
 
-def deviation_of(model: CroCoDownstream, confidence: Tensor | None, factor: float) -> np.ndarray | None:
-    """(H, W) expected error of each pixel, the Laplacian's scale, of raw confidences (1, H, W); in the results' unit.
+def certainty(
+    model: CroCoDownstream, confidence: Tensor | None, size: tuple[int, int], factor: float
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Raw confidence and expected error (H, W) of each pixel of an image, where the network has a confidence.
 
     Args:
+        model: the network, whose criterion says what a confidence means: the Laplacian's scale.
+        confidence: (1, h, w) raw.
+        size: height and width of the image.
         factor: the results' unit over the network's, of images that were resized for it.
     """
     if confidence is None:
-        return None
-    return model.config.criterion.build().deviation(confidence)[0].float().cpu().numpy() * factor
+        return None, None
+    raw = at_size(confidence.unsqueeze(1), size)[0, 0].float()
+    return raw.cpu().numpy(), model.config.criterion.build().deviation(raw).cpu().numpy() * factor
 
 
 def prepare_files(out: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -171,6 +179,20 @@ def told(values: np.ndarray, what: str, unit: str) -> str:
         f"{what} from {known.min():.3g} to {known.max():.3g} {unit} (median {np.median(known):.3g}), known at "
         f"{100 * len(known) / values.size:.1f} % of the pixels"
     )
+
+
+def write_named(path: Path, values: np.ndarray, unit: Literal["pixels", "metres"]) -> None:
+    """Write numbers (H, W), NaN where they are not known, as the ending asks: PFM, or a PNG as KITTI has it.
+
+    To be done last: a PNG does not hold all of them, which is an error.
+
+    Raises:
+        InputError: they do not fit, or cannot be written.
+    """
+    if path.suffix.lower() == ".pfm":
+        write_pfm(path, values)
+    elif path.suffix.lower() == ".png":
+        write_disparity_png(path, values, unit)
 
 
 def told_files(files: Mapping[str, Path], what: str) -> list[str]:

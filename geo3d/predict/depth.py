@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from geo3d.datasets.disparity_files import write_disparity_png, write_pfm
 from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.inference.tiling import tiled_prediction
@@ -18,7 +17,7 @@ from geo3d.predict.dense import (
     DenseOptions,
     as_network_reads,
     at_size,
-    deviation_of,
+    certainty,
     load_network,
     prepare_files,
     shown,
@@ -26,6 +25,7 @@ from geo3d.predict.dense import (
     told_files,
     told_size,
     write_arrays,
+    write_named,
 )
 from geo3d.viz.dense import with_legend
 from geo3d.viz.sheet import write_picture
@@ -83,21 +83,15 @@ def _one(config: DepthOptions, model: CroCoDownstream, path: Path, files: dict[s
     read = as_network_reads(image, config, model)
     found = tiled_prediction(model, read, None, tile, weigh, config.overlap, moves=False)
     depth = at_size(found.values, size)[0, 0].float().cpu().numpy()
-    confidence = None if found.confidence is None else at_size(found.confidence.unsqueeze(1), size)[:, 0]
-    deviation = deviation_of(model, confidence, 1.0)
+    confidence, deviation = certainty(model, found.confidence, size, 1.0)
     depth = np.where(depth > 0, depth, np.float32(0))  # as everywhere in memory, 0 where there is none
     known = np.where(depth > 0, depth, np.float32(np.nan))
 
-    raw = None if confidence is None else confidence[0].float().cpu().numpy()
-    write_arrays(files["arrays"], {"depth": depth, "confidence": raw, "deviation": deviation})
+    write_arrays(files["arrays"], {"depth": depth, "confidence": confidence, "deviation": deviation})
     panels, legends = {"image": image}, {}
     panels["depth"], legends["depth"] = shown(known, "m")
     if deviation is not None:
         panels["expected error"], legends["expected error"] = shown(deviation, "m")
     write_picture(files["picture"], with_legend(panels, legends))
-    # Last: a PNG does not hold all depth.
-    if files["out"].suffix.lower() == ".pfm":
-        write_pfm(files["out"], known)
-    elif files["out"].suffix.lower() == ".png":
-        write_disparity_png(files["out"], known, "metres")
+    write_named(files["out"], known, "metres")
     return [f"{path}: {told(known, 'depth', 'metres')}", *told_files(files, "depth")]

@@ -15,7 +15,7 @@ from geo3d.predict.dense import (
     DenseOptions,
     as_network_reads,
     at_size,
-    deviation_of,
+    certainty,
     load_network,
     prepare_files,
     read_pair,
@@ -63,11 +63,9 @@ def predict(config: FlowOptions) -> str:
     tile, weigh = config.tile or model.config.crop, model.config.tile_confidence.weight
     found = tiled_prediction(model, first, second, tile, weigh, config.overlap)
     flow = at_size(found.values, size)[0].float().permute(1, 2, 0).cpu().numpy() * factors
-    confidence = None if found.confidence is None else at_size(found.confidence.unsqueeze(1), size)[:, 0]
-    deviation = deviation_of(model, confidence, float(factors.mean()))
+    confidence, deviation = certainty(model, found.confidence, size, float(factors.mean()))
 
-    raw = None if confidence is None else confidence[0].float().cpu().numpy()
-    write_arrays(files["arrays"], {"flow": flow, "confidence": raw, "deviation": deviation})
+    write_arrays(files["arrays"], {"flow": flow, "confidence": confidence, "deviation": deviation})
     length = np.linalg.norm(flow, axis=2)
     longest = float(np.quantile(length, _LONGEST))
     panels = {"first image": images[0], "second image": images[1], "flow": flow_colours(flow, longest)}

@@ -10,7 +10,7 @@ from geo3d.checkpoints.hub import resolve
 from geo3d.checkpoints.loading import read_weight_file
 from geo3d.errors import InputError
 from geo3d.inference.loaded import find_device
-from geo3d.models import Encoder, create_model
+from geo3d.models import Encoder, first_model
 
 
 def open_network(checkpoint: Path, names: Sequence[str], who: str, device: str = "auto", **told: Any) -> Encoder:
@@ -26,16 +26,8 @@ def open_network(checkpoint: Path, names: Sequence[str], who: str, device: str =
     Raises:
         InputError: it cannot be read as any of these, or no such device.
     """
-    place = find_device(device, who)
-    if read_weight_file(resolve(checkpoint)).card:
-        return create_model(checkpoint=checkpoint, **told).to(place)
-    reasons = []
-    for name in names:
-        try:
-            return create_model(name, checkpoint=checkpoint, **told).to(place)
-        except InputError as error:
-            reasons.append(str(error))
-    raise InputError("; ".join(dict.fromkeys(reasons)))
+    place, path = find_device(device, who), resolve(checkpoint)
+    return first_model(names, read_weight_file(path), path, **told).to(place)
 
 
 def load_network(

@@ -9,14 +9,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from geo3d.datasets.disparity_files import write_disparity_png, write_pfm
 from geo3d.errors import InputError
 from geo3d.inference.stereo import match_stereo
 from geo3d.predict.dense import (
     DenseOptions,
     as_network_reads,
     at_size,
-    deviation_of,
+    certainty,
     load_network,
     prepare_files,
     read_pair,
@@ -25,6 +24,7 @@ from geo3d.predict.dense import (
     told_files,
     told_size,
     write_arrays,
+    write_named,
 )
 from geo3d.viz.dense import with_legend
 from geo3d.viz.sheet import write_picture
@@ -88,20 +88,18 @@ def predict(config: StereoOptions) -> str:
         None if config.tolerance is None else config.tolerance / factor,
     )
     disparity = at_size(found.disparity.unsqueeze(1), size)[0, 0].float().cpu().numpy() * factor
-    confidence = None if found.confidence is None else at_size(found.confidence.unsqueeze(1), size)[:, 0]
     known = np.ones(size, dtype=bool)
     if found.consistent is not None:
         known = at_size(found.consistent.unsqueeze(1).float(), size, "nearest")[0, 0].cpu().numpy() > 0
     disparity = np.where(known, disparity, np.float32(np.nan))
-    deviation = deviation_of(model, confidence, factor)
+    confidence, deviation = certainty(model, found.confidence, size, factor)
     depth = None
     if config.focal is not None:
         apart = disparity + config.offset
         depth = np.where(apart > 0, config.focal * config.baseline / np.where(apart > 0, apart, 1), 0)
         depth = depth.astype(np.float32)
 
-    raw = None if confidence is None else confidence[0].float().cpu().numpy()
-    arrays = {"disparity": disparity, "confidence": raw, "deviation": deviation, "known": known, "depth": depth}
+    arrays = {"disparity": disparity, "confidence": confidence, "deviation": deviation, "known": known, "depth": depth}
     write_arrays(files["arrays"], arrays)
     panels, legends = {"left image": images[0]}, {}
     lines = [*told_size(config, model), told(disparity, "disparity", "pixels")]
@@ -115,9 +113,5 @@ def predict(config: StereoOptions) -> str:
     if deviation is not None:
         lines.append(f"expected error: {np.median(deviation):.3g} pixels in the median")
     write_picture(files["picture"], with_legend(panels, legends))
-    # Last: a PNG does not hold them all.
-    if config.out.suffix.lower() == ".pfm":
-        write_pfm(config.out, disparity)
-    elif config.out.suffix.lower() == ".png":
-        write_disparity_png(config.out, disparity)
+    write_named(config.out, disparity, "pixels")
     return "\n".join([*lines, *told_files(files, "disparity")])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from geo3d.errors import InputError, did_you_mean
+from geo3d.registry import named_module
 
 #: Name -> one line of help; each is a module of this package with a class of options and a function ``predict``.
 TASKS = {
@@ -33,9 +32,7 @@ def get_task(name: str) -> Task:
     Raises:
         InputError: there is none of that name.
     """
-    if name not in TASKS:
-        raise InputError(f"unknown task {name!r}; known: {', '.join(TASKS)}{did_you_mean(name, TASKS)}")
-    module = importlib.import_module(f"geo3d.predict.{name}")
+    module = named_module("task", TASKS, "geo3d.predict", name)
     return Task(getattr(module, f"{name.capitalize()}Options"), module.predict)
 
 

@@ -11,10 +11,9 @@ from geo3d.methods.grid_detection import GridDetection, GridDetectionConfig, dra
 from geo3d.metrics import detection_scores
 from geo3d.nn.oriented_boxes import box_iou
 from geo3d.recipes.finetuning import FewLabels
-from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
+from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training, short_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.boxed_grids import BoxedGrids
-from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import write_picture
 
 
@@ -28,10 +27,7 @@ class GridDetectionRun(GridsRun):
 
 def _tiny() -> GridDetectionRun:
     """Minutes on a CPU: a small network, grids of 64 voxels a side."""
-    train = TrainConfig(
-        steps=400, batch_size=2, lr=1e-3, warmup_steps=40, min_lr=1e-5, weight_decay=1e-3, clip_norm=1.0, workers=1
-    )
-    return GridDetectionRun(train=train)
+    return GridDetectionRun(train=short_training(400))
 
 
 def _paper() -> GridDetectionRun:

@@ -56,6 +56,20 @@ def published_training(epochs: int, batch_size: int, lr: float) -> TrainConfig:
     )
 
 
+def short_training(steps: int) -> TrainConfig:
+    """Minutes on a CPU, on grids of 64 voxels a side."""
+    return TrainConfig(
+        steps=steps,
+        batch_size=2,
+        lr=1e-3,
+        warmup_steps=steps // 10,
+        min_lr=1e-5,
+        weight_decay=1e-3,
+        clip_norm=1.0,
+        workers=1,
+    )
+
+
 class GridsRecipe(Recipe):
     """A recipe over radiance grids."""
 
@@ -85,4 +99,4 @@ class GridsRecipe(Recipe):
         return self.method_class.source.find(folders or (self.made_data(config),), strict=config.strict)
 
 
-__all__ = ["GridsRecipe", "GridsRun", "published_training"]
+__all__ = ["GridsRecipe", "GridsRun", "published_training", "short_training"]

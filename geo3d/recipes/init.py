@@ -23,7 +23,7 @@ from geo3d.checkpoints.loading import (
 from geo3d.config import to_plain
 from geo3d.errors import InputError
 from geo3d.methods.method import Method
-from geo3d.models import Encoder, create_model, family_of, list_models
+from geo3d.models import Encoder, family_of, first_model, list_models
 from geo3d.models.headed import encoder_in
 
 _LISTED = 8
@@ -198,20 +198,16 @@ def _of_authors(
     Returns:
         Those of the method's network, those that it has no place for, and their licence.
     """
-    reasons = []
-    for name in (*method.model_names(), *_wholes(family)):
-        try:
-            model = create_model(name, checkpoint=path)
-        except InputError as error:
-            reasons.append(f"as {name}: {error}")
-            continue
-        if model.family in _wholes(family):
-            return *_taken_in(family, Stored(model.state_dict(), model.family, None)), model.licence
-        return model.state_dict(), {}, model.licence
     try:
-        return as_state_dict(file.content, path), {}, ""  # of which what fits is taken
-    except InputError as error:
-        raise InputError(f"init: {'; '.join(reasons)}") from error
+        model = first_model((*method.model_names(), *_wholes(family)), file, path)
+    except InputError as none:
+        try:
+            return as_state_dict(file.content, path), {}, ""  # of which what fits is taken
+        except InputError as error:
+            raise InputError(f"init: {none}") from error
+    if model.family in _wholes(family):
+        return *_taken_in(family, Stored(model.state_dict(), model.family, None)), model.licence
+    return model.state_dict(), {}, model.licence
 
 
 def _place(state: Mapping[str, Tensor], network: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from geo3d.methods.segment import Segment, SegmentConfig
 from geo3d.recipes.finetuning import FewLabels, TaskRun
 from geo3d.recipes.recipe import RoomsRun
 from geo3d.recipes.scene_segmentation import SceneSegmentationRecipe
+from geo3d.recipes.swin3d import published_training
 from geo3d.samples.points import LabelledScenes
 from geo3d.train.config import TrainConfig
 
@@ -33,19 +34,10 @@ def _tiny() -> SegmentRun:
 
 def _paper() -> SegmentRun:
     """Swin3D's published fine-tuning on ScanNet (section 5): voxels of 2 cm, 600 passes, its own decoder."""
-    method = SegmentConfig(model="swin3d_s", model_options=("decoder=linear_attn",), voxel_size=0.02)
-    method = replace(method, max_voxels=120_000, jitter=0.0)
-    train = TrainConfig(
-        epochs=600,
-        batch_size=3,
-        lr=6e-3,
-        warmup_steps=3000,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        precision="fp16",
-        workers=8,
+    method = SegmentConfig(
+        model="swin3d_s", model_options=("decoder=linear_attn",), voxel_size=0.02, max_voxels=120_000, jitter=0.0
     )
-    return SegmentRun(method=method, train=train)
+    return SegmentRun(method=method, train=published_training())
 
 
 class SegmentRecipe(FewLabels, SceneSegmentationRecipe):

@@ -12,10 +12,9 @@ from geo3d.geometry import VolumeGrid
 from geo3d.methods.grid_segmentation import GridSegmentation, GridSegmentationConfig, draw_classes
 from geo3d.metrics import confusion_matrix, segmentation_scores
 from geo3d.recipes.finetuning import FewLabels
-from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
+from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training, short_training
 from geo3d.recipes.recipe import MEASURED_SCENES
 from geo3d.samples.grids import LabelledGrids
-from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import write_picture
 
 
@@ -29,10 +28,7 @@ class GridSegmentationRun(GridsRun):
 
 def _tiny() -> GridSegmentationRun:
     """Minutes on a CPU: a small network, grids of 64 voxels a side."""
-    train = TrainConfig(
-        steps=200, batch_size=2, lr=1e-3, warmup_steps=20, min_lr=1e-5, weight_decay=1e-3, clip_norm=1.0, workers=1
-    )
-    return GridSegmentationRun(train=train)
+    return GridSegmentationRun(train=short_training(200))
 
 
 def _paper() -> GridSegmentationRun:

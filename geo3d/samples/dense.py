@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,13 +37,13 @@ def nearest_values(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.where(inside[..., None], found, np.float32(np.nan))
 
 
-class _DensePairs(SampleSource[Scene]):
+class _DensePairs(SampleSource[Scene], ABC):
     """Pairs of views: those of a place are a group, or each pair where places have nothing to do with each other."""
 
     @classmethod
+    @abstractmethod
     def pairs_of(cls, scene: Scene) -> np.ndarray:
-        """(P, 2) int64 view indices of the pairs of a scene."""
-        raise NotImplementedError
+        """(P, 2) int64 view indices of the pairs of a scene; asked for with every sample."""
 
     @classmethod
     def groups_in(cls, scene: Scene) -> np.ndarray:

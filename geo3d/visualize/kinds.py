@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from geo3d.errors import InputError, did_you_mean
+from geo3d.registry import named_module
 from geo3d.viz.picture import Picture3D
 
 #: Name -> one line of help; each is a module of this package with a class of options and a function ``draw``.
@@ -35,9 +34,7 @@ def get_kind(name: str) -> Kind:
     Raises:
         InputError: there is none of that name.
     """
-    if name not in KINDS:
-        raise InputError(f"unknown kind {name!r}; known: {', '.join(KINDS)}{did_you_mean(name, KINDS)}")
-    module = importlib.import_module(f"geo3d.visualize.{name}")
+    module = named_module("kind", KINDS, "geo3d.visualize", name)
     return Kind(getattr(module, f"{name.capitalize()}Options"), module.draw)
 
 

@@ -185,8 +185,7 @@ class _Problem:
         self.terms.weight.clamp_(min=0)  # below confidence 1 a point would be pushed away
         numbers = {lens: row for row, lens in enumerate(dict.fromkeys(lenses))}
         self.lens = torch.tensor([numbers[lens] for lens in lenses])
-        free = [options.fix_focals or focal is not None for focal in known]
-        self.fixed = torch.tensor(free)
+        self.fixed = torch.tensor([options.fix_focals or focal is not None for focal in known])
 
     def solve(
         self,
