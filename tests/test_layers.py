@@ -24,7 +24,18 @@ LEVELS = (
     ("checkpoints", "geometry"),
 )
 #: Single files below all rooms, which know none of them.
-BELOW_ALL = ("config", "errors", "linear_svm", "metrics", "progress", "random", "registry", "worker_server", "writing")
+BELOW_ALL = (
+    "config",
+    "errors",
+    "linear_svm",
+    "metrics",
+    "progress",
+    "random",
+    "registry",
+    "spread",
+    "worker_server",
+    "writing",
+)
 #: Rooms that are held closer than their place in the list -> the rooms that they may import.
 CLOSER = {"viz": {"viz", "geometry"}}
 #: (file, imported room) that the list does not allow, with the reason; to be emptied.

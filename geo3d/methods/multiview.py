@@ -23,6 +23,7 @@ from geo3d.nn.colors import normalise
 from geo3d.nn.patches import patchify
 from geo3d.samples.packing import pack
 from geo3d.samples.view_groups import ViewGroups
+from geo3d.spread import evenly_spread
 from geo3d.viz.sheet import captioned_sheet
 
 _PICTURE_GROUPS = 3
@@ -110,7 +111,7 @@ class MultiViewCompletion(CompletionMethod):
         filled = masked_and_completed(self.network, batch["views"], prediction, mask, self.config.normalise_patches)
         images = torch.stack([*filled, batch["views"]], 1).cpu().numpy()  # (V, 3, H, W, 3)
         offsets = batch["offsets"].tolist()
-        groups = np.unique(np.linspace(0, len(offsets) - 2, _PICTURE_GROUPS).round().astype(int)).tolist()
+        groups = evenly_spread(len(offsets) - 1, _PICTURE_GROUPS)
         most = max(offsets[n + 1] - offsets[n] for n in groups)
         sheet = np.full((most, len(groups), *images.shape[1:]), 255, np.uint8)
         for column, n in enumerate(groups):

@@ -15,7 +15,7 @@ from geo3d.methods.images import color_jitter, decoding, to_tensor
 from geo3d.methods.method import Method, MethodOutput, SourceSamples
 from geo3d.methods.pointmap_loss import descriptor_loss, pointmap_loss
 from geo3d.methods.posed_crops import centred_crop, matched_pixels
-from geo3d.models import create_model
+from geo3d.models import create_model, model_options
 from geo3d.models.dust3r import DUSt3R, PairPointmaps
 from geo3d.nn.colors import CENTRED, normalise
 from geo3d.samples.depth_pairs import DepthPairs
@@ -223,8 +223,6 @@ class Pointmaps(Method):
 
 def _known(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options that a model takes; of another family's it is said later that it is the wrong one."""
-    from geo3d.models import model_options
-
     return {name: value for name, value in options.items() if name in model_options(model)}
 
 

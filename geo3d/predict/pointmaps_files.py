@@ -14,6 +14,7 @@ from geo3d.interop import colmap, nerfstudio
 from geo3d.random import Stream, stream_generator
 from geo3d.reconstruction.pointmaps.photos import Photo
 from geo3d.reconstruction.pointmaps.place import Reconstruction
+from geo3d.spread import evenly_spread
 from geo3d.viz.picture import Frustum, ImagePanel, Picture3D, Points, Space
 from geo3d.viz.render import render
 from geo3d.writing import replacing, writing
@@ -118,7 +119,7 @@ def _picture(place: Reconstruction, cloud: PointCloud) -> Picture3D:
         for n, pose in enumerate(poses)
     )
     count = len(place.photos)
-    numbers = np.unique(np.linspace(0, count - 1, min(count, _MOST_IMAGES)).round().astype(int))
+    numbers = evenly_spread(count, _MOST_IMAGES)
     images = tuple(ImagePanel(place.photos[n].name, place.photos[n].image.pixels.numpy()) for n in numbers)
     note = f"{count} photos, {len(cloud):,} points; red: the cameras"
     return Picture3D("place from photos", (Space("points", (points,), cameras=cameras),), images, notes=(note,))

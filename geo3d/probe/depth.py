@@ -33,6 +33,7 @@ from geo3d.progress import Log
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.readable import Readable
 from geo3d.samples.views import DepthViews
+from geo3d.spread import evenly_spread
 from geo3d.viz.dense import coloured
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
@@ -202,8 +203,7 @@ class DepthProbe(Probe):
         """Scene, patches, and the log of each one's depth (M,), NaN where unknown, of views that can be read."""
         for group in np.unique(source.items.group).tolist():
             of_scene = np.flatnonzero(source.items.group == group)
-            evenly = np.linspace(0, len(of_scene) - 1, min(len(of_scene), self.config.views)).round().astype(int)
-            for item in of_scene[evenly].tolist():
+            for item in of_scene[evenly_spread(len(of_scene), self.config.views)].tolist():
                 found = self._readable.read(item, partial(self._patches, source, item), partial(source.describe, item))
                 if found is not None:
                     yield group, *found

@@ -20,6 +20,7 @@ from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, VolumeGrid
 from geo3d.reconstruction.scene_box import grid_sides, scene_box
+from geo3d.spread import evenly_spread
 
 #: Optical depth of a voxel deep in a surface: light that crosses one is dimmed to 1 / 55.
 _DEEP = 4.0
@@ -275,9 +276,7 @@ def fuse_depth(scene: Scene, config: DepthFusionConfig | None = None, views: lis
 
 def chosen_views(count: int, most: int = 0) -> list[int]:
     """Numbers of at most so many of ``count`` views, evenly spread; 0: all."""
-    if most == 0 or count <= most:
-        return list(range(count))
-    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
+    return evenly_spread(count, most or None)
 
 
 __all__ = ["DepthFusionConfig", "SignedDistances", "chosen_views", "fuse_depth", "surface_cosines"]

@@ -9,6 +9,7 @@ import torch
 
 from geo3d.datasets.scene import SURFACES, Scene
 from geo3d.errors import InputError
+from geo3d.spread import evenly_spread
 
 #: Room left around what is known of a scene, as a share of each side, so that no surface lies on a face of the grid.
 MARGIN = 0.05
@@ -78,8 +79,7 @@ def scene_box(scene: Scene, rule: str = "auto", classes: Sequence[str] | None = 
 
 def depth_points(scene: Scene, most: int = _PIXELS) -> np.ndarray:
     """Points (N, 3) float64 of a scene's depth, evenly taken from evenly spread views."""
-    count = len(scene.view_names)
-    taken = np.unique(np.linspace(0, count - 1, min(count, _VIEWS)).round().astype(int))
+    taken = evenly_spread(len(scene.view_names), _VIEWS)
     found = []
     for index in taken:
         camera, pose, depth = scene.depth_camera(index), scene.pose(index), scene.depth(index)

@@ -15,6 +15,7 @@ from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
+from geo3d.spread import evenly_spread
 
 #: With fewer photos than this nothing is seen from two sides.
 FEWEST_PHOTOS = 2
@@ -180,9 +181,7 @@ def _averaged(values: np.ndarray, smaller: int, axis: int) -> np.ndarray:
 
 def spread(count: int, most: int | None) -> list[int]:
     """At most ``most`` of ``count`` numbers, evenly spread."""
-    if most is None or count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)] if most > 1 else [0]
+    return evenly_spread(count, most)
 
 
 def gather_rays(

@@ -10,6 +10,7 @@ import numpy as np
 
 from geo3d.errors import InputError
 from geo3d.inference import LoadedEncoder
+from geo3d.spread import evenly_spread
 from geo3d.train.checkpoint import CheckpointStore, damage
 from geo3d.visualize.coloring import Coloring
 from geo3d.visualize.features import Featured, FeaturesOptions, encode_places, encoded_points, encoded_view, image_files
@@ -134,7 +135,7 @@ def cameras(place: Place | None) -> tuple[Frustum, ...]:
     if place is None or place.scene is None:
         return ()
     found = place.cameras()
-    with_image = set(np.linspace(0, len(found) - 1, min(_IMAGES, len(found))).round().astype(int).tolist())
+    with_image = set(evenly_spread(len(found), _IMAGES))
     numbers = {name: number for number, name in enumerate(place.scene.view_names)} if found else {}
     pictured = []
     for number, frustum in enumerate(found):

@@ -19,6 +19,7 @@ from geo3d.geometry.byte_colors import byte_colors
 from geo3d.geometry.surface import sample_surface
 from geo3d.random import Stream, stream_generator
 from geo3d.samples.objects import ObjectClouds
+from geo3d.spread import evenly_spread
 from geo3d.viz.picture import Frustum, Points
 
 #: Metres across below which files of points, which do not tell, are taken for an object.
@@ -99,8 +100,7 @@ class Place:
         """Numbers of as many views, evenly spread; none where it has no views."""
         if self.scene is None or "views" not in self.scene.parts:
             return []
-        every = len(self.scene.view_names)
-        return np.unique(np.linspace(0, every - 1, min(count, every)).round().astype(int)).tolist() if every else []
+        return evenly_spread(len(self.scene.view_names), count)
 
     def cameras(self) -> tuple[Frustum, ...]:
         """Its cameras, at most 80 of them, of a length that fits the scene."""
@@ -262,9 +262,7 @@ def _cloud_of(scene: Scene) -> PointCloud:
     if scene.parts & {"points", "mesh"}:
         return scene.cloud()
     if {"views", "depth", "poses"} <= scene.parts:
-        every = len(scene.view_names)
-        numbers = np.unique(np.linspace(0, every - 1, min(_LIFTED_VIEWS, every)).round().astype(int)).tolist()
-        parts = [lifted(scene.view(n))[0] for n in numbers]
+        parts = [lifted(scene.view(n))[0] for n in evenly_spread(len(scene.view_names), _LIFTED_VIEWS)]
         xyz, colors, normals = (np.concatenate([getattr(p, n) for p in parts]) for n in ("xyz", "colors", "normals"))
         return PointCloud(*(torch.from_numpy(part).float() for part in (xyz, colors / 255, normals)))
     if "tracks" in scene.parts:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.timed_training import no_log, one_thread
 
 from geo3d import create_model
 from geo3d.datasets.synthetic.objects import make_objects, objects_folder
@@ -92,14 +93,6 @@ def settings(config: GuidanceBenchmark, variant: str, seed: int) -> Any:
     return replace(run, data=data, held_out=0.0, method=method, train=train)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _ignore(_: str) -> None:
-    """No line."""
-
-
 def warm(config: GuidanceBenchmark, variant: str) -> None:
     """Have the teacher look at all objects."""
     run, recipe = settings(config, variant, 0), get_recipe("i2p_mae")
@@ -156,14 +149,14 @@ def trained(config: GuidanceBenchmark, job: tuple[str, int, int]) -> dict[str, f
         run = settings(config, variant, seed)
         train = replace(run.train, steps=steps, warmup_steps=max(1, steps // 20), usual_warmup=None)
         start = time.perf_counter()
-        result, _ = pretrain("i2p_mae", replace(run, train=train, out=Path(folder) / "run"), _ignore)
+        result, _ = pretrain("i2p_mae", replace(run, train=train, out=Path(folder) / "run"), no_log)
         seconds = time.perf_counter() - start
         return judge(create_model(checkpoint=result.checkpoint).eval(), config) | {"seconds": seconds}
 
 
 def run(config: GuidanceBenchmark) -> list[dict[str, Any]]:
     """Rows of the table, a variant each."""
-    _one_thread()
+    one_thread()
     make_objects(config.objects, 0, print)
     steps = {_UNTRAINED: 0}
     for variant in config.variants:
@@ -172,7 +165,7 @@ def run(config: GuidanceBenchmark) -> list[dict[str, Any]]:
         steps[variant] = round(60 * config.minutes / step_seconds(config, variant))
     jobs = [(variant, seed, count) for seed in range(config.seeds) for variant, count in steps.items()]
     context = get_context("forkserver")
-    with ProcessPoolExecutor(config.processes, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(config.processes, context, initializer=one_thread) as pool:
         figures = []
         for job, found in zip(jobs, pool.map(partial(trained, config), jobs)):
             figures.append(found)

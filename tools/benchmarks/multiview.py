@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timed_training import mean_and_spread, one_thread, side_by_side, step_seconds
+from benchmarks.timed_training import mean_and_spread, no_log, one_thread, side_by_side, step_seconds
 
 from geo3d.config import to_plain
 from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
@@ -111,7 +111,7 @@ def trained(config: MultiViewBenchmark, job: Job) -> dict[str, Any]:
     run = settings(config, job.variant, job.index, job.seed)
     train = replace(run.train, steps=job.steps, warmup_steps=max(1, job.steps // 8), usual_warmup=None)
     run = replace(run, train=train)
-    task = get_recipe(VARIANTS[job.variant][0])(run, job.out, _ignore)
+    task = get_recipe(VARIANTS[job.variant][0])(run, job.out, no_log)
     trainer = Trainer(task.method, task.samples, train, job.out, to_plain(run), launch(train))
     start = time.process_time()
     result = trainer.fit()
@@ -119,12 +119,8 @@ def trained(config: MultiViewBenchmark, job: Job) -> dict[str, Any]:
     asked = {"checkpoint": result.checkpoint, "test_data": job.test_data, "pairs": config.pairs, "seed": job.seed}
     for part in ("encoder", "decoder"):
         probe = get_probe("match").settings(**asked, decoder=part == "decoder")
-        found[part] = list(run_probe("match", probe, _ignore).values())  # trained weights, fresh ones, the input
+        found[part] = list(run_probe("match", probe, no_log).values())  # trained weights, fresh ones, the input
     return found
-
-
-def _ignore(_: str) -> None:
-    """No line."""
 
 
 def _all(config: MultiViewBenchmark, jobs: list[Job]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timed_training import mean_and_spread, one_thread, side_by_side, step_seconds
+from benchmarks.timed_training import mean_and_spread, no_log, one_thread, side_by_side, step_seconds
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_positive
@@ -98,10 +98,6 @@ def settings(config: DetectionBenchmark, recipe: str, seed: int) -> Any:
     return replace(run, data=(folder,), held_out=held_out, method=method, train=train)
 
 
-def _ignore(_: str) -> None:
-    """No line."""
-
-
 def _cost(config: DetectionBenchmark, recipe: str) -> float:
     """CPU seconds of a training step."""
     run = settings(config, recipe, 0)
@@ -113,7 +109,7 @@ def trained(config: DetectionBenchmark, job: Job) -> dict[str, float]:
     run = settings(config, job.recipe, job.seed)
     train = replace(run.train, steps=job.steps, warmup_steps=max(1, job.steps // 10), usual_warmup=None)
     start = time.process_time()
-    _, report = pretrain(job.recipe, replace(run, train=train, init=job.init, out=job.out), _ignore)
+    _, report = pretrain(job.recipe, replace(run, train=train, init=job.init, out=job.out), no_log)
     if report is None:
         raise RuntimeError(f"{job.recipe} was interrupted")
     return report["after"] | {"seconds": time.process_time() - start}

@@ -11,21 +11,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from benchmarks.timed_training import no_log, pretrained_croco, side_by_side
 
 from geo3d.checkpoints.loading import read_weight_file
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least
 from geo3d.methods.pointmap_loss import mean_distance
-from geo3d.recipes import get_recipe, pretrain
+from geo3d.recipes import pretrain
 from geo3d.recipes.pointmaps import PointmapsRecipe, PointmapsRun, pair_figures
 
 PRETRAINED, RANDOM, LONGER, MEAN = "CroCo weights", "random weights", "random weights, longer", "mean pointmap"
@@ -97,10 +96,6 @@ class Job(NamedTuple):
         return f"{self.variant.replace(' ', '-').replace(',', '')}-{self.seed}"
 
 
-def _ignore(_: str) -> None:
-    """No line."""
-
-
 def _settings(config: PointmapsBenchmark, rooms: int, seed: int) -> PointmapsRun:
     """A run on synthetic rooms."""
     run = PointmapsRecipe.preset("tiny")
@@ -118,8 +113,8 @@ def _measuring(config: PointmapsBenchmark) -> PointmapsRecipe:
     folder = config.out / "measured"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "pairs.tsv").is_file():
-        PointmapsRecipe.prepare(run, folder, _ignore, fresh=True)
-    return PointmapsRecipe(run, folder, _ignore)
+        PointmapsRecipe.prepare(run, folder, no_log, fresh=True)
+    return PointmapsRecipe(run, folder, no_log)
 
 
 def trained(config: PointmapsBenchmark, job: Job) -> dict[str, float]:
@@ -131,7 +126,7 @@ def trained(config: PointmapsBenchmark, job: Job) -> dict[str, float]:
     run = _settings(config, config.rooms, _ROOMS_SEED)
     train = replace(run.train, steps=job.steps, seed=job.seed)
     start = time.process_time()
-    result, report = pretrain("pointmaps", replace(run, train=train, init=job.init, out=out), _ignore)
+    result, report = pretrain("pointmaps", replace(run, train=train, init=job.init, out=out), no_log)
     if report is None:
         raise RuntimeError(f"{out} was interrupted")
     seconds = time.process_time() - start
@@ -148,8 +143,8 @@ def mean_pointmap(config: PointmapsBenchmark) -> dict[str, float]:
     run = replace(_settings(config, config.rooms, _ROOMS_SEED), held_out=0.0)
     folder = config.out / "trained"
     folder.mkdir(parents=True, exist_ok=True)
-    PointmapsRecipe.prepare(run, folder, _ignore, fresh=not (folder / "pairs.tsv").is_file())
-    samples = PointmapsRecipe(run, folder, _ignore).measured
+    PointmapsRecipe.prepare(run, folder, no_log, fresh=not (folder / "pairs.tsv").is_file())
+    samples = PointmapsRecipe(run, folder, no_log).measured
     total, count = torch.zeros(2, 64, 64, 3), torch.zeros(2, 64, 64, 1)
     for number in np.random.default_rng(0).permutation(len(samples))[:_MEAN_OF].tolist():
         pair = samples.draw(number, np.random.default_rng(0))
@@ -171,12 +166,8 @@ def _pretrained(config: PointmapsBenchmark, seed: int) -> Path:
     """A pre-training run of a seed, made where none is given."""
     if config.init:
         return config.init[seed]
-    torch.set_num_threads(1)
-    run = get_recipe("croco").preset("tiny")
-    train = replace(run.train, seed=seed, workers=0, accelerator="cpu")
-    out, data = config.out / f"croco-{seed}", _settings(config, config.rooms, _ROOMS_SEED).data
-    pretrain("croco", replace(run, data=data, held_out=0.0, train=train, out=out), _ignore)
-    return out
+    data = _settings(config, config.rooms, _ROOMS_SEED).data
+    return pretrained_croco(config.out / f"croco-{seed}", seed, data=data, held_out=0.0)
 
 
 def _row(variant: str, runs: list[dict[str, float]]) -> dict[str, Any]:
@@ -206,10 +197,9 @@ def run(config: PointmapsBenchmark) -> list[dict[str, Any]]:
     if config.longer:
         jobs += [Job(LONGER, seed, config.longer, None) for seed in range(config.seeds)]
     found: dict[str, list[dict[str, float]]] = {}
-    with ProcessPoolExecutor(config.processes, get_context("forkserver")) as pool:
-        for job, figures in zip(jobs, pool.map(partial(trained, config), jobs)):
-            told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            print(f"{job.folder}: {told}", flush=True)
-            found.setdefault(job.variant, []).append(figures)
+    for job, figures in zip(jobs, side_by_side(partial(trained, config), jobs, config.processes)):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        print(f"{job.folder}: {told}", flush=True)
+        found.setdefault(job.variant, []).append(figures)
     rows = [_row(variant, runs) for variant, runs in found.items()]
     return [*rows, _row(MEAN, [mean_pointmap(config)])]

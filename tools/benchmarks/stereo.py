@@ -14,15 +14,14 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from benchmarks.timed_training import no_log, pretrained_croco, side_by_side
 from PIL import Image
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from geo3d.methods.checks import check_at_least
 from geo3d.models import create_model
 from geo3d.nn.colors import normalise
 from geo3d.recipes import Recipe, get_recipe, pretrain
+from geo3d.spread import evenly_spread
 
 PRETRAINED, RANDOM = "pre-trained", "random weights"
 CONSTANT, BLOCKS = "constant", "block matching"
@@ -97,10 +97,6 @@ class Job(NamedTuple):
         return f"{self.variant.replace(' ', '-')}-{self.seed}"
 
 
-def _ignore(_: str) -> None:
-    """No line."""
-
-
 def _of_rooms(config: StereoBenchmark) -> Any:
     """A run by which rooms are made and found."""
     run = get_recipe(config.task).preset("tiny")
@@ -125,7 +121,7 @@ def trained(config: StereoBenchmark, job: Job) -> dict[str, float]:
     if (out / _RESULT).is_file():
         return json.loads((out / _RESULT).read_text())
     start = time.process_time()
-    _, report = pretrain(config.task, replace(settings(config, job.seed), init=job.init, out=out), _ignore)
+    _, report = pretrain(config.task, replace(settings(config, job.seed), init=job.init, out=out), no_log)
     if report is None:
         raise RuntimeError(f"{out} was interrupted")
     figures = report["after"] | {"seconds": time.process_time() - start}
@@ -137,21 +133,15 @@ def _pretrained(config: StereoBenchmark, seed: int) -> Path:
     """A pre-training run of a seed, made where none is given."""
     if config.init:
         return config.init[seed]
-    torch.set_num_threads(1)
-    run = get_recipe("croco").preset("tiny")
-    train = replace(run.train, seed=seed, workers=0, accelerator="cpu")
-    out = config.out / f"croco-{seed}"
-    pretrain("croco", replace(run, rooms=config.rooms, train=train, out=out), _ignore)
-    return out
+    return pretrained_croco(config.out / f"croco-{seed}", seed, rooms=config.rooms)
 
 
 def _all(config: StereoBenchmark, jobs: list[Job]) -> Iterator[tuple[Job, dict[str, float]]]:
     """Run jobs, some at the same time, and tell of each."""
-    with ProcessPoolExecutor(config.processes, get_context("forkserver")) as pool:
-        for job, found in zip(jobs, pool.map(partial(trained, config), jobs)):
-            told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-            print(f"{config.task}, {job.folder}: {told}", flush=True)
-            yield job, found
+    for job, found in zip(jobs, side_by_side(partial(trained, config), jobs, config.processes)):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(f"{config.task}, {job.folder}: {told}", flush=True)
+        yield job, found
 
 
 def run(config: StereoBenchmark) -> list[dict[str, Any]]:
@@ -198,7 +188,7 @@ def untrained(config: StereoBenchmark) -> dict[str, list[dict[str, float]]]:
 def measured(config: StereoBenchmark, seed: int) -> Recipe:
     """The recipe with its data, as a run of a seed begins."""
     run = settings(config, seed).resolved()
-    return get_recipe(config.task)(run, config.out, _ignore)
+    return get_recipe(config.task)(run, config.out, no_log)
 
 
 def constant_of(recipe: Recipe) -> Tensor:
@@ -206,8 +196,8 @@ def constant_of(recipe: Recipe) -> Tensor:
     channels = len(recipe.method.units)
     if channels > 1:
         return torch.zeros(channels)
-    every = np.linspace(0, len(recipe.samples) - 1, min(_OF_MEDIAN, len(recipe.samples))).round().astype(int).tolist()
-    drawn = [recipe.samples.draw(row, np.random.default_rng(row))["target"] for row in every]
+    rows = evenly_spread(len(recipe.samples), _OF_MEDIAN)
+    drawn = [recipe.samples.draw(row, np.random.default_rng(row))["target"] for row in rows]
     return torch.stack(drawn).nanmedian().view(1)
 
 

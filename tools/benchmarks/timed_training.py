@@ -6,13 +6,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from geo3d.recipes import Run, get_recipe
+from geo3d.recipes import Run, get_recipe, pretrain
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,6 +44,25 @@ def step_seconds(recipe: str, run: Run, source: Any) -> float:
     return statistics.median(times[1:])
 
 
+def no_log(_: str) -> None:
+    """No line for people."""
+
+
+def pretrained_croco(out: Path, seed: int, **changes: Any) -> Path:
+    """A pre-training run of CroCo by its preset `tiny`, in the folder ``out``; what is there goes on or is done.
+
+    Args:
+        out: of the run.
+        seed: of weights and order.
+        changes: to the config of the run, such as its data.
+    """
+    one_thread()
+    run = get_recipe("croco").preset("tiny")
+    train = replace(run.train, seed=seed, workers=0, accelerator="cpu")
+    pretrain("croco", replace(run, train=train, out=out, **changes), no_log)
+    return out
+
+
 def one_thread() -> None:
     """Have torch use one."""
     torch.set_num_threads(1)
@@ -59,4 +80,4 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread} %"
 
 
-__all__ = ["mean_and_spread", "one_thread", "side_by_side", "step_seconds"]
+__all__ = ["mean_and_spread", "no_log", "one_thread", "pretrained_croco", "side_by_side", "step_seconds"]
