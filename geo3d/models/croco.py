@@ -134,9 +134,7 @@ class CroCoNet(CompletionNet):
         seen, memory = embedded.split((kept, total), 1)
         x = self.fill(seen, visible, total)
         positions = all_positions.expand(batch, -1, -1)
-        if self.config.rope_base is None:
-            embedding = self.position_embedding("dec_pos_embed", grid).to(x.dtype)
-            x, memory = x + embedding, memory + embedding
+        x, memory = (self.placed(tokens, all_positions, grid) for tokens in (x, memory))
         for block in self.dec_blocks:
             x = block(x, memory, positions, positions)
         x = self.dec_norm(x)
@@ -178,7 +176,7 @@ PRESETS = {
     "croco_v2_base_small": _V2,
     "croco_v2_base_base": _V2_BASE_DECODER,
     "croco_v2_large_base": large_encoder(_V2_BASE_DECODER),
-    "croco_tiny": CroCoConfig((64, 64), 8, 192, 6, 6, 128, 4, 4, rope_base=100.0),
+    "croco_tiny": CroCoConfig((64, 64), 8, 96, 4, 4, 64, 4, 4, rope_base=100.0, decoder_sincos=True),
 }
 
 
@@ -194,7 +192,7 @@ FAMILY = CroCoFamily(
     presets=PRESETS,
     read=read_croco,
     free=("image_size",),
-    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
+    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory", "decoder_sincos"),
     files=(
         _released("CroCo.pth", "croco_v1_base"),
         _released("CroCo_V2_ViTBase_SmallDecoder.pth", "croco_v2_base_small"),

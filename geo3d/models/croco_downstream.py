@@ -203,10 +203,7 @@ class CroCoDownstream(CroCoTrunk):
         if second is not None:
             grid = self.token_grid(first)
             positions = token_positions(*grid, first.device).expand(len(first), -1, -1)
-            x = self.decoder_embed(encoded)
-            if self.config.rope_base is None:
-                x = x + self.position_embedding("dec_pos_embed", grid).to(x.dtype)
-            x, memory = x.chunk(2)
+            x, memory = self.placed(self.decoder_embed(encoded), positions[:1], grid).chunk(2)
             for number, block in enumerate(self.dec_blocks, depth):
                 x = block(x, memory, positions, positions)
                 if number in layers:
@@ -265,7 +262,7 @@ def _task(task: Task) -> dict[str, Any]:
     }
 
 
-_TINY = {"head_levels": (32, 64, 96, 128), "head_width": 64}
+_TINY = {"head_levels": (16, 32, 48, 64), "head_width": 32}
 _DEPTH = _task("depth")
 _TRUNKS = {name.removeprefix("croco_v2_"): trunk for name, trunk in CROCO_PRESETS.items() if "_v2_" in name}
 

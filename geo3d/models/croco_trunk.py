@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geo3d.errors import InputError
 from geo3d.models.encoder import StageInfo
 from geo3d.models.image_encoder import ImageEncoder
-from geo3d.nn import DecoderBlock, EncoderBlock, resize_position_embedding, sincos_2d, token_positions
+from geo3d.nn import DecoderBlock, EncoderBlock, resize_position_embedding, sincos_2d, sincos_at, token_positions
 from geo3d.nn.patches import patchify
 from geo3d.nn.transformer import LAYER_NORM_EPS
 
@@ -50,6 +50,10 @@ class CroCoConfig:
     rope_base: float | None = None
     """Base of the rotary embedding (100 in version 2); None: sine-cosine embeddings (version 1)."""
 
+    decoder_sincos: bool = False
+    """Beside rotary embeddings, add sine-cosine positions to the tokens that enter the decoder: it then knows where in
+    the image a token lies, not only how far from others. No published network has both."""
+
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
         sizes |= {"mlp_ratio": self.mlp_ratio, "image_size": min(self.image_size)}
@@ -57,6 +61,8 @@ class CroCoConfig:
         wrong = [f"{name}={getattr(self, name)!r}" for name, value in sizes.items() if not 0 < value < math.inf]
         if wrong:
             raise InputError(f"CroCo: sizes must be positive and finite, got {', '.join(wrong)}")
+        if self.decoder_sincos and self.rope_base is None:
+            raise InputError("CroCo: decoder_sincos goes beside rotary embeddings; without, all have such positions")
         height, width = self.image_size
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
@@ -183,6 +189,20 @@ class CroCoTrunk(ImageEncoder):
     def position_embedding(self, name: str, grid: tuple[int, int]) -> Tensor:
         """One of the stored embeddings (N, C), resampled to a grid of tokens."""
         return resize_position_embedding(getattr(self, name), self.config.grid, grid)
+
+    def placed(self, tokens: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Embedded tokens as a decoder takes them: with absolute positions, where the network has any.
+
+        Args:
+            tokens: (B, N, D); all of the grid, row-major, of a network without rotary embeddings.
+            positions: (B, N, 2) or (N, 2) rows and columns.
+            grid: rows and columns of the image's tokens.
+        """
+        if self.config.rope_base is None:
+            return tokens + self.position_embedding("dec_pos_embed", grid).to(tokens.dtype)
+        if self.config.decoder_sincos:
+            return tokens + sincos_at(positions.float(), tokens.shape[-1]).to(tokens.dtype)
+        return tokens
 
     def run_encoder(self, patches: Tensor, positions: Tensor, index: Tensor, grid: tuple[int, int], lengths, layers=()):
         """Patches (B, N, patch * patch * 3) with their grid index (B, N) -> normalised tokens, and asked-for layers."""

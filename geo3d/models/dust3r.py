@@ -230,7 +230,10 @@ class DUSt3R(CroCoTrunk):
         self, encoded: tuple[Tensor, Tensor], positions: tuple[Tensor, Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Both decoders over encoder outputs of two views."""
-        x, y = (self.decoder_embed(tokens) for tokens in encoded)
+        x, y = (
+            self.placed(self.decoder_embed(tokens), place, (0, 0))  # rotary: no grid is asked for
+            for tokens, place in zip(encoded, positions, strict=True)
+        )
         seen = [encoded[0]], [encoded[1]]
         for block, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             # Both move at once: each sees what the other was before.
@@ -304,7 +307,7 @@ _LARGE = DUSt3RConfig(
 )
 _LARGE_DPT = replace(_LARGE, image_size=(512, 512), head="dpt")
 #: Trunk and decoder of `croco_tiny`, whose weights are a start.
-_TINY = DUSt3RConfig((64, 64), 8, 192, 6, 6, 128, 4, 4)
+_TINY = DUSt3RConfig((64, 64), 8, 96, 4, 4, 64, 4, 4, decoder_sincos=True)
 _SMALL_HEAD = {"head_levels": (32, 48, 64, 96), "head_width": 48, "head_last": 32}
 
 #: Named configurations of DUSt3R and of MASt3R.

@@ -79,11 +79,9 @@ class MultiViewNet(CompletionNet):
             mask = torch.zeros(views, total, dtype=torch.bool, device=images.device)
         if mask.shape != (views, total) or mask.dtype != torch.bool:
             raise InputError(f"multiview: mask must be ({views}, {total}) bool, got {tuple(mask.shape)} {mask.dtype}")
-        x = self._embedded(images, mask, grid)
-        if self.config.rope_base is None:
-            x = x + self.position_embedding("dec_pos_embed", grid).to(x.dtype)
         runs = [(len(list(equal)), size) for size, equal in groupby(sizes)]
         positions = token_positions(*grid, images.device).expand(views, -1, -1)
+        x = self.placed(self._embedded(images, mask, grid), positions[:1], grid)
         for block in self.dec_blocks:
             x = block(x, positions, runs)
         x = self.dec_norm(x)
@@ -129,7 +127,7 @@ FAMILY = CroCoFamily(
     config=CroCoConfig,
     presets=PRESETS,
     free=("image_size",),
-    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory"),
+    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory", "decoder_sincos"),
 )
 
 __all__ = ["FAMILY", "PRESETS", "MultiViewNet", "MultiViewOutput"]

@@ -1,6 +1,6 @@
 """Layers built on the operators."""
 
-from geo3d.nn.position import resize_position_embedding, sincos_2d, token_positions
+from geo3d.nn.position import resize_position_embedding, sincos_2d, sincos_at, token_positions
 from geo3d.nn.topology import Topology, Windows
 from geo3d.nn.transformer import CrossAttention, DecoderBlock, EncoderBlock, Mlp, MultiViewBlock, SelfAttention
 
@@ -15,5 +15,6 @@ __all__ = [
     "Windows",
     "resize_position_embedding",
     "sincos_2d",
+    "sincos_at",
     "token_positions",
 ]

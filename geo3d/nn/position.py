@@ -29,16 +29,31 @@ def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     Raises:
         ValueError: ``dim`` is not a multiple of 4.
     """
+    return sincos_at(token_positions(rows, columns).double(), dim).float()
+
+
+def sincos_at(positions: Tensor, dim: int) -> Tensor:
+    """As :func:`sincos_2d`, of tokens at any places.
+
+    Args:
+        positions: (..., 2) floating-point rows and columns.
+        dim: channels, a multiple of 4.
+
+    Returns:
+        (..., dim), of the type of ``positions``.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of 4.
+    """
     if dim % 4:
-        raise ValueError(f"sincos_2d: dim must be a multiple of 4, got {dim}")
+        raise ValueError(f"sincos_at: dim must be a multiple of 4, got {dim}")
     quarter = dim // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    yx = token_positions(rows, columns).double()
+    frequency = 10000.0 ** (-torch.arange(quarter, dtype=positions.dtype, device=positions.device) / quarter)
     halves = []
     for axis in (1, 0):
-        angle = yx[:, axis, None] * frequency
+        angle = positions[..., axis, None] * frequency
         halves += [angle.sin(), angle.cos()]
-    return torch.cat(halves, 1).float()
+    return torch.cat(halves, -1)
 
 
 def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -92,7 +92,7 @@ def test_a_file_of_the_authors_and_one_of_a_training_run(linear: DUSt3R, tmp_pat
         assert loaded.licence == "CC-BY-NC-SA-4.0"
     assert same(load_network(files[0], None, "cpu"), linear)  # `predict` needs no name
     assert create_model("dust3r", checkpoint=files[0], image_size=(64, 64)).config.image_size == (64, 64)
-    with pytest.raises(InputError, match="encoder_depth is 2 in the file, 6 in the model"):
+    with pytest.raises(InputError, match="encoder_depth is 2 in the file, 4 in the model"):
         create_model("dust3r_tiny", checkpoint=files[0])
     frozen = create_model("dust3r", checkpoint=write(files[0], state, name, SIZES | {"freeze": "encoder"}))
     assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == {
@@ -230,8 +230,8 @@ def test_a_wrong_or_incomplete_file_never_loads(linear: DUSt3R, dense: MASt3R, t
 def test_pre_training_files_become_networks_of_two_decoders(tmp_path: Path) -> None:
     croco = create_model("croco_tiny", generator=torch.Generator().manual_seed(3))
     sizes = {
-        "img_size": 64, "patch_size": 8, "enc_embed_dim": 192, "enc_depth": 6, "enc_num_heads": 6,
-        "dec_embed_dim": 128, "dec_depth": 4, "dec_num_heads": 4, "pos_embed": "RoPE100",
+        "img_size": 64, "patch_size": 8, "enc_embed_dim": 96, "enc_depth": 4, "enc_num_heads": 4,
+        "dec_embed_dim": 64, "dec_depth": 4, "dec_num_heads": 4, "pos_embed": "RoPE100",
     }  # fmt: skip
     torch.save({"model": croco.state_dict(), "croco_kwargs": sizes}, tmp_path / "croco.pth")
     with pytest.raises(InputError, match=r"holds a bare croco.*fresh_head=True"):

@@ -55,7 +55,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "croco": [
         {"image_size": (32, 48), "patch_size": 16, "encoder_dim": 32, "encoder_depth": 2, "encoder_heads": 2}
         | {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "mlp_ratio": 2, "norm_memory": False},
-        {"encoder_depth": 1, "decoder_depth": 1, "rope_base": None},
+        {"encoder_depth": 1, "decoder_depth": 1, "rope_base": None, "decoder_sincos": False},
         {"image_size": 32, "encoder_depth": 1, "rope_base": 50},
     ],
     "resnet": [{"depths": [1, 2, 1, 1], "width": 8, "drop_path_rate": 0.1}],
@@ -142,7 +142,9 @@ OPTIONS["croco_downstream"] = [
     | HEAD
     | {"task": "depth", "views": 1, "hooks": (0, 1, 1, 3), "tile_confidence": TileConfidence(2, None)}
     | {"resized": 40},
-    TRUNK | {"head": "linear", "confidence": False, "criterion": CriterionConfig("l1"), "rope_base": None},
+    TRUNK
+    | {"head": "linear", "confidence": False, "criterion": CriterionConfig("l1")}
+    | {"rope_base": None, "decoder_sincos": False},
     TRUNK | {"head": "linear", "linear_order": "channels_first", "criterion": CriterionConfig("bounded", a=1, b=2)},
 ]
 
@@ -153,7 +155,9 @@ PAIRS |= {"encoder_heads": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_he
 PAIR_HEAD: dict[str, Any] = {"head_levels": (4, 6, 8, 10), "head_width": 8, "head_last": 4}
 OPTIONS |= {
     "dust3r": [
-        PAIRS | {"norm_memory": False, "depth_mode": "square", "rope_base": 50, "freeze": "mask", "head": "linear"},
+        PAIRS
+        | {"norm_memory": False, "depth_mode": "square", "rope_base": 50, "freeze": "mask", "head": "linear"}
+        | {"decoder_sincos": False},
         PAIRS | PAIR_HEAD | {"head": "dpt", "confidence": ConfidenceMode("sigmoid", 0.0, 1.0), "depth_mode": "linear"},
         {"encoder_depth": 1, "decoder_depth": 1, "freeze": "encoder", "image_size": 32},
         PAIRS
@@ -164,7 +168,7 @@ OPTIONS |= {
     "mast3r": [
         PAIRS
         | PAIR_HEAD
-        | {"descriptors": 3, "norm_memory": False, "rope_base": 50, "freeze": "none"}
+        | {"descriptors": 3, "norm_memory": False, "rope_base": 50, "freeze": "none", "decoder_sincos": False}
         | {"confidence": ConfidenceMode("exp", 1.0, 4.0), "descriptor_confidence": ConfidenceMode("exp", 0.0)}
         | {"depth_mode": "exp", "head": "catmlp+dpt", "two_confidences": True},
         {"encoder_depth": 1, "decoder_depth": 1, "two_confidences": False, "descriptor_confidence": None},
@@ -449,7 +453,7 @@ def test_an_unknown_model_is_told_with_the_nearest() -> None:
 def test_a_name_that_contradicts_the_file_is_told_with_the_files_own(tmp_path: Path) -> None:
     save_model(create_model("croco_tiny", encoder_depth=2), tmp_path / "croco")
     save_model(create_model("resnet_tiny"), tmp_path / "resnet")
-    with pytest.raises(InputError, match=r"holds croco_tiny, not the croco_v2_base_small .*dim is 192 in the file"):
+    with pytest.raises(InputError, match=r"holds croco_tiny, not the croco_v2_base_small .*dim is 96 in the file"):
         create_model("croco_v2_base_small", checkpoint=tmp_path / "croco")
     with pytest.raises(InputError, match=r"holds a croco_tiny \(CroCo\), not a resnet50 \(ResNet\)"):
         create_model("resnet50", checkpoint=tmp_path / "croco")

@@ -8,7 +8,7 @@ import torch
 from geo3d.models import create_model, list_models
 
 #: Model -> layers: the stem or embedding, and every block.
-LAYERS = {"croco_tiny": 7, "swin3d_tiny": 6, "spark": 17, "resnet_tiny": 5, "convnext_atto": 13, "i2p_mae_tiny": 7}
+LAYERS = {"croco_tiny": 5, "swin3d_tiny": 6, "spark": 17, "resnet_tiny": 5, "convnext_atto": 13, "i2p_mae_tiny": 7}
 LAYERS |= {
     "sparse_resnet_tiny": 4,
     "i2p_mae_modelnet40": 16,

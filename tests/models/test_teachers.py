@@ -38,7 +38,7 @@ TEACHERS = {
     (LITE, (("weights", "random"), ("stride", 32))): (320, 32),
     (LITE, (("weights", "random"),)): (112, 16),
     ("geo3d", (("weights", "random"), ("model", "resnet_tiny"), ("stage", "stage1"))): (128, 8),
-    ("geo3d", (("weights", "random"), ("model", "croco_tiny"))): (192, 8),
+    ("geo3d", (("weights", "random"), ("model", "croco_tiny"))): (96, 8),
 }
 
 

@@ -207,7 +207,7 @@ def test_pairs_of_encoded_views_are_those_of_images(network, folder) -> None:
     # Batches of other sizes: sums in another order.
     assert torch.allclose(found[1].second_points, whole.second.points[0], rtol=1e-3, atol=1e-4)
     assert torch.allclose(found[1].first_confidence, whole.first.confidence[0], rtol=1e-3, atol=1e-4)
-    assert pairs.descriptors().shape == (5, 192)
+    assert pairs.descriptors().shape == (5, 96)
 
 
 def test_the_command_runs_on_fresh_weights(folder, checkpoint, tmp_path, capsys) -> None:

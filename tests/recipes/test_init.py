@@ -170,8 +170,8 @@ def test_families_with_one_trunk_start_from_each_other(of: str, into: str, tmp_p
 
 def test_multiview_takes_a_file_of_crocos_authors_and_its_licence(tmp_path: Path) -> None:
     source = method_of("croco", seed=5, model="croco_tiny")
-    arguments = {"img_size": [32, 32], "patch_size": 8, "enc_embed_dim": 192, "enc_depth": 6, "enc_num_heads": 6}
-    arguments |= {"dec_embed_dim": 128, "dec_depth": 4, "dec_num_heads": 4, "pos_embed": "RoPE100"}
+    arguments = {"img_size": [32, 32], "patch_size": 8, "enc_embed_dim": 96, "enc_depth": 4, "enc_num_heads": 4}
+    arguments |= {"dec_embed_dim": 64, "dec_depth": 4, "dec_num_heads": 4, "pos_embed": "RoPE100"}
     torch.save({"model": source.network.state_dict(), "croco_kwargs": arguments}, tmp_path / "authors.pth")
     weights = find_initial_weights(tmp_path / "authors.pth", "whole", method_of("multiview"))
     assert (weights.fresh, weights.unused, weights.licence) == ([], [], "CC-BY-NC-SA-4.0")
@@ -276,7 +276,7 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     save_file({"network.mask_token": torch.zeros(2)}, tmp_path / "shapes.safetensors", card)
     with pytest.raises(InputError, match=r"nothing in .*fits croco \(whole\): its names are such as network.wheel"):
         find_initial_weights(tmp_path / "names.safetensors", "whole", method)
-    with pytest.raises(InputError, match=r"network.mask_token \(2,\) in the file, \(1, 1, 128\) in the n"):
+    with pytest.raises(InputError, match=r"network.mask_token \(2,\) in the file, \(1, 1, 64\) in the n"):
         find_initial_weights(tmp_path / "shapes.safetensors", "whole", method)
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(InputError, match=r"init: .*text.pth: "):
