@@ -61,6 +61,10 @@ class PointmapsBenchmark:
     """Synthetic rooms to train on."""
     measured_rooms: int = 8
     """Synthetic rooms to measure in."""
+    data: Path | None = None
+    """Scenes to train on. None: synthetic rooms are made."""
+    measured_data: Path | None = None
+    """Scenes to measure in, others than those. None: synthetic rooms are made."""
     init: tuple[Path, ...] = ()
     """Pre-training runs of croco_tiny, one a seed. None: they are made first, by the preset tiny of croco."""
     out: Path = Path("runs/benchmark-pointmaps")
@@ -97,14 +101,15 @@ class Job(NamedTuple):
 
 
 def _settings(config: PointmapsBenchmark, rooms: int, seed: int) -> PointmapsRun:
-    """A run on synthetic rooms."""
+    """A run on the scenes of a seed."""
     run = PointmapsRecipe.preset("tiny")
     train = replace(
         run.train, batch_size=config.batch_size, workers=0, save_every_minutes=None, log_every=50, accelerator="cpu",
         seed=seed,
     )  # fmt: skip
     run = replace(run, rooms=rooms, train=train, held_out=_WATCHED)
-    return replace(run, data=(PointmapsRecipe.made_data(run),))
+    given = config.measured_data if seed == _MEASURED_SEED else config.data
+    return replace(run, data=(given or PointmapsRecipe.made_data(run),))
 
 
 def _measuring(config: PointmapsBenchmark) -> PointmapsRecipe:
@@ -187,8 +192,10 @@ def _row(variant: str, runs: list[dict[str, float]]) -> dict[str, Any]:
 def run(config: PointmapsBenchmark) -> list[dict[str, Any]]:
     """Rows of the table, a variant each."""
     torch.set_num_threads(1)
+    given = {_ROOMS_SEED: config.data, _MEASURED_SEED: config.measured_data}
     for rooms, seed in ((config.rooms, _ROOMS_SEED), (config.measured_rooms, _MEASURED_SEED)):
-        PointmapsRecipe.make_data(_settings(config, rooms, seed), print)
+        if given[seed] is None:
+            PointmapsRecipe.make_data(_settings(config, rooms, seed), print)
     _measuring(config)
     jobs = []
     for seed in range(config.seeds):
