@@ -48,7 +48,12 @@ class Task:
 _SEGMENT = (Figure("mean IoU", ("after", "miou")), Figure("accuracy", ("after", "accuracy")))
 _CLASSIFY = (Figure("accuracy", ("after", "accuracy")), Figure("mean over classes", ("after", "class_accuracy")))
 _DETECT = (Figure("AP25", ("after", "ap25")), Figure("AP50", ("after", "ap50")))
+_DEPTH = (
+    Figure("within a factor of 1.25", ("after", "delta1")),
+    Figure("absolute relative error", ("after", "abs_rel"), percent=False, higher=False),
+)
 TASKS = (
+    Task("croco", "depth", "rooms", 400, _DEPTH),
     Task("spark3d", "segment", "rooms", 300, _SEGMENT),
     Task("spark3d", "segment", "rooms", 300, _SEGMENT, {"method.labels": 2}),
     Task("swin3d", "segment", "rooms", 200, _SEGMENT),

@@ -90,7 +90,7 @@ _OBJECTS = {
     "retrieve": {},
 }
 FAMILIES = {
-    "croco": Family("CroCo", "croco", 100, "rooms", _IMAGES),
+    "croco": Family("CroCo", "croco", 330, "rooms", _IMAGES),
     "spark": Family("SparK", "spark", 170, "rooms", {name: o | {"side": 96} for name, o in _IMAGES.items()}),
     "swin3d": Family("Swin3D, trained with labels", "swin3d", 260, "rooms", _VOXELS),
     "spark3d": Family("SparK in true 3D", "spark3d", 280, "rooms", _VOXELS),

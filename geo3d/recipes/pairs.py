@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from geo3d.datasets.pair_mining import PairsConfig, mine_pairs
+from geo3d.datasets.pair_mining import PairOptions, PairsConfig, mine_pairs
 from geo3d.progress import Log, progress_line
 from geo3d.recipes.recipe import Recipe, RoomsRun
 from geo3d.samples.pairs import ViewPairs
 
 _PAIRS = "pairs.tsv"
+#: Pairs of views near each other, for what is to learn in minutes.
+NEAR = PairOptions(min_overlap=0.6)
 
 
 @dataclass(kw_only=True)
@@ -20,6 +22,14 @@ class PairsRun(RoomsRun):
 
     pairs: Path | None = None
     """Index of view pairs, as `geo3d prepare pairs` writes it. None: pairs are mined from the data at the start."""
+
+    mining: PairOptions = field(default_factory=PairOptions)
+    """Which pairs, where they are mined."""
+
+    def check(self) -> None:
+        """As :meth:`Run.check`."""
+        super().check()
+        self.mining.check()
 
 
 class PairsRecipe(Recipe):
@@ -35,7 +45,8 @@ class PairsRecipe(Recipe):
             return
         roots = config.data or (cls.make_data(config, log),)
         if fresh:
-            mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict)
+            wanted = {f.name: getattr(config.mining, f.name) for f in fields(config.mining)}
+            mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict, **wanted)
             log(str(mine_pairs(mined, progress_line("scene"))))
 
     def find_source(self) -> ViewPairs:
@@ -44,4 +55,4 @@ class PairsRecipe(Recipe):
         return source.from_index(self.config.pairs or self.folder / _PAIRS)
 
 
-__all__ = ["PairsRecipe", "PairsRun"]
+__all__ = ["NEAR", "PairsRecipe", "PairsRun"]

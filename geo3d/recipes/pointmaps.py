@@ -32,9 +32,9 @@ class PointmapsRun(PairsRun):
 
 
 def _tiny() -> PointmapsRun:
-    """Ten minutes on a CPU: a small network; what it is worth docs/dust3r.md tells. `--init` takes a run of croco."""
-    train = TrainConfig(steps=600, batch_size=8, lr=1e-3, warmup_steps=20, clip_norm=1.0, workers=1)
-    return PointmapsRun(rooms=16, method=PointmapsConfig(zoom=1.0, color_jitter=0.2), train=train)
+    """Minutes on a CPU: a small network; what it is worth docs/dust3r.md tells. `--init` takes a run of croco."""
+    train = TrainConfig(steps=800, batch_size=8, lr=1e-3, warmup_steps=20, clip_norm=1.0, workers=1)
+    return PointmapsRun(rooms=32, method=PointmapsConfig(zoom=1.0, color_jitter=0.2), train=train)
 
 
 def _paper_224() -> PointmapsRun:

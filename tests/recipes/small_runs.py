@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geo3d.datasets.pair_mining import PairOptions
 from geo3d.recipes import Run, get_recipe, pretrain
 from geo3d.train import TrainConfig, launch
 
@@ -36,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {
 DATA = {"stereo": "stereo_rooms"}
 #: Recipe -> changes to its run.
 RUNS: dict[str, dict[str, Any]] = {
+    "croco": {"mining": PairOptions()},  # these rooms have few views, far from each other
+    "multiview": {"mining": PairOptions()},
     "nerf_mae": {"grid_side": 32},
     "detect": {"grid_side": 32},
     "segment_grids": {"grid_side": 32},
