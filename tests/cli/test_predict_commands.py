@@ -11,7 +11,7 @@ import pytest
 import torch
 from corner_scans import write_corner
 from geo3d_command import error_of, run
-from PIL import Image
+from PIL import ExifTags, Image
 
 from geo3d import create_model, save_model
 from geo3d.datasets import read_cloud
@@ -118,6 +118,11 @@ def test_images_are_named_as_in_python(tmp_path, capsys) -> None:
     (expected,) = class_logits(model, [Image.open(tmp_path / "photo.png")], 64).softmax(1).tolist()
     assert found["class"] == "ab"[int(np.argmax(expected))]
     assert found["probability"] == pytest.approx(max(expected), abs=1e-5)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # stored upside down
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "turned.png", exif=exif)
+    run("predict", "classify", tmp_path / "turned.png", "--checkpoint", checkpoint, "--out", tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())[0]["top"] == found["top"]
     capsys.readouterr()
     (tmp_path / "broken.png").write_bytes((tmp_path / "photo.png").read_bytes()[:900])
     assert "broken.png" in error_of(capsys, "predict", "classify", tmp_path / "broken.png", "--checkpoint", checkpoint)
