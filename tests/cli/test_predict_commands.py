@@ -64,12 +64,10 @@ def test_scenes_are_segmented_as_in_python(name: str, options: dict, scans, tmp_
 def test_a_network_that_names_no_class_is_refused(scans, tmp_path, capsys) -> None:
     encoder = made("sparse_resnet_tiny", tmp_path / "encoder.safetensors", channels=(8, 8, 16))
     error = error_of(capsys, "predict", "segment", scans[0], "--checkpoint", encoder)
-    assert (
-        "an encoder alone, and nothing that names the class of points; give a run of `geo3d finetune segment`" in error
-    )
+    assert "without a head, and nothing that names the class of points; give a run of `geo3d finetune segment`" in error
     other = made("point_segmenter", tmp_path / "segmenter.safetensors", encoder_options=POINTS)
     error = error_of(capsys, "predict", "classify", tmp_path / "a.ply", "--checkpoint", other)
-    assert "holds a point_segmenter, and nothing that names the class of objects or images" in error
+    assert "holds a point_segmenter (segment), and nothing that names the class of objects or images" in error
     grids = made("nerf_mae_semantic_tiny", tmp_path / "grids.safetensors")
     error = error_of(capsys, "predict", "segment", scans[0], "--checkpoint", grids)
     assert "names the class of voxels of radiance grids, and does not read points" in error
