@@ -95,6 +95,7 @@ class StereoFlowScene(Scene):
         self._files = _middlebury(root)
         known = {layout.part for layout in self._layouts} | ({"disparity"} if self._files else set())
         self.parts = frozenset({"views", "pairs", *known})
+        self._compared: set[Path] = set()
         #: Whether its pairs are of places that have nothing to do with each other, and may be parted.
         self.of_many_places = alone or any(layout.target in _STREETS for layout in self._layouts)
 
@@ -177,13 +178,16 @@ class StereoFlowScene(Scene):
         return self._of_size(read_flow(pair.target, self.name), pair)
 
     def _of_size(self, values: np.ndarray, pair: MatchedPair) -> np.ndarray:
-        """A map, which must be of the size of its images."""
+        """A map, which must be of the size of its images; these are looked at when it is first read."""
+        if pair.target in self._compared:
+            return values
         height, width = values.shape[:2]
         for path in (pair.first, pair.second):
             size = image_size(path, self.name)
             if size != (width, height):
                 reason = f"is {width} x {height}, but {path.name} of its pair is {size[0]} x {size[1]}"
                 raise BrokenScene(self.name, pair.target, reason)
+        self._compared.add(pair.target)
         return values
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from geo3d.datasets import BrokenScene, open_dataset
+from geo3d.datasets import BrokenScene, open_dataset, stereo_flow
 from geo3d.datasets.disparity_files import (
     read_disparity,
     read_flow,
@@ -291,6 +291,20 @@ def test_a_map_of_another_size_is_broken(disparity, tmp_path):
     write_pfm(_folder(tmp_path / "disparity") / "a.pfm", disparity)
     with pytest.raises(BrokenScene, match=r"is 11 x 7, but a.png of its pair is 12 x 7"):
         open_dataset(tmp_path)[0].disparity(0)
+
+
+def test_sizes_of_images_are_looked_at_once_a_pair(disparity, tmp_path, monkeypatch):
+    for name in ("left/a.png", "right/a.png", "left/b.png", "right/b.png"):
+        _image(tmp_path / name)
+    _folder(tmp_path / "disparity")
+    for name in "ab":
+        write_pfm(tmp_path / "disparity" / f"{name}.pfm", disparity)
+    looked: list[str] = []
+    monkeypatch.setattr(stereo_flow, "image_size", lambda path, _: looked.append(path.name) or SIZE)
+    scene = open_dataset(tmp_path)[0]
+    for number in (0, 1, 0, 1):
+        np.testing.assert_array_equal(scene.disparity(number), disparity)
+    assert looked == ["a.png", "a.png", "b.png", "b.png"]
 
 
 @pytest.fixture(scope="module")
