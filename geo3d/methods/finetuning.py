@@ -191,7 +191,7 @@ def with_few_labels(source: SampleSource, labels: float, seed: int, classes: np.
     """
     if labels == 1:
         return source
-    every = np.zeros(len(source), np.int64) if classes is None else classes
+    every = np.zeros(len(source.items), np.int64) if classes is None else classes
     part = copy.copy(source)  # which leaves behind what is open, as pickling does
     part.items = source.items.kept(few_of(labels, every, stream_generator(seed, Stream.FEW_LABELS)))
     return part

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least, check_image_size
+from geo3d.methods.finetuning import Finetuning, FinetuningConfig
 from geo3d.methods.images import color_jitter, decoding, to_tensor
-from geo3d.methods.method import Method, MethodOutput, SourceSamples
+from geo3d.methods.method import MethodOutput, SourceSamples
 from geo3d.methods.pointmap_loss import descriptor_loss, pointmap_loss
 from geo3d.methods.posed_crops import centred_crop, matched_pixels
 from geo3d.models import create_model, model_options
@@ -36,7 +37,7 @@ _PICTURE_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class PointmapsConfig:
+class PointmapsConfig(FinetuningConfig):
     """How DUSt3R is trained."""
 
     model: str = "dust3r_tiny"
@@ -51,8 +52,6 @@ class PointmapsConfig:
     """Each pair is also learnt from with its views swapped, of which the encoder sees each once, as published."""
     metric: bool = False
     """In scenes that are in metres, ask for their scale too (MASt3R); else one scale of a pair is free."""
-    freeze: str = "none"
-    """`encoder`: the encoder stays as it is. `none`: all is trained."""
     confidence_weight: float = 0.2
     """What being unsure of a point costs (alpha)."""
     descriptor_weight: float = 0.075
@@ -61,10 +60,9 @@ class PointmapsConfig:
     """Matched pixels of a pair that descriptors learn from, at most (count)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.color_jitter < 1:
             raise InputError(f"color_jitter must lie in [0, 1), got {self.color_jitter}")
-        if self.freeze not in ("none", "encoder"):
-            raise InputError(f"freeze must be none or encoder, got {self.freeze!r}")
         check_at_least(self, 1, "zoom", "matches")
         check_at_least(self, 0, "confidence_weight", "descriptor_weight")
         check_image_size(self)
@@ -123,7 +121,7 @@ class PointmapSamples(SourceSamples[DepthPairs]):
         return drawn
 
 
-class Pointmaps(Method):
+class Pointmaps(Finetuning):
     """DUSt3R's or MASt3R's training on its network.
 
     Args:
@@ -140,8 +138,9 @@ class Pointmaps(Method):
     def __init__(self, config: PointmapsConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        options = {"image_size": config.image_size, "freeze": config.freeze}
-        network = create_model(config.model, generator=generator, **_known(config.model, options))
+        network = create_model(
+            config.model, generator=generator, **_known(config.model, {"image_size": config.image_size})
+        )
         if not isinstance(network, DUSt3R):
             raise InputError(f"model {config.model} has no pointmaps; dust3r_tiny and others of its family have")
         self.network = network
@@ -158,10 +157,6 @@ class Pointmaps(Method):
     def plain_samples(self, source: DepthPairs) -> PointmapSamples:
         """The same as they are, for measuring: largest windows, colours as photographed, the listed order."""
         return PointmapSamples(source, self.config, self.config.matches if self.has_descriptors else 0, plain=True)
-
-    def model_names(self) -> tuple[str, ...]:
-        """Names under which files of authors are read: of the network's own family."""
-        return (self.network.family,)
 
     def predict(self, batch: dict[str, Any]) -> PairPointmaps:
         """Pointmaps of a batch of drawn items, in their order."""

@@ -14,6 +14,7 @@ from geo3d.geometry.similarity import fit_similarity
 from geo3d.methods.pointmap_loss import mean_distance
 from geo3d.methods.pointmaps import Pointmaps, PointmapsConfig
 from geo3d.random import Stream
+from geo3d.recipes.finetuning import FewLabels
 from geo3d.recipes.pairs import PairsRecipe, PairsRun
 from geo3d.samples.depth_pairs import DepthPairs
 from geo3d.train.config import TrainConfig
@@ -67,7 +68,7 @@ def _stage(
     return PointmapsRun(method=method, train=train)
 
 
-class PointmapsRecipe(PairsRecipe):
+class PointmapsRecipe(FewLabels, PairsRecipe):
     """The method with training pairs, and held-out pairs to measure it on."""
 
     summary = "DUSt3R: the points of two views in one frame, from posed views with depth"

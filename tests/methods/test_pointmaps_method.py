@@ -180,8 +180,19 @@ def test_mast3r_learns_descriptors_and_dust3r_none() -> None:
         output = method(pair_batch())
         assert output.losses.keys() == names
         assert method.picture(pair_batch(), output).shape[2] == 3
-    frozen = Pointmaps(PointmapsConfig("dust3r_tiny", (16, 16), freeze="encoder"))
-    assert not any(p.requires_grad for n, p in frozen.named_parameters() if frozen.network.is_of_encoder(n[8:]))
+
+
+@pytest.mark.parametrize("model", ["dust3r_tiny", "mast3r_tiny"])
+def test_what_is_kept_and_how_fast_the_rest_learns(model: str) -> None:
+    method = Pointmaps(PointmapsConfig(model, (16, 16), frozen=True, layer_decay=0.5))
+    learnt = {name for name, value in method.network.named_parameters() if value.requires_grad}
+    method.freeze()
+    kept = {name for name, value in method.network.named_parameters() if name in learnt and not value.requires_grad}
+    assert kept == {name for name in learnt if method.network.is_of_encoder(name)} != set()
+    factors, layers = method.rate_factors(), method.network.layer_count
+    assert factors["network.dec_blocks2.0.mlp.fc1.weight"] == factors["network.dec_norm.bias"] == 1.0
+    assert factors["network.enc_norm.weight"] == 0.5
+    assert factors["network.patch_embed.proj.weight"] == 0.5**layers
 
 
 @pytest.mark.parametrize("both_orders", [True, False])
@@ -231,7 +242,8 @@ def test_a_view_of_which_nothing_is_known_has_no_figure() -> None:
     [
         ({"zoom": 0.5}, "zoom must be at least 1"),
         ({"color_jitter": 1.0}, "color_jitter"),
-        ({"freeze": "decoder"}, "freeze must be none or encoder"),
+        ({"layer_decay": 0.0}, "layer_decay must lie above 0"),
+        ({"labels": 2.5}, "labels above 1 count items"),
         ({"matches": 0}, "matches must be at least 1"),
         ({"confidence_weight": -1.0}, "confidence_weight must be at least 0"),
         ({"model": "croco_tiny"}, "model croco_tiny has no pointmaps"),

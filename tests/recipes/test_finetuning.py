@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import small_run
 
 from geo3d import InputError, create_model, save_model
 from geo3d.methods.classify import Classify, ClassifyConfig
@@ -156,6 +157,19 @@ def test_a_frozen_encoder_stays_as_it_is_to_the_bit(rooms: Path, tmp_path: Path)
     _, resumed = pretrain("segment", longer, print)
     _, straight = pretrain("segment", replace(longer, out=tmp_path / "straight"), print)
     assert resumed["after"] == straight["after"]
+
+
+def test_pointmaps_keep_their_encoder_and_learn_from_few_pairs(rooms: Path, tmp_path: Path) -> None:
+    start = create_model("dust3r_tiny", generator=torch.Generator().manual_seed(1), image_size=(32, 32))
+    save_model(start, tmp_path / "start")
+    method = {"frozen": True, "labels": 2}
+    run = small_run("pointmaps", method, data=(rooms,), out=tmp_path / "run", init=tmp_path / "start")
+    pretrain("pointmaps", run, print)
+    assert len(get_recipe("pointmaps")(run, tmp_path / "run", print).samples) == 2
+    before, trained = start.state_dict(), create_model(checkpoint=tmp_path / "run").state_dict()
+    kept = {name for name, value in before.items() if torch.equal(trained[name], value)}
+    weights = {name for name, value in before.items() if value.ndim > 1}
+    assert kept & weights == {name for name in weights if start.is_of_encoder(name)} | {"mask_token"}
 
 
 def _colored(count: int):
