@@ -2,7 +2,8 @@
 
 In memory what is unknown is NaN. In files it is
 
-- *PFM* (one channel, floats, pixels): infinite, as Middlebury has it;
+- *PFM* (floats, pixels): infinite, as Middlebury has it; disparity has one channel, flow three, of which the third is
+  not used, as SceneFlow has it;
 - *PNG and other images of 16 bits*: 0. Disparity counts 256ths of a pixel, as KITTI has it. Flow is KITTI's PNG of
   three channels: 64ths of a pixel above 2^15 to the right, the same down, and whether it is known;
 - *images of 8 bits*: 0; disparity in whole pixels;
@@ -12,6 +13,7 @@ In memory what is unknown is NaN. In files it is
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -27,10 +29,11 @@ from geo3d.writing import replacing
 
 #: Endings of the files that are read, in the order in which they are preferred.
 DISPARITY_ENDINGS = (".pfm", ".npy", ".npz", ".png", ".tif", ".tiff", ".pgm")
-FLOW_ENDINGS = (".flo", ".npy", ".npz", ".png")
+FLOW_ENDINGS = (".flo", ".pfm", ".npy", ".npz", ".png")
 _KITTI_DISPARITY, _KITTI_FLOW, _KITTI_ZERO = 256.0, 64.0, 2**15
 _SIXTEEN_BITS = 65535
 _FLO, _FLO_UNKNOWN = 202021.25, 1e9
+_COLOR_PFM = re.compile(rb"PF\s+(\d+)\s+(\d+)\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -62,7 +65,7 @@ def read_disparity(path: Path, scene: str, factor: float | None = None) -> np.nd
 
 
 def read_flow(path: Path, scene: str) -> np.ndarray:
-    """A map of optical flow: ``.flo``, KITTI's PNG, or an array (H, W, 2) or (2, H, W).
+    """A map of optical flow: ``.flo``, PFM of three channels, KITTI's PNG, or an array (H, W, 2) or (2, H, W).
 
     Returns:
         (H, W, 2) float32 pixels to the right and down, NaN where unknown.
@@ -73,9 +76,11 @@ def read_flow(path: Path, scene: str) -> np.ndarray:
     ending = path.suffix.lower()
     if ending == ".flo":
         return _read_flo(path, scene)
+    if ending == ".pfm":
+        return _read_flow_pfm(path, scene)
     if ending == ".png":
         return _read_kitti_flow(path, scene)
-    values = stored_values(path, scene, "flow is a .flo file, a PNG of KITTI or an array")
+    values = stored_values(path, scene, "flow is a .flo file, a PFM, a PNG of KITTI or an array")
     if values.ndim == 3 and values.shape[0] == 2 != values.shape[2]:
         values = values.transpose(1, 2, 0)
     if values.ndim != 3 or values.shape[2] != 2 or values.dtype.kind != "f":
@@ -96,6 +101,20 @@ def _read_flo(path: Path, scene: str) -> np.ndarray:
         raise BrokenScene(scene, path, f"{width} x {height} pixels of flow do not fit in {len(data)} bytes")
     values = np.frombuffer(data, "<f4", 2 * width * height, 12).reshape(height, width, 2)
     return _both_known(values, np.abs(values) < _FLO_UNKNOWN)
+
+
+def _read_flow_pfm(path: Path, scene: str) -> np.ndarray:
+    """Rows lie from the bottom up; the sign of the scale tells the order of bytes. Pillow reads one channel alone."""
+    data = read_bytes(path, scene)
+    header = _COLOR_PFM.match(data)
+    if header is None:
+        raise BrokenScene(scene, path, "flow in a PFM has three channels: the file should begin with PF", 0)
+    width, height, rest = int(header[1]), int(header[2]), len(data) - header.end()
+    if not width or not height or rest < 12 * width * height:
+        raise BrokenScene(scene, path, f"{width} x {height} pixels of flow do not fit in {len(data)} bytes")
+    order = "<" if header[3].startswith(b"-") else ">"
+    values = np.frombuffer(data, f"{order}f4", 3 * width * height, header.end()).reshape(height, width, 3)[::-1, :, :2]
+    return _both_known(values.astype(np.float32), np.isfinite(values))
 
 
 def _read_kitti_flow(path: Path, scene: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from geo3d.datasets.files import PILLOW_ERRORS, entries, looked_at, numeric_order, read_bytes, unreadable
 from geo3d.datasets.point_columns import mostly_above
@@ -199,10 +199,26 @@ def decode(image: Image.Image, path: Path | str, scene: str) -> np.ndarray:
     return _pixels(to_rgb(image, path, scene), path, scene)
 
 
-def read_photo(path: Path) -> np.ndarray:
-    """A loose photo the way up that people see it: turned as its EXIF orientation says.
+def open_photo(path: Path, scene: str) -> Image.Image:
+    """As :func:`open_image`, of a loose photo: the way up that people see it, turned as its EXIF orientation says.
 
-    Photos of a scene with cameras are never turned: their cameras are of the pixels as they are stored.
+    Photos of a scene with cameras are never turned: their cameras are of the pixels as they are stored. EXIF that
+    cannot be read turns nothing, as in viewers.
+    """
+    image = open_raw(path, scene)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except PILLOW_ERRORS:  # of EXIF; those of pixels are raised again where these are decoded
+        turned = False
+    try:
+        image = ImageOps.exif_transpose(image) if turned else image
+    except PILLOW_ERRORS as error:
+        raise _undecodable(path, scene, error) from error
+    return image if _is_converted_by_pillow(image) else to_rgb(image, path, scene)
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """The colours of a loose photo, turned as :func:`open_photo` does.
 
     Returns:
         (H, W, 3) uint8.
@@ -211,12 +227,9 @@ def read_photo(path: Path) -> np.ndarray:
         InputError: it cannot be read.
     """
     try:
-        with open_image(path, path.stem) as image:
-            return decode(ImageOps.exif_transpose(image), path, path.stem)
+        return decode(open_photo(path, path.stem), path, path.stem)
     except BrokenScene as broken:
         raise InputError(broken.detail) from broken
-    except PILLOW_ERRORS as error:
-        raise InputError(f"{path}: the image cannot be decoded ({error})") from error
 
 
 def image_size(path: Path, scene: str) -> tuple[int, int]:

@@ -113,7 +113,7 @@ class PairsConfig(PairOptions):
     """Folders of datasets, of any layout that geo3d reads."""
     split: Path | None = None
     """Text file with a scene name a line, such as ScanNet's official lists: only those scenes are mined."""
-    output: Path = Path("pairs.tsv")
+    out: Path = Path("pairs.tsv")
     """Index to write; .tsv for plain text, .parquet for parquet (extra parquet)."""
     picture: Path | None = None
     """Picture (.png) of a dozen pairs to look at; beside the index when not given."""
@@ -224,17 +224,17 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
         BrokenScene: the first broken scene, where ``config.strict``.
     """
     config.check()
-    index_writer(config.output)  # a wrong suffix is said before the work, not after
+    index_writer(config.out)  # a wrong suffix is said before the work, not after
     if not config.data:
         raise InputError("no data: give one or more folders of datasets")
     datasets = [
         open_dataset(root, quarantine=Quarantine(strict=config.strict), split=config.split) for root in config.data
     ]
-    picture = config.picture or config.output.with_suffix(".png")
-    report = config.output.with_suffix(".report.txt")
-    for path in (config.output, picture):
+    picture = config.picture or config.out.with_suffix(".png")
+    report = config.out.with_suffix(".report.txt")
+    for path in (config.out, picture):
         make_folder(path.parent)
-    summary = PairsSummary(config.output, picture, report, scenes=sum(len(dataset) for dataset in datasets))
+    summary = PairsSummary(config.out, picture, report, scenes=sum(len(dataset) for dataset in datasets))
     indexed = [IndexedDataset(dataset.kind, dataset.root) for dataset in datasets]
     builder = PairIndexBuilder(indexed, config.described())
     notes = []
@@ -249,7 +249,7 @@ def mine_pairs(config: PairsConfig, progress: Progress | None = None) -> PairsSu
     if not summary.pairs:
         raise no_pairs(datasets, notes)
     index = builder.build()
-    index.write(config.output)
+    index.write(config.out)
     with replacing(picture) as temporary:
         draw_pairs(pictured_pairs(index, datasets, config.tolerance), temporary)
     return summary

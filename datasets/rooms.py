@@ -27,7 +27,7 @@ def make_rooms(rooms: int, seed: int, log: Log) -> Path:
 
     scans = rooms_folder(rooms, seed)
     log(f"making {rooms} synthetic rooms in {scans.parent}")
-    config = SyntheticConfig(output=scans.parent, scenes=rooms, objects=0, seed=seed)
+    config = SyntheticConfig(out=scans.parent, scenes=rooms, objects=0, seed=seed)
     log(write_synthetic(config, progress_line("room")).report())
     return scans
 
@@ -43,7 +43,7 @@ def make_pairs(task: Literal["stereo", "flow"], rooms: int, seed: int, log: Log)
 
     folder = pairs_folder(task, rooms, seed)
     log(f"making {task} pairs of {rooms} synthetic rooms in {folder}")
-    config = StereoFlowConfig(output=folder, task=task, scenes=rooms, seed=seed)
+    config = StereoFlowConfig(out=folder, task=task, scenes=rooms, seed=seed)
     log(write_stereo_flow(config, progress_line("room")).report())
     return folder
 

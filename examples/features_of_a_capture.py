@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.capture is None:
-            write_synthetic(SyntheticConfig(output=Path(folder), scenes=1, objects=0, views=args.views, workers=1))
+            write_synthetic(SyntheticConfig(out=Path(folder), scenes=1, objects=0, views=args.views, workers=1))
             args.capture = Path(folder) / "scannet"
         views, scene = open_capture(args.capture, args.views)
         posed = scene is not None and "poses" in scene.parts and {"points", "mesh"} & scene.parts

@@ -106,7 +106,7 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             if args.capture is None:
-                write_synthetic(SyntheticConfig(output=Path(folder), scenes=1, objects=0, views=30, workers=1))
+                write_synthetic(SyntheticConfig(out=Path(folder), scenes=1, objects=0, views=30, workers=1))
                 args.capture = Path(folder) / "scannet"
             scene = next(geo3d.open_dataset(args.capture).readable("views"))
             a, b = (scene.view(number) for number in args.views)

@@ -1,7 +1,7 @@
 """Synthetic rooms and objects: procedural, textured and lit, written as ScanNet and MVImgNet write theirs.
 
     >>> from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
-    >>> write_synthetic(SyntheticConfig(output=Path("data/synthetic"), scenes=10, objects=12))
+    >>> write_synthetic(SyntheticConfig(out=Path("data/synthetic"), scenes=10, objects=12))
 
 The readers of ScanNet and MVImgNet then read them. Needs the extra ``synthetic`` (embreex, for casting rays).
 """

@@ -39,7 +39,7 @@ _MANIFEST, _UNFINISHED = "synthetic.json", "unfinished"
 class SyntheticConfig:
     """Procedural furnished rooms (written as ScanNet) and objects (written as MVImgNet)."""
 
-    output: Path = Path("data/synthetic")
+    out: Path = Path("data/synthetic")
     """Folder to write; rooms go to its ``scannet`` and objects to its ``mvimgnet`` folder."""
     scenes: int = 10
     """Number of rooms: bedrooms, living rooms, offices, kitchens and bathrooms in turn."""
@@ -72,7 +72,7 @@ class SyntheticConfig:
 class OfFolder(Protocol):
     """A configuration of what is made in a folder; what else it says tells whether the folder is of the same."""
 
-    output: Path
+    out: Path
     workers: int
 
 
@@ -95,13 +95,13 @@ class SyntheticSummary:
     """What :func:`write_synthetic` did.
 
     Args:
-        output: the folder.
+        out: the folder.
         written: scenes made now.
         kept: scenes that were there already.
         seconds: time that each written scene took in its process.
     """
 
-    output: Path
+    out: Path
     written: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class SyntheticSummary:
         """One line."""
         mean = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 0.0
         return (
-            f"{self.output}: {len(self.written)} scenes written, {len(self.kept)} were there already; "
+            f"{self.out}: {len(self.written)} scenes written, {len(self.kept)} were there already; "
             f"{mean:.2f} s a scene and process"
         )
 
@@ -160,7 +160,7 @@ def write_object(folder: Path, config: SyntheticConfig, index: int) -> None:
 def _make(job: Job, config: OfFolder) -> tuple[str, float]:
     """Write one scene apart, then move it to its place: a folder in its place is complete."""
     start = time.perf_counter()
-    final, unfinished = config.output / job.folder, config.output / _UNFINISHED / job.folder
+    final, unfinished = config.out / job.folder, config.out / _UNFINISHED / job.folder
     try:
         with writing(final):
             if unfinished.exists():
@@ -177,7 +177,7 @@ def _make(job: Job, config: OfFolder) -> tuple[str, float]:
 
 def _manifest(config: OfFolder) -> dict:
     content = asdict(config)
-    del content["output"], content["workers"]
+    del content["out"], content["workers"]
     return {"version": VERSION, **content}
 
 
@@ -187,17 +187,17 @@ def _claim(config: OfFolder) -> None:
     Raises:
         InputError: it holds something else, or cannot be made.
     """
-    path = config.output / _MANIFEST
+    path = config.out / _MANIFEST
     wanted = _manifest(config)
     if path.exists():
         _compare(path, wanted)
         return
-    with writing(config.output):
-        config.output.mkdir(parents=True, exist_ok=True)
-    foreign = [entry for entry in config.output.iterdir() if not entry.name.startswith(UNFINISHED)]
+    with writing(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+    foreign = [entry for entry in config.out.iterdir() if not entry.name.startswith(UNFINISHED)]
     if foreign:
         reason = f"holds {foreign[0].name}, which is not synthetic data; give a new or empty folder as output"
-        raise InputError(f"{config.output}: {reason}")
+        raise InputError(f"{config.out}: {reason}")
     write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
@@ -219,7 +219,7 @@ def _compare(path: Path, wanted: dict) -> None:
 def _write_lists(config: SyntheticConfig) -> None:
     """The data sets' own lists: label table and splits, class names."""
     if config.scenes:
-        root = config.output / "scannet"
+        root = config.out / "scannet"
         make_folder(root)
         write_labels_table(root)
         names = [Path(_room_folder(i)).name for i in range(config.scenes)]
@@ -227,7 +227,7 @@ def _write_lists(config: SyntheticConfig) -> None:
         for split, members in (("train", names[: len(names) - held_out]), ("val", names[len(names) - held_out :])):
             write_text(root / f"scannetv2_{split}.txt", "".join(f"{name}\n" for name in members))
     if config.objects:
-        root = config.output / "mvimgnet"
+        root = config.out / "mvimgnet"
         make_folder(root)
         lines = [f"{label},{name}\n" for label, name in enumerate(SMALL_OBJECTS)]
         write_text(root / "mvimgnet_category.txt", "".join(lines))
@@ -275,9 +275,9 @@ def write_scenes(
     _claim(config)
     if write_lists is not None:
         write_lists(config)
-    summary = SyntheticSummary(config.output)
-    summary.kept = [job.folder for job in jobs if (config.output / job.folder).is_dir()]
-    missing = [job for job in jobs if not (config.output / job.folder).is_dir()]
+    summary = SyntheticSummary(config.out)
+    summary.kept = [job.folder for job in jobs if (config.out / job.folder).is_dir()]
+    missing = [job for job in jobs if not (config.out / job.folder).is_dir()]
 
     def note(name: str, seconds: float) -> None:
         summary.written.append(name)
@@ -297,7 +297,7 @@ def write_scenes(
                         note(*done.result())
                 except BrokenProcessPool as error:
                     raise InputError(
-                        f"{config.output}: a process that made scenes was ended from outside, perhaps for want of "
+                        f"{config.out}: a process that made scenes was ended from outside, perhaps for want of "
                         "memory; fewer workers need less"
                     ) from error
                 except BaseException:  # an interrupt, or a full disk: do not make the scenes that wait
@@ -305,5 +305,5 @@ def write_scenes(
                     raise
             summary.written.sort()
     finally:
-        shutil.rmtree(config.output / _UNFINISHED, ignore_errors=True)
+        shutil.rmtree(config.out / _UNFINISHED, ignore_errors=True)
     return summary

@@ -42,7 +42,7 @@ FOLDERS = {"stereo": ("left", "right", "disparity"), "flow": ("first", "second",
 class StereoFlowConfig:
     """Pairs of images of synthetic rooms with exact disparity or optical flow, in plain folders of files."""
 
-    output: Path = Path("data/stereo")
+    out: Path = Path("data/stereo")
     """Folder to write; each room is a folder in it: left, right, disparity; or first, second, flow."""
     task: Literal["stereo", "flow"] = "stereo"
     """Rectified pairs with disparity, or pairs from any two near places with optical flow."""

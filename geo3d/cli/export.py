@@ -22,7 +22,7 @@ class Export:
     checkpoint: str
     """Run folder, one of its checkpoints, what save_model wrote, or the authors' file; or a model whose weights come
     with geo3d."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File to write: .pt2, or .onnx."""
     to: Literal["program", "aoti", "onnx"] = "program"
     """program: torch.export, which any process with torch and geo3d.ops runs. aoti: compiled for this processor. onnx:
@@ -61,14 +61,14 @@ def export(config: Export) -> str:
     layers = layers_said(config.layers) or None
     card = export_encoder(
         model,
-        config.output,
+        config.out,
         config.to,
         layers=layers,
         normalise=config.normalise,
         points=config.points,
         voxel_size=config.voxel_size,
     )
-    lines = [f"{config.output}: {card['model']} ({config.to}), {config.output.stat().st_size / 2**20:.1f} MB"]
+    lines = [f"{config.out}: {card['model']} ({config.to}), {config.out.stat().st_size / 2**20:.1f} MB"]
     lines += [f"  takes {name}: {told}" for name, told in card["inputs"].items()]
     lines += [f"  gives {name}: {told}" for name, told in card["outputs"].items()]
     if card["licence"]:

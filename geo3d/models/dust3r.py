@@ -118,6 +118,7 @@ class DUSt3R(CroCoTrunk):
     """
 
     family = "dust3r"
+    task = "pointmaps"
     color_scale = CENTRED
     decoder_prefixes = ("mask_token", "decoder_embed.", "dec_", "downstream_head")
     head_prefixes = ("downstream_head",)

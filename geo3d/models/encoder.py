@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: What an encoder reads.
 Kind = Literal["image", "voxels", "points", "grid"]
 #: What the head of a network is for; empty where it has none.
-Task = Literal["", "segment", "classify", "detect"]
+Task = Literal["", "segment", "classify", "detect", "pointmaps"]
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from PIL import Image
 
 from geo3d.datasets import read_cloud
-from geo3d.datasets.image_files import open_image
+from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.methods.checks import check_at_least
 from geo3d.methods.classify import class_logits
-from geo3d.methods.images import decoding
 from geo3d.models import Encoder
 from geo3d.predict.networks import load_network
 from geo3d.writing import prepare_place, write_text
@@ -90,9 +90,7 @@ def _read(model: Encoder, file: Path) -> Any:
         return read_cloud(file)[0]
     if not file.is_file():
         raise InputError(f"{file}: no such image; this network reads images")
-    image = open_image(file, file.name)
-    with decoding(lambda _: str(file), 0):
-        return image.convert("RGB")
+    return Image.fromarray(read_photo(file))
 
 
 def _numbered(count: int) -> Sequence[str]:

@@ -18,7 +18,7 @@ from geo3d.datasets.image_files import read_photo
 from geo3d.errors import InputError
 from geo3d.models.croco_downstream import CroCoDownstream
 from geo3d.nn.colors import normalise
-from geo3d.predict.networks import open_network
+from geo3d.predict.networks import load_network
 from geo3d.viz.dense import coloured
 from geo3d.writing import prepare_place, replacing
 
@@ -52,23 +52,14 @@ class DenseOptions:
             raise InputError(f"resized must be at least 1 pixel, or 0 for images as they are, got {self.resized}")
 
 
-def load_network(options: DenseOptions, task: str) -> CroCoDownstream:
-    """The network of a checkpoint, in evaluation mode on its device.
+def network_and_tiles(options: DenseOptions, task: str) -> CroCoDownstream:
+    """The network of a checkpoint, as :func:`load_network` loads it, into whole patches of which tiles can be cut.
 
     Raises:
         InputError: it cannot be read, or is of another task; or tiles that the network's patch does not divide.
     """
-    who = f"predict {task}"
-    model = open_network(options.checkpoint, (options.model or "croco_downstream",), who, options.device)
-    if not isinstance(model, CroCoDownstream):
-        raise InputError(
-            f"{options.checkpoint}: holds a {model.name or model.family}, which has no {task}; give a run of "
-            f"`geo3d finetune {task}`"
-        )
-    if model.config.task != task:
-        raise InputError(
-            f"{options.checkpoint}: its network is one of {model.config.task}, not of {task}; give one of {task}"
-        )
+    names = (options.model or "croco_downstream",)
+    model = load_network(options.checkpoint, task, names, f"predicts {task}", options.device)
     patch = model.config.patch_size
     if options.tile is not None and any(side < patch or side % patch for side in options.tile):
         raise InputError(f"tile {options.tile} must be multiples of the network's patch of {patch} pixels")

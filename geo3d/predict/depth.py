@@ -18,7 +18,7 @@ from geo3d.predict.dense import (
     as_network_reads,
     at_size,
     certainty,
-    load_network,
+    network_and_tiles,
     prepare_files,
     shown,
     told,
@@ -57,7 +57,7 @@ def predict(config: DepthOptions) -> str:
     if len(set(places.values())) < len(config.images):
         raise InputError("predict depth: two images are called alike; call the command once for each")
     files = {path: prepare_files(place, (".npz", ".pfm", ".png")) for path, place in places.items()}
-    model = load_network(config, "depth")
+    model = network_and_tiles(config, "depth")
     if model.config.views != 1:
         raise InputError(f"{config.checkpoint}: its network looks at two images; depth is predicted of one")
     lines, errors = told_size(config, model), []

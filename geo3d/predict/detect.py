@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from geo3d.datasets.radiance_grids import read_grid
+from geo3d.datasets.radiance_grids import RadianceGridScene
+from geo3d.datasets.scene import Scene
 from geo3d.errors import InputError
 from geo3d.geometry import VolumeGrid
 from geo3d.methods.checks import check_at_least, check_share
@@ -60,7 +62,8 @@ class DetectOptions:
 def predict(config: DetectOptions) -> str:
     """Find objects, write their boxes and a picture of each grid from above.
 
-    Boxes are told in voxels of their grid, and in metres of the scene where the grid knows where it lies.
+    Boxes are told in voxels of their grid, and where the grid knows where it lies in its scene, also there: in metres,
+    or under the name `scene_units` where it is not known that its unit is the metre.
 
     Returns:
         A line a grid, and where the rest is.
@@ -70,29 +73,31 @@ def predict(config: DetectOptions) -> str:
     """
     prepare_place(config.out)
     model = load_network(config.checkpoint, "detect", ("nerf_mae_detector",), "finds objects", config.device)
-    notes: list[str] = []
-    grids = [pair for path in config.grids for pair in _grids(path, config.side, notes)]
-    found, lines = [], [*notes]
-    for number, (name, grid) in enumerate(grids):
+    scenes = [pair for path in config.grids for pair in _scenes(path, config.side)]
+    found, lines = [], []
+    for number, (name, scene) in enumerate(scenes):
+        grid = scene.grid()
         boxes = _certain(model.detect(grid, threshold=config.threshold)[0], config.least_score)
-        suffix = f"_{number + 1}" if len(grids) > 1 else ""
+        suffix = f"_{number + 1}" if len(scenes) > 1 else ""
         picture = config.out.with_name(f"{config.out.stem}{suffix}.png")
         write_picture(picture, _picture(model, grid, boxes))
-        found.append({"grid": name, "objects": [_described(grid, *each) for each in zip(boxes.boxes, boxes.scores)]})
+        unit = "metres" if scene.metric else "scene_units"
+        objects = [_described(grid, unit, *each) for each in zip(boxes.boxes, boxes.scores)]
+        found.append({"grid": name, "objects": objects})
         best = f", the surest {float(boxes.scores[0]):.2f}" if len(boxes.scores) else ""
         lines.append(f"{name}: {len(boxes.scores)} objects{best}; picture: {picture}")
     write_text(config.out, json.dumps(found, indent=1) + "\n")
     return "\n".join([*lines, f"boxes: {config.out}"])
 
 
-def _grids(path: Path, side: int, notes: list[str]) -> list[tuple[str, VolumeGrid]]:
-    """Names and grids of a file, a folder of grids, or a folder of scenes."""
+def _scenes(path: Path, side: int) -> list[tuple[str, Scene]]:
+    """Names, and scenes with a grid, of a file, a folder of grids, or a folder of scenes of which they are made now."""
     if path.is_file():
-        return [(str(path), read_grid(path))]
+        return [(str(path), RadianceGridScene(path.stem, path))]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; give a file of a grid, or a folder of grids or scenes")
-    source = GridScenes.find([capture_grids(path, side, "auto", notes.append)], strict=True)
-    return [(f"{path}: {source.scenes[index][1]}", source.grid(index)) for index in range(len(source))]
+    source = GridScenes.find([capture_grids(path, side, "auto", partial(print, flush=True))], strict=True)
+    return [(f"{path}: {name}", source.datasets[number].open(name)) for number, name in source.scenes]
 
 
 def _certain(found: FoundBoxes, least: float) -> FoundBoxes:
@@ -100,12 +105,12 @@ def _certain(found: FoundBoxes, least: float) -> FoundBoxes:
     return FoundBoxes(found.boxes[kept].cpu(), found.scores[kept].cpu())
 
 
-def _described(grid: VolumeGrid, box: Any, score: Any) -> dict[str, Any]:
+def _described(grid: VolumeGrid, unit: str, box: Any, score: Any) -> dict[str, Any]:
     """A box in plain values."""
     described = {"score": round(float(score), 4), "voxels": {"centre": _rounded(box[:3]), "sides": _rounded(box[3:6])}}
     if grid.low is not None:
         voxel = grid.voxel
-        described["metres"] = {
+        described[unit] = {
             "centre": _rounded(grid.low + voxel * box[:3].double()),
             "sides": _rounded(float(voxel.mean()) * box[3:6].double()),
         }

@@ -16,7 +16,7 @@ from geo3d.predict.dense import (
     as_network_reads,
     at_size,
     certainty,
-    load_network,
+    network_and_tiles,
     prepare_files,
     read_pair,
     shown,
@@ -56,7 +56,7 @@ def predict(config: FlowOptions) -> str:
     """
     files = prepare_files(config.out, (".npz", ".flo", ".png"))
     images = read_pair(config.first, config.second)
-    model = load_network(config, "flow")
+    model = network_and_tiles(config, "flow")
     size = images[0].shape[:2]
     first, second = (as_network_reads(image, config, model) for image in images)
     factors = np.array([size[1] / first.shape[3], size[0] / first.shape[2]], np.float32)

@@ -12,7 +12,7 @@ import tyro
 
 from geo3d.errors import InputError
 from geo3d.models.dust3r import DUSt3R
-from geo3d.predict.networks import open_network
+from geo3d.predict.networks import load_network
 from geo3d.predict.pointmaps_files import write_place
 from geo3d.progress import progress_line
 from geo3d.random import Stream, stream_generator
@@ -99,7 +99,8 @@ def predict(config: PointmapsOptions) -> str:
         InputError: no network of this kind, fewer than two photos that can be read, photos that no pair connects, no
             point that is sure enough, or files that cannot be written.
     """
-    network = load_network(config.checkpoint, config.model, config.device)
+    names = _FAMILIES if config.model is None else (config.model,)
+    network: DUSt3R = load_network(config.checkpoint, "pointmaps", names, "puts out pointmaps", config.device)
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
     paths, strange = find_photos(config.photos)
@@ -129,21 +130,6 @@ def predict(config: PointmapsOptions) -> str:
         tick=lambda step, steps, value: count(step, steps, f"objective {value:.4g}"),
     )
     return finish(config.out, place, [*strange, *unread], config.confidence, config.points, config.picture)
-
-
-def load_network(checkpoint: Path, model: str | None, device: str) -> DUSt3R:
-    """The network of a file.
-
-    Raises:
-        InputError: it cannot be loaded, or is of another kind.
-    """
-    loaded = open_network(checkpoint, _FAMILIES if model is None else (model,), "predict pointmaps", device)
-    if not isinstance(loaded, DUSt3R):
-        raise InputError(
-            f"{checkpoint}: holds {loaded.name or loaded.family}, which puts out no pointmaps; give a checkpoint of "
-            "dust3r or mast3r"
-        )
-    return loaded
 
 
 def finish(
@@ -226,4 +212,4 @@ def _summary(place: Reconstruction, left_out: list[LeftOut], confidence: float, 
     }
 
 
-__all__ = ["PointmapsOptions", "finish", "load_network", "predict"]
+__all__ = ["PointmapsOptions", "finish", "predict"]

@@ -16,7 +16,7 @@ from geo3d.predict.dense import (
     as_network_reads,
     at_size,
     certainty,
-    load_network,
+    network_and_tiles,
     prepare_files,
     read_pair,
     shown,
@@ -73,7 +73,7 @@ def predict(config: StereoOptions) -> str:
     """
     files = prepare_files(config.out, (".npz", ".pfm", ".png"))
     images = read_pair(config.left, config.right)
-    model = load_network(config, "stereo")
+    model = network_and_tiles(config, "stereo")
     size = images[0].shape[:2]
     left, right = (as_network_reads(image, config, model) for image in images)
     factor = size[1] / left.shape[3]

@@ -46,7 +46,7 @@ class PairsRecipe(Recipe):
         roots = config.data or (cls.make_data(config, log),)
         if fresh:
             wanted = {f.name: getattr(config.mining, f.name) for f in fields(config.mining)}
-            mined = PairsConfig(data=roots, output=folder / _PAIRS, strict=config.strict, **wanted)
+            mined = PairsConfig(data=roots, out=folder / _PAIRS, strict=config.strict, **wanted)
             log(str(mine_pairs(mined, progress_line("scene"))))
 
     def find_source(self) -> ViewPairs:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from geo3d.datasets.files import folders_below, subfolders
-from geo3d.datasets.image_files import holds_images, image_names, open_image
+from geo3d.datasets.image_files import holds_images, image_names, open_photo
 from geo3d.datasets.image_pairs import ImagePairs
 from geo3d.datasets.quarantine import Quarantine
 from geo3d.datasets.scene import Scene, SceneDataset, SeveralDatasets, open_dataset
@@ -21,7 +21,7 @@ _FOLDERS_TO_SPARE = 10
 
 
 class Photographs(Scene):
-    """All images under a folder, at any depth.
+    """All images under a folder, at any depth, turned as their EXIF orientation says.
 
     Args:
         root: the folder.
@@ -43,7 +43,7 @@ class Photographs(Scene):
         return self._names
 
     def image(self, index: int) -> Image.Image:
-        return open_image(self.root / self._names[index], self.name)
+        return open_photo(self.root / self._names[index], self.name)
 
 
 class PhotoFolder(SceneDataset):

@@ -58,7 +58,7 @@ def _index(data: tuple[Path, ...]) -> PairIndex:
         return read_pair_index(data[0])
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "pairs.tsv"
-        mine_pairs(PairsConfig(data=tuple(path.absolute() for path in data), output=output))
+        mine_pairs(PairsConfig(data=tuple(path.absolute() for path in data), out=output))
         return read_pair_index(output)
 
 

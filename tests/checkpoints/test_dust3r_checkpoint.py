@@ -18,7 +18,7 @@ from geo3d import InputError, create_model
 from geo3d.errors import NonCommercialWeights
 from geo3d.models.dust3r import DUSt3R, DUSt3RConfig, MASt3R
 from geo3d.nn.pointmaps import ConfidenceMode
-from geo3d.predict.pointmaps import load_network
+from geo3d.predict.networks import load_network
 
 SIZES = {"img_size": (32, 48), "patch_size": 8, "enc_embed_dim": 32, "enc_depth": 2, "enc_num_heads": 2}
 SIZES |= {"dec_embed_dim": 16, "dec_depth": 4, "dec_num_heads": 2, "pos_embed": "RoPE100"}
@@ -90,7 +90,7 @@ def test_a_file_of_the_authors_and_one_of_a_training_run(linear: DUSt3R, tmp_pat
         assert loaded.config == linear.config
         assert same(loaded, linear)
         assert loaded.licence == "CC-BY-NC-SA-4.0"
-    assert same(load_network(files[0], None, "cpu"), linear)  # `predict` needs no name
+    assert same(load_network(files[0], "pointmaps", ("dust3r", "mast3r"), "", "cpu"), linear)  # `predict` needs no name
     assert create_model("dust3r", checkpoint=files[0], image_size=(64, 64)).config.image_size == (64, 64)
     with pytest.raises(InputError, match="encoder_depth is 2 in the file, 4 in the model"):
         create_model("dust3r_tiny", checkpoint=files[0])
@@ -107,7 +107,7 @@ def test_mast3r_and_its_folder_of_the_hub(dense: MASt3R, tmp_path: Path) -> None
     loaded = create_model("mast3r", checkpoint=path)
     assert loaded.config == dense.config
     assert same(loaded, dense)
-    assert same(load_network(path, None, "cpu"), dense)
+    assert same(load_network(path, "pointmaps", ("dust3r", "mast3r"), "", "cpu"), dense)
     with pytest.raises(InputError, match=r"holds a mast3r.*, not a dust3r"):
         create_model("dust3r", checkpoint=path)
 

@@ -166,7 +166,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
     folder = tmp_path_factory.mktemp("rooms")
     write_synthetic(
-        SyntheticConfig(output=folder, scenes=6, objects=0, views=2, width=32, height=32, seed=77, mesh_edge=0.05)
+        SyntheticConfig(out=folder, scenes=6, objects=0, views=2, width=32, height=32, seed=77, mesh_edge=0.05)
     )
     return list(geo3d.open_dataset(folder / "scannet"))
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from corner_scans import write_corner
 from geo3d_command import error_of, run
-from PIL import Image
+from PIL import ExifTags, Image
 
 from geo3d import create_model, save_model
 from geo3d.datasets import read_cloud
 from geo3d.datasets.ply import read_ply
+from geo3d.datasets.radiance_grids import read_grid
+from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.geometry import PointCloud, VolumeGrid
 from geo3d.methods.classify import class_logits
 from geo3d.predict.tasks import TASKS
@@ -62,12 +64,10 @@ def test_scenes_are_segmented_as_in_python(name: str, options: dict, scans, tmp_
 def test_a_network_that_names_no_class_is_refused(scans, tmp_path, capsys) -> None:
     encoder = made("sparse_resnet_tiny", tmp_path / "encoder.safetensors", channels=(8, 8, 16))
     error = error_of(capsys, "predict", "segment", scans[0], "--checkpoint", encoder)
-    assert (
-        "an encoder alone, and nothing that names the class of points; give a run of `geo3d finetune segment`" in error
-    )
+    assert "without a head, and nothing that names the class of points; give a run of `geo3d finetune segment`" in error
     other = made("point_segmenter", tmp_path / "segmenter.safetensors", encoder_options=POINTS)
     error = error_of(capsys, "predict", "classify", tmp_path / "a.ply", "--checkpoint", other)
-    assert "holds a point_segmenter, and nothing that names the class of objects or images" in error
+    assert "holds a point_segmenter (segment), and nothing that names the class of objects or images" in error
     grids = made("nerf_mae_semantic_tiny", tmp_path / "grids.safetensors")
     error = error_of(capsys, "predict", "segment", scans[0], "--checkpoint", grids)
     assert "names the class of voxels of radiance grids, and does not read points" in error
@@ -118,6 +118,11 @@ def test_images_are_named_as_in_python(tmp_path, capsys) -> None:
     (expected,) = class_logits(model, [Image.open(tmp_path / "photo.png")], 64).softmax(1).tolist()
     assert found["class"] == "ab"[int(np.argmax(expected))]
     assert found["probability"] == pytest.approx(max(expected), abs=1e-5)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # stored upside down
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "turned.png", exif=exif)
+    run("predict", "classify", tmp_path / "turned.png", "--checkpoint", checkpoint, "--out", tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())[0]["top"] == found["top"]
     capsys.readouterr()
     (tmp_path / "broken.png").write_bytes((tmp_path / "photo.png").read_bytes()[:900])
     assert "broken.png" in error_of(capsys, "predict", "classify", tmp_path / "broken.png", "--checkpoint", checkpoint)
@@ -144,8 +149,6 @@ def test_objects_in_grids_are_found_as_in_python(tmp_path, capsys, monkeypatch) 
     args = ["--checkpoint", checkpoint, "--out", tmp_path / "boxes.json", "--least-score", 0.0]
     run("predict", "detect", file, *args)
     (found,) = json.loads((tmp_path / "boxes.json").read_text())
-    from geo3d.datasets.radiance_grids import read_grid
-
     stored = read_grid(file)
     expected = create_model(checkpoint=checkpoint).detect(stored)[0]
     assert len(found["objects"]) == len(expected.boxes) > 0
@@ -160,6 +163,43 @@ def test_objects_in_grids_are_found_as_in_python(tmp_path, capsys, monkeypatch) 
     Image.open(tmp_path / "boxes_2.png").verify()
     capsys.readouterr()
     assert "no such file or folder" in error_of(capsys, "predict", "detect", tmp_path / "none", *args)
+
+
+def test_objects_in_scenes_are_found_in_grids_that_are_made_of_them(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = made("nerf_mae_detector_tiny", tmp_path / "model.safetensors", pyramid_channels=16, tower_depth=1)
+    small = {"views": 4, "width": 64, "height": 48, "mesh_edge": 0.2, "workers": 1}
+    write_synthetic(SyntheticConfig(tmp_path / "rooms", scenes=2, objects=0, **small))
+    args = ["--checkpoint", checkpoint, "--out", "boxes.json", "--least-score", 0.0, "--side", 32]
+    run("predict", "detect", tmp_path / "rooms" / "scannet", *args)
+    said = capsys.readouterr().out
+    assert "2 grids made, 0 were there already" in said
+    (grids,) = (tmp_path / "data" / "grids").iterdir()
+    both, model = json.loads((tmp_path / "boxes.json").read_text()), create_model(checkpoint=checkpoint)
+    for number, found in enumerate(both):
+        name = f"scene{number:04d}_00"
+        assert found["grid"] == f"{tmp_path / 'rooms' / 'scannet'}: {name}"
+        grid = read_grid(grid_path(grids, name))
+        expected = model.detect(grid)[0]
+        assert len(found["objects"]) == len(expected.boxes) > 0
+        centres = [one["metres"]["centre"] for one in found["objects"]]
+        np.testing.assert_allclose(centres, grid.low + grid.voxel * expected.boxes[:, :3], atol=1e-3)
+        Image.open(tmp_path / f"boxes_{number + 1}.png").verify()
+    # one scene by its own folder; what was made is used again; grids as they are say the same
+    one = tmp_path / "rooms" / "scannet" / "scans" / "scene0001_00"
+    for _ in range(2):
+        run("predict", "detect", one, *args)
+        assert json.loads((tmp_path / "boxes.json").read_text())[0]["objects"] == both[1]["objects"]
+    assert "0 grids made, 1 were there already" in capsys.readouterr().out
+    # lengths of a scene of unknown unit are not called metres
+    file = grid_path(tmp_path / "unknown", "scene")
+    write_grid(file, grid, metric=False)
+    run("predict", "detect", file, *args)
+    (found,) = json.loads((tmp_path / "boxes.json").read_text())
+    assert [one["scene_units"] for one in found["objects"]] == [one["metres"] for one in both[1]["objects"]]
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    assert "empty: not recognised as any of" in error_of(capsys, "predict", "detect", tmp_path / "empty", *args)
 
 
 def test_inputs_have_names_and_one_is_needed(tmp_path, capsys) -> None:

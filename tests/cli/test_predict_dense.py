@@ -172,7 +172,12 @@ def test_what_does_not_fit_is_told(
     pair = dict(zip(("left", "right"), photos), checkpoint=networks["stereo"][0], out=out)
     moved = dict(zip(("first", "second"), photos), checkpoint=flow_file, out=out)
     for task, kind, options, message in (
-        (stereo, stereo.StereoOptions, pair | {"checkpoint": flow_file}, "its network is one of flow, not of stereo"),
+        (
+            stereo,
+            stereo.StereoOptions,
+            pair | {"checkpoint": flow_file},
+            r"croco_flow_tiny \(flow\), and nothing that predicts stereo",
+        ),
         (stereo, stereo.StereoOptions, pair | {"right": tmp_path / "small.png"}, "10 x 10 pixels"),
         (stereo, stereo.StereoOptions, pair | {"tile": (20, 24)}, "multiples of the network's patch"),
         (stereo, stereo.StereoOptions, pair | {"overlap": 1.0}, "overlap must be at least 0"),

@@ -16,9 +16,9 @@ from geo3d.datasets import open_dataset
 def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
     root, index = tmp_path / "made", tmp_path / "pairs.tsv"
     sizes = ["--scenes", "1", "--objects", "0", "--views", "20", "--width", "96", "--height", "72", "--workers", "1"]
-    run("prepare", "synthetic", "--output", root, *sizes)
+    run("prepare", "synthetic", "--out", root, *sizes)
     assert open_dataset(root / "scannet")[0].depth(0).shape == (72, 96)
-    run("prepare", "pairs", "--data", root / "scannet", "--output", index)
+    run("prepare", "pairs", "--data", root / "scannet", "--out", index)
     assert "pairs" in capsys.readouterr().out
     assert index.stat().st_size > 0
     with Image.open(index.with_suffix(".png")) as picture:
@@ -27,11 +27,11 @@ def test_synthetic_then_pairs(tmp_path: Path, capsys) -> None:
 
 def test_stereo(tmp_path: Path, capsys) -> None:
     sizes = ["--scenes", "1", "--pairs", "1", "--width", "32", "--height", "32", "--workers", "1"]
-    run("prepare", "stereo", "--output", tmp_path / "flow", "--task", "flow", *sizes)
+    run("prepare", "stereo", "--out", tmp_path / "flow", "--task", "flow", *sizes)
     assert "1 scenes written" in capsys.readouterr().out
     assert open_dataset(tmp_path / "flow")[0].flow(0).shape == (32, 32, 2)
     assert "another configuration (task flow instead of stereo" in error_of(
-        capsys, "prepare", "stereo", "--output", tmp_path / "flow", *sizes
+        capsys, "prepare", "stereo", "--out", tmp_path / "flow", *sizes
     )
 
 
@@ -66,7 +66,7 @@ def test_grids(tmp_path: Path, capsys) -> None:
         (["grids", "--route", "depth_fusion", "--data", "absent", "--out", "{tmp}/g"], "absent: no such folder"),
         (["pairs"], "Missing from geo3d prepare pairs: --data"),
         (["pairs", "--data", "absent"], "absent: no such folder"),
-        (["pairs", "--data", "{tmp}/places", "--output", "{tmp}/file/pairs.tsv"], "cannot be made as a folder"),
+        (["pairs", "--data", "{tmp}/places", "--out", "{tmp}/file/pairs.tsv"], "cannot be made as a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, message: str, tmp_path: Path, capsys) -> None:

@@ -305,6 +305,14 @@ def test_loose_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     image, exif = Image.fromarray(np.rot90(upright)), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # stored turned a quarter to the left
     image.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "damaged.webp", exif=exif, lossless=True)
+    damaged = (tmp_path / "damaged.webp").read_bytes()
+    assert b"MM\0*" in damaged
+    (tmp_path / "damaged.webp").write_bytes(damaged.replace(b"MM\0*", b"MMMM"))
+    assert np.array_equal(read_photo(tmp_path / "damaged.webp"), np.rot90(upright))
+    grey = np.arange(32, dtype=np.uint16).reshape(8, 4) * 2056  # of 16 bits
+    Image.fromarray(np.ascontiguousarray(np.rot90(grey))).save(tmp_path / "grey.png", exif=exif)
+    assert np.array_equal(read_photo(tmp_path / "grey.png")[..., 0], np.arange(32).reshape(8, 4) * 8)
     Image.fromarray(upright).save(tmp_path / "plain.png")
     assert np.array_equal(read_photo(tmp_path / "turned.png"), upright)
     assert np.array_equal(read_photo(tmp_path / "plain.png"), upright)

@@ -440,7 +440,7 @@ def test_options_that_cannot_be_meant(options: dict, named: str, tmp_path) -> No
 def test_a_collection_with_a_broken_and_an_empty_scene(tmp_path) -> None:
     root = AnalyticDataset.write(tmp_path / "set a", {"one room": 12, "two": "broken", "three": "empty", "four": 9})
     steps = []
-    config = PairsConfig(data=(root,), output=tmp_path / "out" / "pairs.tsv", min_overlap=0.4)
+    config = PairsConfig(data=(root,), out=tmp_path / "out" / "pairs.tsv", min_overlap=0.4)
     summary = mine_pairs(config, progress=lambda *step: steps.append(step))
     assert steps == [(1, 4, "four"), (2, 4, "one room"), (3, 4, "three"), (4, 4, "two")]
     assert (summary.scenes, summary.broken, summary.without_pairs) == (4, 1, 1)
@@ -463,7 +463,7 @@ def test_workers_do_not_change_the_index(tmp_path) -> None:
     root = AnalyticDataset.write(tmp_path / "set", {f"scene {i}": 6 + i for i in range(4)} | {"x": "broken"})
     written = []
     for workers in (1, 3):
-        config = PairsConfig(data=(root,), output=tmp_path / f"{workers}.tsv", workers=workers, min_overlap=0.4)
+        config = PairsConfig(data=(root,), out=tmp_path / f"{workers}.tsv", workers=workers, min_overlap=0.4)
         written.append(mine_pairs(config).index.read_bytes())
     assert written[0] == written[1]
     assert written[0].count(b"\n") > 20
@@ -472,21 +472,21 @@ def test_workers_do_not_change_the_index(tmp_path) -> None:
 def test_strict_stops_at_a_broken_scene(tmp_path) -> None:
     root = AnalyticDataset.write(tmp_path / "set", {"a": "broken", "b": 5})
     with pytest.raises(BrokenScene, match=r"a\.analytic at byte 7"):
-        mine_pairs(PairsConfig(data=(root,), output=tmp_path / "pairs.tsv", strict=True))
+        mine_pairs(PairsConfig(data=(root,), out=tmp_path / "pairs.tsv", strict=True))
     assert not (tmp_path / "pairs.tsv").exists()
 
 
 def test_no_pair_anywhere_says_why_and_writes_no_index(tmp_path) -> None:
     root = AnalyticDataset.write(tmp_path / "set", {"a": 3, "b": "broken"})
     with pytest.raises(InputError, match=r"scene a: no pair of its 3 views .*scene b: .*'broken'"):
-        mine_pairs(PairsConfig(data=(root,), output=tmp_path / "pairs.tsv", min_angle=80, max_angle=90))
+        mine_pairs(PairsConfig(data=(root,), out=tmp_path / "pairs.tsv", min_angle=80, max_angle=90))
     assert not (tmp_path / "pairs.tsv").exists()
 
 
 def test_a_wrong_name_of_the_index_is_said_before_the_work(tmp_path) -> None:
     root = AnalyticDataset.write(tmp_path / "set", {"a": "broken"})  # strict: reading it would raise something else
     with pytest.raises(InputError, match=r"ends in \.tsv or \.parquet"):
-        mine_pairs(PairsConfig(data=(root,), output=tmp_path / "pairs.csv", strict=True))
+        mine_pairs(PairsConfig(data=(root,), out=tmp_path / "pairs.csv", strict=True))
 
 
 def test_missing_folder_and_no_folder(tmp_path) -> None:
@@ -529,7 +529,7 @@ def test_captures_with_poses_alone_are_paired_by_their_frusta(data_folder) -> No
 
 def test_all_real_captures_together(data_folder, tmp_path) -> None:
     roots = tuple(data_folder / name for name in ("fox", "mvimgnet", "pairs"))
-    summary = mine_pairs(PairsConfig(data=roots, output=tmp_path / "pairs.tsv"))
+    summary = mine_pairs(PairsConfig(data=roots, out=tmp_path / "pairs.tsv"))
     assert summary.scenes == 4
     assert (summary.broken, summary.without_pairs) == (0, 0)
     assert set(summary.by_evidence) == {"frustum", "tracks", "listed"}
@@ -551,10 +551,10 @@ def test_synthetic_rooms_and_objects(tmp_path) -> None:
     pytest.importorskip("embreex")
     from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 
-    config = SyntheticConfig(output=tmp_path / "made", scenes=1, objects=1, views=12, width=160, height=120, workers=1)
+    config = SyntheticConfig(out=tmp_path / "made", scenes=1, objects=1, views=12, width=160, height=120, workers=1)
     write_synthetic(config)
     roots = (tmp_path / "made" / "scannet", tmp_path / "made" / "mvimgnet")
-    summary = mine_pairs(PairsConfig(data=roots, output=tmp_path / "pairs.tsv", min_overlap=0.4))
+    summary = mine_pairs(PairsConfig(data=roots, out=tmp_path / "pairs.tsv", min_overlap=0.4))
     assert set(summary.by_evidence) == {"depth", "tracks"}
     assert min(summary.by_evidence.values()) >= 5
     room = open_dataset(roots[0])[0]

@@ -99,6 +99,31 @@ def test_files_of_flow_come_back(flow, tmp_path):
         np.testing.assert_allclose(found, flow, atol=step)
 
 
+def _write_flow_pfm(path: Path, flow: np.ndarray, order: str = "<", header: str = "PF\n{0} {1}\n{2}\n") -> None:
+    """As SceneFlow has it, by the format's own description: rows from the bottom up, a third channel of no use."""
+    height, width = flow.shape[:2]
+    data = header.format(width, height, "-1.0" if order == "<" else "1.0").encode()
+    for row in range(height - 1, -1, -1):
+        for u, v in flow[row]:
+            data += struct.pack(f"{order}fff", *(float("inf") if np.isnan(x) else x for x in (u, v)), np.nan)
+    path.write_bytes(data)
+
+
+def test_flow_in_a_pfm_of_three_channels_is_read(flow, tmp_path):
+    _write_flow_pfm(tmp_path / "a.pfm", flow)
+    _write_flow_pfm(tmp_path / "b.pfm", flow, ">", "PF {0} {1} {2}\n")
+    for name in ("a.pfm", "b.pfm"):
+        found = read_flow(tmp_path / name, "scene")
+        assert (found.dtype, found.shape) == (np.float32, flow.shape)
+        np.testing.assert_array_equal(found, flow)
+    for name, seed in (("first", 0), ("second", 1)):
+        _image(tmp_path / "street" / name / "7.png", seed)
+    _write_flow_pfm(_folder(tmp_path / "street" / "flow") / "7.pfm", flow)
+    (street,) = open_dataset(tmp_path / "street")
+    assert street.flow_pairs().tolist() == [[0, 1]]
+    np.testing.assert_array_equal(street.flow(0), flow)
+
+
 def test_what_a_png_of_kitti_does_not_hold_is_refused(tmp_path):
     write_disparity_png(tmp_path / "a.png", np.array([[255.99, np.nan]], np.float32))
     write_flow_png(tmp_path / "a.png", np.array([[[-512.0, 511.98]]], np.float32))
@@ -137,9 +162,14 @@ def test_damaged_files_are_named(flow, tmp_path):
     (tmp_path / "other.flo").write_bytes(b"PIEX" + whole[4:])
     _image(tmp_path / "colour.png")
     np.save(tmp_path / "three.npy", np.zeros((3, 4, 5)))
+    _write_flow_pfm(tmp_path / "whole.pfm", flow)
+    (tmp_path / "cut.pfm").write_bytes((tmp_path / "whole.pfm").read_bytes()[:-1])
+    write_pfm(tmp_path / "one.pfm", flow[..., 0])
     for read, name, message in (
         (read_flow, "cut.flo", "11 x 7 pixels of flow do not fit in 627 bytes"),
         (read_flow, "other.flo", "is not a .flo file"),
+        (read_flow, "cut.pfm", "11 x 7 pixels of flow do not fit in 936 bytes"),
+        (read_flow, "one.pfm", "at byte 0: flow in a PFM has three channels: the file should begin with PF"),
         (read_flow, "colour.png", "three channels of 16 bits"),
         (read_flow, "three.npy", r"flow \(H, W, 2\) of floats is expected, found float64 \(3, 4, 5\)"),
         (read_flow, "absent.flo", "cannot be read"),

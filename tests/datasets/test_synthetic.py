@@ -38,7 +38,7 @@ TINY = {"scenes": 2, "objects": 1, "views": 4, "width": 64, "height": 48, "mesh_
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bedroom and two objects at the default size."""
     output = tmp_path_factory.mktemp("written") / "synthetic"
-    summary = write_synthetic(SyntheticConfig(output=output, scenes=1, objects=2, workers=1))
+    summary = write_synthetic(SyntheticConfig(out=output, scenes=1, objects=2, workers=1))
     print(summary.report())  # the time a scene takes; shown by -s, never asserted
     assert len(summary.written) == 3
     return output
@@ -355,47 +355,47 @@ def digests(root: Path) -> dict[str, str]:
 
 def test_files_depend_on_the_seed_alone(tmp_path: Path) -> None:
     seen = []
-    config = SyntheticConfig(output=tmp_path / "alone", workers=1, **TINY)
+    config = SyntheticConfig(out=tmp_path / "alone", workers=1, **TINY)
     write_synthetic(config, lambda done, total, name: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    write_synthetic(replace(config, output=tmp_path / "together", workers=2))
+    write_synthetic(replace(config, out=tmp_path / "together", workers=2))
     alone = digests(tmp_path / "alone")
     assert alone == digests(tmp_path / "together")
     assert not [name for name in alone if "unfinished" in name]
 
     one = {"scenes": 1, "objects": 0}
-    write_synthetic(replace(config, output=tmp_path / "fewer", **one))
+    write_synthetic(replace(config, out=tmp_path / "fewer", **one))
     fewer = digests(tmp_path / "fewer")
     scene = [name for name in fewer if "scene0000_00" in name]
     assert scene
     assert all(fewer[name] == alone[name] for name in scene), "a scene does not depend on how many there are"
-    write_synthetic(replace(config, output=tmp_path / "other", seed=1, **one))
+    write_synthetic(replace(config, out=tmp_path / "other", seed=1, **one))
     other = digests(tmp_path / "other")
     assert all(other[name] != fewer[name] for name in scene)
 
 
 def test_a_second_run_makes_only_what_is_missing(tmp_path: Path) -> None:
-    config = SyntheticConfig(output=tmp_path / "out", workers=1, **TINY)
+    config = SyntheticConfig(out=tmp_path / "out", workers=1, **TINY)
     write_synthetic(config)
-    before = digests(config.output)
-    lost = config.output / "scannet" / "scans" / "scene0001_00"
-    stamps = {p: p.stat().st_mtime_ns for p in (config.output / "scannet" / "scans" / "scene0000_00").iterdir()}
+    before = digests(config.out)
+    lost = config.out / "scannet" / "scans" / "scene0001_00"
+    stamps = {p: p.stat().st_mtime_ns for p in (config.out / "scannet" / "scans" / "scene0000_00").iterdir()}
     for file in lost.iterdir():
         file.unlink()
     lost.rmdir()
-    interrupted = config.output / "unfinished" / "scannet" / "scans" / "scene0001_00"
+    interrupted = config.out / "unfinished" / "scannet" / "scans" / "scene0001_00"
     interrupted.mkdir(parents=True)
     (interrupted / "half.sens").write_bytes(b"x")
 
     summary = write_synthetic(config)
     assert summary.written == ["scannet/scans/scene0001_00"]
     assert len(summary.kept) == 2
-    assert digests(config.output) == before
+    assert digests(config.out) == before
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    config = SyntheticConfig(output=tmp_path / "out", workers=1, **{**TINY, "scenes": 0})
+    config = SyntheticConfig(out=tmp_path / "out", workers=1, **{**TINY, "scenes": 0})
     write_synthetic(config)
     with pytest.raises(InputError, match=r"seed 0 instead of 5.*give another output"):
         write_synthetic(replace(config, seed=5))
@@ -404,12 +404,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"thesis\.txt, which is not synthetic data"):
-        write_synthetic(replace(config, output=foreign))
+        write_synthetic(replace(config, out=foreign))
     with pytest.raises(InputError, match="cannot be written"):
-        write_synthetic(replace(config, output=foreign / "thesis.txt"))
+        write_synthetic(replace(config, out=foreign / "thesis.txt"))
     (foreign / "synthetic.json").write_text("[]")
     with pytest.raises(InputError, match="not a manifest"):
-        write_synthetic(replace(config, output=foreign))
+        write_synthetic(replace(config, out=foreign))
     (foreign / "synthetic.json").unlink()
     assert [p.name for p in foreign.iterdir()] == ["thesis.txt"]
 

@@ -130,7 +130,7 @@ def _grids_of(rooms: str) -> Maker:
 
 
 def _pairs(desk: Desk, path: Path) -> None:
-    run_command("prepare", "pairs", "--data", desk.get("scannet/"), "--output", path)
+    run_command("prepare", "pairs", "--data", desk.get("scannet/"), "--out", path)
 
 
 def _own(name: str, **options: Any) -> Maker:

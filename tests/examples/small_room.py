@@ -10,7 +10,7 @@ from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 def write_small_room(folder: Path, views: int = 4) -> Path:
     """One room with small photos and a coarse mesh; returns the folder that ``open_dataset`` opens."""
     config = SyntheticConfig(
-        output=folder, scenes=1, objects=0, views=views, width=128, height=96, mesh_edge=0.15, workers=1
+        out=folder, scenes=1, objects=0, views=views, width=128, height=96, mesh_edge=0.15, workers=1
     )
     write_synthetic(config)
     return folder / "scannet"

@@ -235,7 +235,9 @@ def test_bad_input_is_one_line(folder, checkpoint, tmp_path, capsys) -> None:
     assert "no such file or folder" in error_of(capsys, "predict", "pointmaps", tmp_path / "no", *options)
     other = tmp_path / "croco.safetensors"
     save_model(geo3d.create_model("croco_tiny"), other)
-    assert "puts out no pointmaps" in error_of(capsys, "predict", "pointmaps", folder, "--checkpoint", other)
+    assert "croco_tiny, without a head, and nothing that puts out pointmaps" in error_of(
+        capsys, "predict", "pointmaps", folder, "--checkpoint", other
+    )
     assert "reach must be 1 or more" in error_of(capsys, "predict", "pointmaps", folder, "--reach", 0, *options)
     assert "no point has confidence 1000" in error_of(
         capsys, "predict", "pointmaps", folder, "--confidence", 1000, "--steps", 0, *options

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_builders import BUILDERS, picture
+from PIL import ExifTags, Image
 
 from geo3d.datasets import open_dataset
 from geo3d.errors import InputError
 from geo3d.samples.images import ImageSet, PhotoFolder
+from geo3d.samples.labelled_objects import LabelledImages
 
 
 def photos(root: Path, folders: int, each: int) -> Path:
@@ -47,6 +49,31 @@ def test_photographs_at_any_depth_are_groups_of_their_own(tmp_path: Path) -> Non
     assert (len(images), images.group_count) == (6, 6)
     assert np.array_equal(np.asarray(images.image(5)), np.asarray(picture(seed=21)))
     assert images.describe(5).endswith("class02/inner/1.png")
+
+
+def test_photographs_are_turned_as_their_exif_says_and_views_are_not(tmp_path: Path) -> None:
+    shown, exif = picture(seed=3), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    for name in ("loose/a/1.png", "loose/b/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shown.transpose(Image.Transpose.ROTATE_270).save(tmp_path / name, exif=exif)
+    for kind in (ImageSet, LabelledImages):
+        images = kind.find([tmp_path / "loose"])
+        assert np.array_equal(np.asarray(images.image(1)), np.asarray(shown))
+    BUILDERS["scannet_frames"](tmp_path / "frames")
+    before = [np.asarray(view) for view in _all_images(tmp_path / "frames")]
+    for path in [*(tmp_path / "frames").rglob("*.jpg")]:
+        start, tags = path.read_bytes(), exif.tobytes()
+        path.write_bytes(start[:2] + b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags + start[2:])
+        assert Image.open(path).getexif()[ExifTags.Base.Orientation] == 8
+    assert len(before) > 0
+    for view, stored in zip(_all_images(tmp_path / "frames"), before, strict=True):
+        assert np.array_equal(np.asarray(view), stored)
+
+
+def _all_images(root: Path) -> list[Image.Image]:
+    images = ImageSet.find([root])
+    return [images.image(index) for index in range(len(images))]
 
 
 def test_photographs_of_many_folders_are_kept_together(tmp_path: Path) -> None:

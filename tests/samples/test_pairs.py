@@ -65,7 +65,7 @@ def roots(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def index(roots: list[Path], tmp_path: Path) -> Path:
-    return mine_pairs(PairsConfig(data=tuple(roots), output=tmp_path / "pairs.tsv", **OPTIONS)).index
+    return mine_pairs(PairsConfig(data=tuple(roots), out=tmp_path / "pairs.tsv", **OPTIONS)).index
 
 
 def listing(pairs: ViewPairs) -> list[str]:
@@ -200,7 +200,7 @@ def test_listed_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
     assert (pair.overlap, pair.angle) == (None, None)
     mined = ViewPairs.of_datasets([open_dataset(tmp_path)], PairOptions())
     assert listing(mined) == listing(pairs)
-    summary = mine_pairs(PairsConfig(data=(tmp_path,), output=tmp_path / "out.tsv"))
+    summary = mine_pairs(PairsConfig(data=(tmp_path,), out=tmp_path / "out.tsv"))
     assert summary.by_evidence == {"listed": 3}
     assert np.isnan(read_pair_index(summary.index).overlap).all()
     assert listing(ViewPairs.from_index(summary.index)) == listing(pairs)

@@ -19,7 +19,7 @@ def rooms(tmp_path_factory) -> Path:
     """One synthetic room with four small views, as ScanNet writes them."""
     root = tmp_path_factory.mktemp("rooms")
     small = {"views": 4, "width": 96, "height": 72, "mesh_edge": 0.25}
-    write_synthetic(SyntheticConfig(output=root, scenes=1, objects=0, **small))
+    write_synthetic(SyntheticConfig(out=root, scenes=1, objects=0, **small))
     return root / "scannet"
 
 

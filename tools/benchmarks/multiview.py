@@ -143,7 +143,7 @@ def run(config: MultiViewBenchmark) -> list[dict[str, Any]]:
     test_data = config.test_data or (make_rooms(config.measured, _PROBED, print),)
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder, "pairs.tsv")
-        print(mine_pairs(PairsConfig(data=data, output=index)))
+        print(mine_pairs(PairsConfig(data=data, out=index)))
         source = ViewGroups.from_index(index)
         steps = {}
         for name in config.variants:
