@@ -42,8 +42,9 @@ class PointmapsConfig(FinetuningConfig):
 
     model: str = "dust3r_tiny"
     """Network, one of `geo3d.list_models("*st3r*")`."""
-    image_size: tuple[int, int] = (64, 64)
-    """Height and width of the crops, pixels; multiples of the network's patch."""
+    image_size: tuple[int, int] = (48, 64)
+    """Height and width of the crops, pixels; multiples of the network's patch. Best of the shape of the photos that it
+    will see."""
     zoom: float = 1.3
     """Crops are centred on the principal point: the largest window, or one smaller by a random factor up to this."""
     color_jitter: float = 0.4

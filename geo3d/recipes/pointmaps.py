@@ -97,12 +97,14 @@ class PointmapsRecipe(FewLabels, PairsRecipe):
 
         ``error`` is the mean over pixels of both views, ``error_first`` and ``error_second`` of one, ``median`` the
         median; ``within_10`` and ``within_25`` the share of points (percent) less than that share of the mean distance
-        off; ``rotation`` the median over pairs of the angle (degrees) by which the second camera's rotation is off.
+        off; ``rotation`` the median over pairs of the angle (degrees) by which the second camera's rotation is off,
+        and ``turn`` of the angle that it is turned by, which is what not to see any turn would be off.
         """
         self._turns: list[float] = []
+        self._true_turns: list[float] = []
         found = self.means(self._measured_batch)
-        turns = torch.tensor(self._turns)
-        return found | ({"rotation": float(turns.median())} if len(turns) else {})
+        angles = {"rotation": torch.tensor(self._turns), "turn": torch.tensor(self._true_turns)}
+        return found | {name: float(values.median()) for name, values in angles.items() if len(values)}
 
     def _measured_batch(self, batch: dict[str, Any]) -> list[dict[str, float]]:
         output = self.method(batch)
@@ -113,6 +115,7 @@ class PointmapsRecipe(FewLabels, PairsRecipe):
         for row, pose in enumerate(batch["second_from_first"]):
             turn = turn_error(own[row], maps["points2"][row], pose)
             self._turns += [turn] if turn is not None else []
+            self._true_turns.append(rotation_angle(pose[:3, :3]))
         found, loss = (maps["points1"].float(), maps["points2"].float()), output.loss.item()
         return [{"loss": loss} | figures for figures in pair_figures(found, batch)]
 
@@ -123,7 +126,12 @@ class PointmapsRecipe(FewLabels, PairsRecipe):
     def text(self, before: dict[str, float], after: dict[str, float]) -> str:
         """Errors before and after."""
         sides = ", ".join(f"{name} view {after[f'error_{name}']:.3f}" for name in _SIDES if f"error_{name}" in after)
-        turn = f"; the second camera's rotation is {after['rotation']:.1f} degrees off" if "rotation" in after else ""
+        turn = (
+            f"; the second camera's rotation is {after['rotation']:.1f} degrees off, where cameras are turned by "
+            f"{after['turn']:.1f}"
+            if "rotation" in after
+            else ""
+        )
         return (
             f"{super().text(before, after)}\n"
             f"error of points at the best scale, relative to their mean distance: {before['error']:.3f} "
@@ -194,8 +202,12 @@ def turn_error(own: Tensor, in_first: Tensor, second_from_first: Tensor) -> floa
         fitted = fit_similarity(in_first.reshape(-1, 3).cpu(), own.reshape(-1, 3).cpu())
     except InputError:
         return None
-    turned = fitted.rotation @ second_from_first[:3, :3].double().cpu().T
-    return math.degrees(math.acos(float(((turned.trace() - 1) / 2).clamp(-1, 1))))
+    return rotation_angle(fitted.rotation @ second_from_first[:3, :3].double().cpu().T)
 
 
-__all__ = ["PointmapsRecipe", "PointmapsRun", "pair_figures", "relative_errors", "turn_error"]
+def rotation_angle(rotation: Tensor) -> float:
+    """Angle of a rotation (3, 3), degrees."""
+    return math.degrees(math.acos(float(((rotation.trace() - 1) / 2).clamp(-1, 1))))
+
+
+__all__ = ["PointmapsRecipe", "PointmapsRun", "pair_figures", "relative_errors", "rotation_angle", "turn_error"]

@@ -48,6 +48,8 @@ class GridsConfig:
     """Give voxels the classes of labelled scenes, and put boxes around their objects."""
     previews: bool = True
     """Draw slices and renderings of each grid, and measure its PSNR."""
+    keep_field: bool = False
+    """Keep the fitted field too, as `features/<scene>.safetensors`, to draw novel views and turn-tables of later."""
     precision: str = "float16"
     """float16 or float32."""
     strict: bool = False
@@ -106,11 +108,14 @@ def prepare_grids(
         progress: told after each scene.
 
     Raises:
-        InputError: a folder that is no dataset, an unknown route, an output that was made otherwise, two scenes of one
-            name, or no grid at all.
+        InputError: a folder that is no dataset, an unknown route or one without the field that is to be kept, an output
+            that was made otherwise, two scenes of one name, or no grid at all.
         BrokenScene: the first broken scene, where ``config.strict``.
     """
     route = get_route(config.route)()
+    if config.keep_field and not route.keeps_field:
+        able = ", ".join(name for name in list_routes() if get_route(name).keeps_field)
+        raise InputError(f"keep_field: {config.route} fits no field that could be kept; take the route {able}")
     options = type(route).config_type()() if options is None else options
     if not config.data:
         raise InputError("no data: give one or more folders of datasets")
@@ -197,6 +202,8 @@ def write_made(scene: Scene, made: Made, classes: tuple[str, ...], config: Grids
         picture, measured = preview(scene, made, classes)
         figures |= measured
         write_picture(path.with_suffix(".png"), picture)
+    if config.keep_field and made.save is not None:
+        made.save(path.with_suffix(".safetensors"))
     figures |= {"scene": scene.name, "route": config.route, "sides": list(made.grid.sides)}
     write_text(path.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
     grid = made.grid
@@ -215,7 +222,7 @@ def _claim(config: GridsConfig, options: Any) -> None:
     """
     chosen = {k: v for k, v in dataclasses.asdict(options).items() if k not in _OF_NO_CONSEQUENCE}
     wanted = {"version": VERSION, "route": config.route, "annotate": config.annotate, "precision": config.precision}
-    wanted |= {"options": chosen}
+    wanted |= {"keep_field": config.keep_field, "options": chosen}
     wanted = json.loads(json.dumps(wanted, default=str))
     path = config.out / _MANIFEST
     with writing(config.out):
@@ -224,7 +231,7 @@ def _claim(config: GridsConfig, options: Any) -> None:
         write_text(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = {"keep_field": False} | json.loads(path.read_text(encoding="utf-8"))  # which older ones do not name
         flat_found, flat_wanted = ({**f.pop("options", {}), **f} for f in (dict(found), dict(wanted)))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: says not how the grids were made ({error}); give another output") from error

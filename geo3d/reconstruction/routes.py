@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,12 +43,14 @@ class Made:
         render: views of what the grid was read off, where that is more than the grid; None: the grid is all there is.
         figures: what was measured, such as ``seconds``.
         held_out: numbers of views that it was not made from; empty: all were used.
+        save: writes what the grid was read off to a file that novel views can be drawn from; None: there is no such.
     """
 
     grid: VolumeGrid
     render: Render | None = None
     figures: dict[str, float] = field(default_factory=dict)
     held_out: tuple[int, ...] = ()
+    save: Callable[[Path], None] | None = None
 
 
 class Route(ABC):
@@ -57,6 +60,8 @@ class Route(ABC):
     summary: ClassVar[str]
     #: What a scene must have.
     parts: ClassVar[tuple[str, ...]]
+    #: Whether what it makes can be kept beside the grid (:attr:`Made.save`).
+    keeps_field: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -109,6 +114,7 @@ class RadianceFieldRoute(Route):
 
     summary = "a grid fitted to the photos by volume rendering: a minute a scene, of any posed photos"
     parts = ("views", "poses")
+    keeps_field = True
 
     @classmethod
     def config_type(cls) -> type:
@@ -129,7 +135,8 @@ class RadianceFieldRoute(Route):
         taken = chosen_views(len(scene.view_names), config.photos or 0)
         held = tuple(taken[:: config.held_out]) if config.held_out else ()
         low, high = even_box(field_.radiance.box.low, field_.radiance.box.high, config.longest_side)
-        return Made(field_.grid(config.longest_side, low, high), render, dict(field_.figures), held)
+        grid = field_.grid(config.longest_side, low, high)
+        return Made(grid, render, dict(field_.figures), held, field_.save)
 
 
 def _of(scene: Scene, line: str) -> str:

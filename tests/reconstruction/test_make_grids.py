@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from geo3d.datasets.synthetic import SyntheticConfig, write_synthetic
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, VolumeGrid
 from geo3d.reconstruction.depth_fusion import DepthFusionConfig
+from geo3d.reconstruction.grid_file import grid_path
 from geo3d.reconstruction.make_grids import GridsConfig, make_room_grids, prepare_grids
 from geo3d.reconstruction.preview import grid_slices, label_slices, preview
+from geo3d.reconstruction.radiance_field import RadianceField
 from geo3d.reconstruction.routes import ROUTES, Made, Route, even_box, get_route, held_out_views, list_routes
 from geo3d.reconstruction.scene_box import grid_sides
 
@@ -161,6 +164,26 @@ def test_an_output_is_claimed_by_its_first_grid(tmp_path: Path) -> None:
         prepare_grids(GridsConfig((root,), out, "radiance_field", previews=False, precision="float32"), quick, _silent)
     with pytest.raises(InputError, match="precision must be one of float16, float32, got 'float8'"):
         GridsConfig((root,), out, precision="float8")
+
+
+def test_a_fitted_field_is_kept(tmp_path: Path) -> None:
+    """It renders as it did while its grid was made, and a turn-table is drawn of it with no scene at hand."""
+    root = tmp_path / "scans"
+    BUILDERS["mvimgnet"](root)
+    quick = get_route("radiance_field").config_type()(longest_side=16, steps=2, rays=16)
+    config = GridsConfig((root,), tmp_path / "grids", previews=False, keep_field=True)
+    (name, *_) = prepare_grids(config, quick, _silent).made
+    field = RadianceField.load(grid_path(config.out, name).with_suffix(".safetensors"))
+    scene = open_dataset(root).open(name)
+    camera, pose = scene.camera(0).resized(16, 12), torch.from_numpy(scene.pose(0))
+    colour, _ = get_route("radiance_field")().make(scene, quick, _silent).render(camera, pose)
+    assert torch.equal(field.render(camera, pose).image, colour)
+    assert field.turn_table(tmp_path / "seen", frames=2, longest_side=16).is_file()
+    assert len(open_dataset(config.out)) == len(list((config.out / "features").glob("*.safetensors")))
+    with pytest.raises(InputError, match="keep_field True instead of False"):
+        prepare_grids(replace(config, keep_field=False), quick, _silent)
+    with pytest.raises(InputError, match="depth_fusion fits no field that could be kept; take the route radiance_f"):
+        prepare_grids(replace(config, route="depth_fusion"), OPTIONS, _silent)
 
 
 def test_grids_of_rooms_are_made_once(tmp_path: Path, monkeypatch) -> None:

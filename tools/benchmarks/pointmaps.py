@@ -35,6 +35,7 @@ FIGURES = {
     "within_10": ("%", 1),
     "within_25": ("%", 1),
     "rotation": ("°", 1),
+    "turn": ("°", 1),
 }
 _RESULT = "figures.json"
 #: Seeds of the rooms that are trained on, and of those that are measured.
@@ -150,7 +151,8 @@ def mean_pointmap(config: PointmapsBenchmark) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     PointmapsRecipe.prepare(run, folder, no_log, fresh=not (folder / "pairs.tsv").is_file())
     samples = PointmapsRecipe(run, folder, no_log).measured
-    total, count = torch.zeros(2, 64, 64, 3), torch.zeros(2, 64, 64, 1)
+    size = run.method.image_size
+    total, count = torch.zeros(2, *size, 3), torch.zeros(2, *size, 1)
     for number in np.random.default_rng(0).permutation(len(samples))[:_MEAN_OF].tolist():
         pair = samples.draw(number, np.random.default_rng(0))
         points, valid = ([pair[f"{name}{n}"] for n in (1, 2)] for name in ("points", "valid"))
