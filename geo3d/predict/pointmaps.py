@@ -59,9 +59,9 @@ class PointmapsOptions:
     """Focal length of all photos in their own pixels, where it is known; None: found for each."""
     same_lens: bool = False
     """Photos of one size were taken by one lens: they get one focal length."""
-    alignment: Literal["auto", "dense", "sparse"] = "auto"
+    alignment: Literal["dense", "sparse"] = "dense"
     """How views are brought into one frame. dense: by all pointmaps; sparse: by matches of descriptors, which MASt3R's
-    networks have. auto: sparse where the network has descriptors."""
+    networks have."""
     steps: int = 300
     """Of the common optimisation: of more than two views, and of both stages of the sparse alignment (count)."""
     every: int | None = None
@@ -119,7 +119,7 @@ def predict(config: PointmapsOptions) -> str:
         )
     show, count = progress_line("order"), progress_line("step")
     pairs = NetworkPairs(
-        network, photos, config.batch, lambda done, total: show(done, total, "pairs"), config.alignment != "dense"
+        network, photos, config.batch, lambda done, total: show(done, total, "pairs"), config.alignment == "sparse"
     )
     place = reconstruct(
         photos,

@@ -20,8 +20,9 @@ from geo3d.reconstruction.pointmaps.pose import usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction
 from geo3d.spread import evenly_spread
 
-#: Confidence that the best match of a pair has to exceed for its matches to be used, and how many there must be.
-SURE, FEWEST = 5.0, 20
+#: Confidence that a pair's best match has to exceed for its matches to be used, as published; and how many have to: pairs
+#: that share little have hardly any right ones.
+SURE, FEWEST = 5.0, 100
 #: Distance of anchors, pixels: the depth of a cell of so many moves as one.
 ANCHORS = 8
 #: Matches of all pairs together: more make it slower and hardly better.
@@ -299,8 +300,8 @@ def joined_matches(predictions: Sequence[PairPrediction]) -> dict[tuple[int, int
 
 
 def is_sure(matches: Matches) -> bool:
-    """Whether a pair is told by its matches: enough of them, the best of a confidence of more than 5, as published."""
-    return len(matches) >= FEWEST and float(matches.confidence.max()) > SURE
+    """Whether a pair is told by its matches: enough of them have a confidence of more than 5."""
+    return int((matches.confidence > SURE).sum()) >= FEWEST
 
 
 def usual_depth(depth: Tensor) -> float:

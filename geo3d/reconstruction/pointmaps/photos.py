@@ -123,7 +123,7 @@ class NetworkPairs:
         photos: Sequence[Photo],
         batch: int = 4,
         tick: Callable[[int, int], None] | None = None,
-        matches: bool = True,
+        matches: bool = False,
     ) -> None:
         self.matches = matches
         self.network, self.photos, self.batch, self.tick = network.eval(), photos, batch, tick

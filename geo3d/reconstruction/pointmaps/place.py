@@ -44,7 +44,7 @@ class PlaceOptions:
         same_lens: photos of one size have one focal length.
         clean: points that hide surer ones lose their confidence.
         alignment: of the optimisation.
-        method: ``dense``: by pointmaps, ``sparse``: by matches of descriptors, ``auto``: by these where there are some.
+        method: ``dense``: by pointmaps, ``sparse``: by matches of descriptors.
     """
 
     pairs: Literal["auto", "complete", "window", "similar"] = "auto"
@@ -55,7 +55,7 @@ class PlaceOptions:
     same_lens: bool = False
     clean: bool = True
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
-    method: Literal["auto", "dense", "sparse"] = "auto"
+    method: Literal["dense", "sparse"] = "dense"
 
     def chosen(self, count: int, descriptors: Callable[[], Tensor]) -> list[tuple[int, int]]:
         """The pairs of so many photos."""
@@ -200,8 +200,7 @@ def reconstruct(
         if p.first in number_of and p.second in number_of
     ]
     chosen = [photos[view] for view in group]
-    matched = all(p.matches is not None for p in kept)
-    align = align_matches if options.method == "sparse" or (options.method == "auto" and matched) else align_views
+    align = align_matches if options.method == "sparse" else align_views
     aligned = align(
         kept,
         rng,
