@@ -20,8 +20,8 @@ from geo3d.reconstruction.pointmaps.pose import usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction
 from geo3d.spread import evenly_spread
 
-#: Confidence that a pair's best match has to exceed for its matches to be used, as published; and how many have to: pairs
-#: that share little have hardly any right ones.
+#: Confidence that a pair's best match has to exceed for its matches to be used, as published; and how many have to:
+#: pairs that share little have hardly any right ones.
 SURE, FEWEST = 5.0, 100
 #: Distance of anchors, pixels: the depth of a cell of so many moves as one.
 ANCHORS = 8
