@@ -50,6 +50,12 @@ def turn_matrix(turn: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(across)
 
 
+def nearest_rotations(matrices: Tensor) -> Tensor:
+    """The nearest rotations (..., 3, 3) float64 of matrices that are one but for rounding."""
+    u, _, vt = torch.linalg.svd(matrices.double())
+    return u @ vt
+
+
 def triangle_frames(corners: np.ndarray) -> np.ndarray:
     """Axes, as columns of (T, 3, 3), of triangles (T, 3, 3): along the first side, in the plane, and out of it.
 
@@ -63,4 +69,11 @@ def triangle_frames(corners: np.ndarray) -> np.ndarray:
     return np.stack([x, np.cross(z, x), z], 2)
 
 
-__all__ = ["quaternion_matrix", "quaternion_of", "random_rotation", "triangle_frames", "turn_matrix"]
+__all__ = [
+    "nearest_rotations",
+    "quaternion_matrix",
+    "quaternion_of",
+    "random_rotation",
+    "triangle_frames",
+    "turn_matrix",
+]

@@ -59,10 +59,13 @@ class PointmapsOptions:
     """Focal length of all photos in their own pixels, where it is known; None: found for each."""
     same_lens: bool = False
     """Photos of one size were taken by one lens: they get one focal length."""
+    alignment: Literal["dense", "sparse"] = "dense"
+    """How views are brought into one frame. dense: by all pointmaps; sparse: by matches of descriptors, which MASt3R's
+    networks have."""
     steps: int = 300
-    """Of the common optimisation of more than two views (count)."""
+    """Of the common optimisation: of more than two views, and of both stages of the sparse alignment (count)."""
     every: int | None = None
-    """Distance of the pixels that it looks at. None: by the number of pairs."""
+    """Distance of the pixels whose points it looks at. None: by the number of pairs."""
     clean: bool = True
     """Drop points that float before what other views see more surely."""
     points: int = 2_000_000
@@ -101,6 +104,11 @@ def predict(config: PointmapsOptions) -> str:
     """
     names = _FAMILIES if config.model is None else (config.model,)
     network: DUSt3R = load_network(config.checkpoint, "pointmaps", names, "puts out pointmaps", config.device)
+    if config.alignment == "sparse" and network.config.descriptors is None:
+        raise InputError(
+            f"--alignment sparse: {config.checkpoint} holds {network.name or network.family}, which has no descriptors "
+            "to match; take dense, or a network of mast3r"
+        )
     with writing(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
     paths, strange = find_photos(config.photos)
@@ -111,7 +119,9 @@ def predict(config: PointmapsOptions) -> str:
             f"a place is made of two photos or more, {len(photos)} can be read of {len(paths) + len(strange)}{named}"
         )
     show, count = progress_line("order"), progress_line("step")
-    pairs = NetworkPairs(network, photos, config.batch, lambda done, total: show(done, total, "pairs"))
+    pairs = NetworkPairs(
+        network, photos, config.batch, lambda done, total: show(done, total, "pairs"), config.alignment == "sparse"
+    )
     place = reconstruct(
         photos,
         pairs,
@@ -126,6 +136,7 @@ def predict(config: PointmapsOptions) -> str:
             config.same_lens,
             config.clean,
             AlignmentOptions(steps=config.steps, every=config.every),
+            config.alignment,
         ),
         tick=lambda step, steps, value: count(step, steps, f"objective {value:.4g}"),
     )

@@ -227,6 +227,28 @@ def test_the_command_runs_on_fresh_weights(folder, checkpoint, tmp_path, capsys)
     }  # fmt: skip
 
 
+def test_the_command_aligns_by_matches_where_it_is_told_to(folder, tmp_path, capsys) -> None:
+    checkpoint = tmp_path / "mast3r.safetensors"
+    save_model(geo3d.create_model("mast3r_tiny", generator=torch.Generator().manual_seed(0)), checkpoint)
+    photos = [folder / "0.png", folder / "3.png", folder / "other.png"]
+    # Fresh weights tell no focal length.
+    options = ("--checkpoint", checkpoint, "--steps", 2, "--connect", 1.01, "--focal", 100, "--no-picture")
+    run("predict", "pointmaps", *photos, *options, "--out", tmp_path / "place", "--alignment", "sparse")
+    assert "sparse alignment: " in capsys.readouterr().out
+    run("predict", "pointmaps", *photos, *options, "--out", tmp_path / "place")
+    assert "dense alignment: " in capsys.readouterr().out
+
+
+def test_a_place_is_found_by_matches(room, folder, network) -> None:
+    photos, _ = read_photos([folder / "0.png", folder / "3.png"], network)
+    knowing = Knowing([room.view(number, photos[0].image.camera(_CAMERA)) for number in (0, 3)], 0.005, astray=0.05)
+    place = reconstruct(photos, knowing, lambda: None, np.random.default_rng(0), replace(_QUICK, method="sparse"))
+    assert "sparse alignment: " in place.aligned.told
+    errors = compare(place.aligned, knowing.views)
+    assert errors.degrees < 0.3
+    assert errors.focal < 0.01
+
+
 def test_bad_input_is_one_line(folder, checkpoint, tmp_path, capsys) -> None:
     options = ("--checkpoint", checkpoint, "--out", tmp_path / "place")
     assert "two photos or more, 1 can be read of 1" in error_of(
@@ -237,6 +259,9 @@ def test_bad_input_is_one_line(folder, checkpoint, tmp_path, capsys) -> None:
     save_model(geo3d.create_model("croco_tiny"), other)
     assert "croco_tiny, without a head, and nothing that puts out pointmaps" in error_of(
         capsys, "predict", "pointmaps", folder, "--checkpoint", other
+    )
+    assert "has no descriptors to match; take dense" in error_of(
+        capsys, "predict", "pointmaps", folder, "--alignment", "sparse", *options
     )
     assert "reach must be 1 or more" in error_of(capsys, "predict", "pointmaps", folder, "--reach", 0, *options)
     assert "no point has confidence 1000" in error_of(

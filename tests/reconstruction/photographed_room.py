@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from geo3d.datasets.synthetic.texture import Palette
 from geo3d.datasets.synthetic.walk import walk_room
 from geo3d.geometry import Camera, View
 from geo3d.geometry.similarity import fit_similarity_robustly
+from geo3d.reconstruction.pointmaps.matching import Matches, matches_of
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction
 
 
@@ -62,6 +64,26 @@ def world_points(view: View) -> Tensor:
     return xyz.view(*view.depth.shape, 3)
 
 
+def surface_codes(points: Tensor, channels: int = 24) -> Tensor:
+    """(H, W, C) float32 unit codes of places (H, W, 3), metres: waves of 0.15 to 10 metres, the same at each call."""
+    rng = np.random.default_rng(0)
+    length = np.exp(rng.uniform(np.log(0.15), np.log(10.0), channels))
+    directions = rng.standard_normal((3, channels))
+    waves = torch.from_numpy(2 * np.pi * directions / np.linalg.norm(directions, axis=0) / length)
+    return F.normalize(torch.cos(points @ waves + torch.from_numpy(rng.uniform(0, 2 * np.pi, channels))).float(), dim=2)
+
+
+def seen_by(view: View, points: Tensor) -> Tensor:
+    """(H, W) bool: which of the points (H, W, 3) are in a view's picture, and nothing before them."""
+    pose = view.world_from_camera
+    inside = (points - pose[:3, 3]) @ pose[:3, :3]
+    u, v = view.camera.project(inside).round().unbind(-1)
+    height, width = view.depth.shape
+    there = (inside[..., 2] > 0) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
+    depth = view.depth[torch.where(there, v, 0).long(), torch.where(there, u, 0).long()]
+    return there & (inside[..., 2] < 1.03 * depth)
+
+
 @dataclass
 class Knowing:
     """Says of pairs what is true, but for noise, wrong points and a scale of its own for each.
@@ -72,6 +94,8 @@ class Knowing:
         wrong: share of points that lie anywhere, as surely as the others.
         strangers: views that no pair says anything of: their pairs have confidence 1.
         scales: least and largest.
+        bend: spread of the logarithm by which distances along the view's own rays are wrong, smoothly over the image.
+        astray: share of matches that are wrong, as sure as the others; None: there are no matches.
     """
 
     views: Sequence[View]
@@ -79,7 +103,10 @@ class Knowing:
     wrong: float = 0.0
     strangers: Sequence[int] = ()
     scales: tuple[float, float] = (0.4, 2.5)
+    bend: float = 0.0
+    astray: float | None = None
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    _found: dict[tuple[int, int], Matches] = field(default_factory=dict, repr=False)
 
     def of(self, first: int, second: int) -> PairPrediction:
         """One order."""
@@ -87,7 +114,8 @@ class Knowing:
         scale = float(np.exp(self.rng.uniform(*np.log(self.scales))))
         maps = []
         for number in (first, second):
-            points = ((world_points(self.views[number]) - pose[:3, 3]) @ pose[:3, :3]).numpy()
+            view = self.views[number]
+            points = ((self._bent(view) - pose[:3, 3]) @ pose[:3, :3]).numpy()
             distance = np.linalg.norm(points, axis=-1, keepdims=True)
             points = points + self.noise * distance * self.rng.standard_normal(points.shape)
             astray = self.rng.random(distance.shape[:2]) < self.wrong
@@ -96,7 +124,46 @@ class Knowing:
             if {first, second} & set(self.strangers):
                 confidence[:] = 1
             maps += [torch.from_numpy(scale * points).float(), torch.from_numpy(confidence).float()]
-        return PairPrediction(first, second, *maps)
+        return PairPrediction(first, second, *maps, self._matches(first, second))
+
+    def _bent(self, view: View) -> Tensor:
+        """(H, W, 3) points of a view, in the world."""
+        points, eye = world_points(view), view.world_from_camera[:3, 3]
+        if not self.bend:
+            return points
+        coarse = torch.from_numpy(self.rng.standard_normal((1, 1, 4, 5)))
+        field = F.interpolate(coarse, points.shape[:2], mode="bicubic", align_corners=True)[0, 0]
+        return eye + (points - eye) * (self.bend * field / field.std())[..., None].exp()
+
+    def _matches(self, first: int, second: int) -> Matches | None:
+        """By codes of the surface, alike in both orders; of some the second pixel is exchanged for that of another.
+
+        What the other view does not see is less sure.
+        """
+        if self.astray is None:
+            return None
+        pair = min(first, second), max(first, second)
+        if pair not in self._found:
+            self._found[pair] = self._match(*pair)
+        found = self._found[pair]
+        return found if first < second else Matches(found.second, found.first, found.confidence)
+
+    def _match(self, first: int, second: int) -> Matches:
+        codes, sure = [], []
+        for number, other in ((first, second), (second, first)):
+            points = world_points(self.views[number])
+            codes.append(surface_codes(points))
+            codes[-1] += 0.01 * torch.from_numpy(self.rng.standard_normal(codes[-1].shape)).float()
+            confidence = torch.from_numpy(self.rng.uniform(3, 12, points.shape[:2])).float()
+            confidence[~seen_by(self.views[other], points)] *= 0.1
+            if {first, second} & set(self.strangers):
+                confidence[:] = 1
+            sure.append(confidence)
+        found = matches_of(*codes, *sure)
+        rows = torch.from_numpy(self.rng.permutation(len(found))[: round(self.astray * len(found))])
+        pixels = found.second.clone()
+        pixels[rows] = pixels[rows.roll(1)]
+        return Matches(found.first, pixels, found.confidence)
 
     def __call__(self, orders: Iterable[tuple[int, int]]) -> list[PairPrediction]:
         return [self.of(*order) for order in orders]

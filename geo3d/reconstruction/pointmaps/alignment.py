@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
-from geo3d.geometry.rotation import turn_matrix
+from geo3d.geometry.rotation import nearest_rotations, turn_matrix
 from geo3d.geometry.similarity import Similarity
-from geo3d.reconstruction.pointmaps.initial import chain, find_focals, fit, fused_depth
-from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, centre, lens_centre, thinned_centre
-from geo3d.reconstruction.pointmaps.objective import Terms, Unknowns, normalised
+from geo3d.reconstruction.pointmaps.initial import GivenViews, chain, depth_of, find_focals, fit
+from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, lens_centre
+from geo3d.reconstruction.pointmaps.objective import Terms, Unknowns, descend, normalised, usual_step
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
-from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction, sizes_of
+from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction, surest
 
-#: Places of all predictions together at which the objective is taken: more make it slower and hardly better.
-_TERMS, _FEWEST_OF_A_VIEW = 400_000, 300
 _NEAREST = 1e-3
 _USED_CONFIDENCE = 3.0  # from which points tell a pose, as published
 
@@ -30,8 +27,9 @@ class AlignmentOptions:
     """How views are aligned; what is not said otherwise is as published.
 
     Args:
-        steps: of the optimisation; 0: its start is the result.
-        rate: learning rate, which falls as a cosine to ``last_rate``.
+        steps: of the optimisation, and of each stage of the sparse one; 0: its start is the result.
+        rate: learning rate, which falls as a cosine to ``last_rate``; of the sparse alignment that of its second stage.
+        coarse_rate: of the first stage of the sparse alignment.
         last_rate: at the last step.
         every: distance of the pixels that the objective is taken at; None: so that all predictions together have some
             400,000. Depth is found for every pixel afterwards.
@@ -40,6 +38,7 @@ class AlignmentOptions:
 
     steps: int = 300
     rate: float = 0.01
+    coarse_rate: float = 0.07
     last_rate: float = 1e-6
     every: int | None = None
     fix_focals: bool = False
@@ -49,8 +48,9 @@ class AlignmentOptions:
             raise InputError(f"steps of the alignment must be 0 or more, got {self.steps}")
         if self.every is not None and self.every < 1:
             raise InputError(f"every must be 1 pixel or more, got {self.every}")
-        if not 0 < self.last_rate <= self.rate:
-            raise InputError(f"rates must be positive and fall, got {self.rate} to {self.last_rate}")
+        for rate in (self.rate, self.coarse_rate):
+            if not 0 < self.last_rate <= rate:
+                raise InputError(f"rates must be positive and fall, got {rate} to {self.last_rate}")
 
 
 def align_views(
@@ -81,20 +81,13 @@ def align_views(
         InputError: views that no pair joins to the others, or predictions that tell no focal length or pose.
     """
     options = options or AlignmentOptions()
-    sizes = sizes_of(predictions)
-    given = [centre(*size) for size in sizes] if principal_points is None else principal_points
-    middles = [lens_centre(one) for one in given]
-    known = [None] * len(sizes) if focals is None else list(focals)
-    of_lens = list(range(len(sizes))) if lenses is None else list(lenses)
-    for name, given in (("principal_points", middles), ("focals", known), ("lenses", of_lens)):
-        if len(given) != len(sizes):
-            raise InputError(f"{name} are given for {len(given)} views, there are {len(sizes)}")
-    if len(sizes) == 2:
-        return align_pair(predictions, rng, middles, find_focals(predictions, middles, of_lens, known))
-    every = options.every or _usual_step(predictions, sizes)
-    found = find_focals(predictions, middles, of_lens, known)
-    poses, ways = chain(predictions, found, middles, every, rng)
-    return _Problem(predictions, middles, every, options, known, of_lens).solve(found, poses, ways, tick)
+    given = GivenViews.of(predictions, principal_points, focals, lenses)
+    found = find_focals(predictions, given.middles, given.lenses, given.focals)
+    if len(given.sizes) == 2:
+        return align_pair(predictions, rng, given.middles, found)
+    every = options.every or usual_step(predictions, given.sizes)
+    poses, ways = chain(predictions, found, given.middles, every, rng)
+    return _Problem(predictions, given, every, options).solve(found, poses, ways, tick)
 
 
 def align_pair(
@@ -117,10 +110,7 @@ def align_pair(
         InputError: no pose explains the points.
     """
     best = max(predictions, key=lambda p: p.score)
-    confidences: list[Tensor] = [torch.zeros(0)] * 2
-    for prediction in predictions:
-        for view, _, confidence in prediction.sides():
-            confidences[view] = torch.maximum(confidences[view], confidence) if len(confidences[view]) else confidence
+    confidences = [surest(predictions, view) for view in (0, 1)]
     first, second = best.first, best.second
     confidence, size = confidences[second], best.second_points.shape[:2]
     used = confidence > _USED_CONFIDENCE
@@ -143,7 +133,8 @@ def align_pair(
         depths,
         confidences,
         ways,
-        told=f"one pair, of which {100 * pose.inliers.mean():.0f} % of the second view's points fit its pose",
+        told="dense alignment: one pair, of which "
+        f"{100 * pose.inliers.mean():.0f} % of the second view's points fit its pose",
     )
 
 
@@ -160,32 +151,21 @@ def _known_depth(depth: Tensor) -> Tensor:
     return torch.where(depth.isfinite(), depth, 0).clamp_min(0).float()
 
 
-def _usual_step(predictions: Sequence[PairPrediction], sizes: Sequence[tuple[int, int]]) -> int:
-    """Distance of pixels at which all predictions together have about so many terms."""
-    most = max(_FEWEST_OF_A_VIEW, _TERMS // (2 * len(predictions)))
-    return max(1, math.ceil(math.sqrt(max(h * w for h, w in sizes) / most)))
-
-
 class _Problem:
     """The optimisation of one set of predictions."""
 
     def __init__(
         self,
         predictions: Sequence[PairPrediction],
-        principal_points: Sequence[PrincipalPoint],
+        given: GivenViews,
         every: int,
         options: AlignmentOptions,
-        known: Sequence[float | None],
-        lenses: Sequence[int],
     ) -> None:
-        self.predictions, self.options = predictions, options
-        self.middles = [lens_centre(one) for one in principal_points]
-        self.sizes = sizes_of(predictions)
-        self.terms = Terms(predictions, principal_points, every, torch.float32)
+        self.predictions, self.options, self.given = predictions, options, given
+        self.terms = Terms(predictions, given.middles, every, torch.float32)
         self.terms.weight.clamp_(min=0)  # below confidence 1 a point would be pushed away
-        numbers = {lens: row for row, lens in enumerate(dict.fromkeys(lenses))}
-        self.lens = torch.tensor([numbers[lens] for lens in lenses])
-        self.fixed = torch.tensor([options.fix_focals or focal is not None for focal in known])
+        self.lens = torch.tensor(given.lenses)
+        self.fixed = torch.tensor([options.fix_focals or focal is not None for focal in given.focals])
 
     def solve(
         self,
@@ -196,35 +176,17 @@ class _Problem:
     ) -> AlignedViews:
         """From a start to the end."""
         self._set_out(focals, poses, ways)
-        with torch.no_grad():
-            start = float(self.terms.value(self._unknowns()))
-        begun = [parameter.detach().clone() for parameter in self.parameters]
         steps = self.options.steps
-        optimizer = torch.optim.Adam(self.parameters, lr=self.options.rate, betas=(0.9, 0.9))
-        for step in range(steps):
-            share = step / max(1, steps - 1)
-            rate = (
-                self.options.last_rate
-                + (self.options.rate - self.options.last_rate) * (1 + math.cos(math.pi * share)) / 2
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad()
-            value = self.terms.value(self._unknowns())
-            value.backward()
-            optimizer.step()
-            if tick is not None and (step % 10 == 0 or step == steps - 1):
-                tick(step + 1, steps, float(value.detach()))
+        objective = descend(
+            self.parameters,
+            lambda: self.terms.value(self._unknowns()),
+            steps,
+            self.options.rate,
+            self.options.last_rate,
+            None if tick is None else lambda step, value: tick(step, steps, value),
+        )
         with torch.no_grad():
-            unknowns = self._unknowns()
-            last = float(self.terms.value(unknowns))
-            if not math.isfinite(last):
-                raise InputError("the alignment went astray: its objective is no number; lower its rate")
-            if last > start:  # too few steps to settle, from a start that was right already
-                for parameter, value in zip(self.parameters, begun):
-                    parameter.copy_(value)
-                unknowns, last = self._unknowns(), start
-            return self._finished(unknowns, (start, last))
+            return self._finished(self._unknowns(), objective)
 
     def _set_out(self, focals: Sequence[float], poses: Tensor, ways: Sequence[Similarity]) -> None:
         """Parameters, all near 0 or logarithms: turns and moves beside the start's, in a world of the usual scale."""
@@ -237,8 +199,8 @@ class _Problem:
         log_focal = torch.tensor(focals, dtype=torch.float64).log()
         self.start_focal = log_focal.to(as_float)
         depth = torch.ones(self.terms.pixels.shape[:2], dtype=as_float)
-        for view in range(len(self.sizes)):
-            fused = self._depth_of(view, poses[view], focals[view], ways, self.terms.every) * world
+        for view, middle in enumerate(self.given.middles):
+            fused = world * depth_of(view, self.predictions, ways, poses[view], focals[view], middle, self.terms.every)
             usual = fused[fused > 0].median() if bool((fused > 0).any()) else torch.tensor(1.0)
             depth[view, : self.terms.counts[view]] = fused.clamp_min(float(_NEAREST * usual)).flatten().to(as_float)
         moved = torch.stack([way.translation / way.scale for way in ways])
@@ -271,21 +233,6 @@ class _Problem:
             self.pair_log_scale.exp(),
         )
 
-    def _depth_of(self, view: int, pose: Tensor, focal: float, ways: Sequence[Similarity], every: int) -> Tensor:
-        """(H, W) depth of a view's pixels that are taken, in the unit of the ways' world."""
-        points, weights = [], []
-        for prediction, way in zip(self.predictions, ways):
-            for number, own, confidence in prediction.sides():
-                if number == view:
-                    start = every // 2
-                    points.append(way.apply(own[start::every, start::every]))
-                    weights.append(confidence[start::every, start::every].double().log().clamp_min(0))
-        weight = torch.stack(weights)
-        if not bool((weight > 0).any()):
-            weight = torch.ones_like(weight)  # nothing is surer than anything else
-        middle = thinned_centre(self.middles[view], every)
-        return fused_depth(pose, focal / every, middle, torch.stack(points), weight)
-
     def _finished(self, unknowns: Unknowns, objective: tuple[float, float]) -> AlignedViews:
         """Depth at every pixel, and the world in the unit of the predictions: their scales have the mean 1."""
         scale = normalised(unknowns.pair_scale.double())
@@ -293,29 +240,24 @@ class _Problem:
         ways = [
             Similarity(rotation, one / unit * translation, float(one / unit))
             for rotation, translation, one in zip(
-                _orthogonal(unknowns.pair_rotation), unknowns.pair_translation.detach().double(), scale
+                nearest_rotations(unknowns.pair_rotation), unknowns.pair_translation.detach().double(), scale
             )
         ]
-        poses = torch.eye(4, dtype=torch.float64).repeat(len(self.sizes), 1, 1)
-        poses[:, :3, :3] = _orthogonal(unknowns.rotation)
+        poses = torch.eye(4, dtype=torch.float64).repeat(len(self.given.sizes), 1, 1)
+        poses[:, :3, :3] = nearest_rotations(unknowns.rotation)
         poses[:, :3, 3] = unknowns.translation.detach().double() / unit
         focals = unknowns.focal.double().tolist()
-        depths, confidences = [], []
-        for view in range(len(self.sizes)):
-            depths.append(self._depth_of(view, poses[view], focals[view], ways, 1).float())
-            own = [c for p in self.predictions for number, _, c in p.sides() if number == view]
-            confidences.append(torch.stack(own).amax(0))
+        middles = self.given.middles
+        depths = [
+            depth_of(view, self.predictions, ways, poses[view], focals[view], middle).float()
+            for view, middle in enumerate(middles)
+        ]
+        confidences = [surest(self.predictions, view) for view in range(len(middles))]
         told = (
-            f"{len(self.predictions)} predictions, {self.options.steps} steps at every "
+            f"dense alignment: {len(self.predictions)} predictions, {self.options.steps} steps at every "
             f"{self.terms.every}. pixel: objective {objective[0]:.4g} to {objective[1]:.4g}"
         )
-        return AlignedViews(poses, focals, list(self.middles), depths, confidences, ways, objective, told)
-
-
-def _orthogonal(rotations: Tensor) -> Tensor:
-    """The nearest rotations, in float64: float32 leaves them a little off."""
-    u, _, vt = torch.linalg.svd(rotations.double())
-    return u @ vt
+        return AlignedViews(poses, focals, list(middles), depths, confidences, ways, objective, told)
 
 
 __all__ = ["AlignmentOptions", "align_pair", "align_views"]

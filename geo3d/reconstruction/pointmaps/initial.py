@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from geo3d.errors import InputError
 from geo3d.geometry.similarity import Similarity, fit_similarity_robustly
 from geo3d.reconstruction.pointmaps.focal import robust_focal
 from geo3d.reconstruction.pointmaps.graph import spanning_tree
-from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, thinned_centre
+from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, centre, lens_centre, thinned_centre
 from geo3d.reconstruction.pointmaps.objective import taken, taken_pixels
 from geo3d.reconstruction.pointmaps.pose import find_pose, usual_threshold
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction, camera_rays, sizes_of
@@ -21,6 +22,47 @@ from geo3d.reconstruction.pointmaps.prediction import PairPrediction, camera_ray
 _STEPS = 10
 _PIXELS = 20_000  # that a focal length is read off at most, or some more
 _ROUNDS = 2  # in which what predictions say of a view and where they lie are found in turn
+
+
+@dataclass(frozen=True)
+class GivenViews:
+    """What is known of views before they are aligned.
+
+    Args:
+        sizes: height and width of each.
+        middles: principal points.
+        focals: pixels, where known.
+        lenses: rows of the focal lengths that are looked for: views of one lens have one.
+    """
+
+    sizes: list[tuple[int, int]]
+    middles: list[LensCentre]
+    focals: list[float | None]
+    lenses: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Sequence[PairPrediction],
+        principal_points: Sequence[PrincipalPoint] | None,
+        focals: Sequence[float | None] | None,
+        lenses: Sequence[int] | None,
+    ) -> GivenViews:
+        """Of what a caller gives, and the usual for the rest: centres, no focal length, a lens for each view.
+
+        Raises:
+            InputError: something is given for another number of views.
+        """
+        sizes = sizes_of(predictions)
+        points = [centre(*size) for size in sizes] if principal_points is None else principal_points
+        middles = [lens_centre(one) for one in points]
+        known = [None] * len(sizes) if focals is None else list(focals)
+        numbers = list(range(len(sizes))) if lenses is None else list(lenses)
+        for name, given in (("principal_points", middles), ("focals", known), ("lenses", numbers)):
+            if len(given) != len(sizes):
+                raise InputError(f"{name} are given for {len(given)} views, there are {len(sizes)}")
+        rows = {lens: row for row, lens in enumerate(dict.fromkeys(numbers))}
+        return cls(sizes, middles, known, [rows[lens] for lens in numbers])
 
 
 def find_focals(
@@ -182,4 +224,36 @@ def fused_depth(pose: Tensor, focal: float, principal_point: PrincipalPoint, poi
     return depth.clamp_min(0)
 
 
-__all__ = ["chain", "find_focals", "fit", "fused_depth"]
+def depth_of(
+    view: int,
+    predictions: Sequence[PairPrediction],
+    ways: Sequence[Similarity],
+    pose: Tensor,
+    focal: float,
+    principal_point: PrincipalPoint,
+    every: int = 1,
+) -> Tensor:
+    """(H, W) depth of every so many pixels of a view, from all that predictions say of them, each as it is sure.
+
+    Args:
+        view: its number.
+        predictions: of pairs.
+        ways: of each prediction to the world.
+        pose, focal, principal_point: of the view.
+        every: distance of the pixels.
+    """
+    points, weights = [], []
+    start = every // 2
+    for prediction, way in zip(predictions, ways):
+        for number, own, confidence in prediction.sides():
+            if number == view:
+                points.append(way.apply(own[start::every, start::every]))
+                weights.append(confidence[start::every, start::every].double().log().clamp_min(0))
+    weight = torch.stack(weights)
+    if not bool((weight > 0).any()):
+        weight = torch.ones_like(weight)  # nothing is surer than anything else
+    middle = thinned_centre(principal_point, every)
+    return fused_depth(pose, focal / every, middle, torch.stack(points), weight)
+
+
+__all__ = ["GivenViews", "chain", "depth_of", "find_focals", "fit", "fused_depth"]

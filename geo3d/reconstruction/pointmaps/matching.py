@@ -14,6 +14,8 @@ from geo3d.ops import knn
 #: Scalar products that are held at a time.
 _AT_ONCE = 2**22
 _ROUNDS = 10
+#: Distance of starts at the published size, and pixels at the border that are not trusted.
+_EVERY, _OF_SIDE, _BORDER = 8, 512, 3
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def with_confidence(matches: Matches, first: Tensor, second: Tensor, rule: str =
 
 
 def within_border(
-    matches: Matches, first_size: tuple[int, int], second_size: tuple[int, int], border: int = 3
+    matches: Matches, first_size: tuple[int, int], second_size: tuple[int, int], border: int = _BORDER
 ) -> Matches:
     """Matches that lie in neither image within so many pixels of its border; sizes are (height, width)."""
     kept = torch.ones(len(matches), dtype=torch.bool, device=matches.first.device)
@@ -133,6 +135,23 @@ def within_border(
         x, y = pixels.unbind(1)
         kept &= (x >= border) & (y >= border) & (x < width - border) & (y < height - border)
     return matches.rows(kept)
+
+
+def matches_of(first: Tensor, second: Tensor, first_confidence: Tensor, second_confidence: Tensor) -> Matches:
+    """What descriptors of one prediction tell: matches from both views, off the borders, with confidences.
+
+    Starts are 8 pixels of 512 apart, as published, and as many in images of other sizes; confidences are geometric
+    means.
+
+    Args:
+        first, second: (H, W, C) and (H', W', C) descriptors.
+        first_confidence, second_confidence: (H, W) and (H', W') of them.
+    """
+    sizes = [part.shape[:2] for part in (first, second)]
+    every = max(1, round(_EVERY * max(map(max, sizes)) / _OF_SIDE))
+    matches = reciprocal_descriptors(first, second, every, both_ways=True)
+    matches = within_border(matches, *sizes, border=min(_BORDER, every))
+    return with_confidence(matches, first_confidence, second_confidence, "mean")
 
 
 def _from_starts(first: Tensor, second: Tensor, every: int, at_once: int) -> Tensor:
@@ -159,6 +178,7 @@ def _from_starts(first: Tensor, second: Tensor, every: int, at_once: int) -> Ten
 __all__ = [
     "Matches",
     "grid_starts",
+    "matches_of",
     "nearest_descriptors",
     "reciprocal_descriptors",
     "reciprocal_points",

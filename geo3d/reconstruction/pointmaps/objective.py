@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from geo3d.errors import InputError
 from geo3d.reconstruction.pointmaps.lens import PrincipalPoint, from_centre
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction, sizes_of
 
 #: Geometric mean of the scales of all predictions, so that nothing can shrink to naught.
 MEAN_SCALE = 0.5
+#: Places of all predictions together at which the objective is taken: more make it slower and hardly better.
+_TERMS, _FEWEST_OF_A_VIEW = 400_000, 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,4 +110,58 @@ def taken_pixels(height: int, width: int, every: int) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
 
 
-__all__ = ["MEAN_SCALE", "Terms", "Unknowns", "normalised", "taken", "taken_pixels"]
+def usual_step(predictions: Sequence[PairPrediction], sizes: Sequence[tuple[int, int]]) -> int:
+    """Distance of pixels at which all predictions together have about so many terms."""
+    most = max(_FEWEST_OF_A_VIEW, _TERMS // (2 * len(predictions)))
+    return max(1, math.ceil(math.sqrt(max(h * w for h, w in sizes) / most)))
+
+
+def descend(
+    parameters: Sequence[Tensor],
+    value: Callable[[], Tensor],
+    steps: int,
+    rate: float,
+    last_rate: float,
+    tick: Callable[[int, float], None] | None = None,
+) -> tuple[float, float]:
+    """Adam from where parameters are, its rate falling as a cosine; where it ends above its start, they are put back.
+
+    Args:
+        parameters: that ``value`` is computed from.
+        value: what is minimised.
+        steps: 0 or more.
+        rate, last_rate: at the first and the last step.
+        tick: told step and value now and then.
+
+    Returns:
+        The value at the start and at the end.
+
+    Raises:
+        InputError: the value is no number at the end.
+    """
+    with torch.no_grad():
+        start = float(value())
+    begun = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.9))
+    for step in range(steps):
+        share = step / max(1, steps - 1)
+        for group in optimizer.param_groups:
+            group["lr"] = last_rate + (rate - last_rate) * (1 + math.cos(math.pi * share)) / 2
+        optimizer.zero_grad()
+        now = value()
+        now.backward()
+        optimizer.step()
+        if tick is not None and (step % 10 == 0 or step == steps - 1):
+            tick(step + 1, float(now.detach()))
+    with torch.no_grad():
+        last = float(value())
+        if not math.isfinite(last):
+            raise InputError("the alignment went astray: its objective is no number; lower its rate")
+        if last > start:  # too few steps to settle, from a start that was right already
+            for parameter, first in zip(parameters, begun):
+                parameter.copy_(first)
+            last = start
+    return start, last
+
+
+__all__ = ["MEAN_SCALE", "Terms", "Unknowns", "descend", "normalised", "taken", "taken_pixels", "usual_step"]

@@ -12,7 +12,9 @@ from torch import Tensor
 from geo3d.datasets.image_files import IMAGE_ENDINGS, image_names
 from geo3d.errors import InputError
 from geo3d.models.dust3r import DUSt3R, EncodedView
+from geo3d.models.dust3r_heads import PairPointmaps
 from geo3d.models.dust3r_images import LoadedImage, load_image
+from geo3d.reconstruction.pointmaps.matching import Matches, matches_of
 from geo3d.reconstruction.pointmaps.prediction import PairPrediction
 
 #: Photos that cameras of telephones write and Pillow does not read: they are named, not passed over.
@@ -112,6 +114,7 @@ class NetworkPairs:
         photos: which the pairs number.
         batch: orders that are decoded at a time.
         tick: told how many orders are done, of how many.
+        matches: match the descriptors of each order, where the network has some.
     """
 
     def __init__(
@@ -120,7 +123,9 @@ class NetworkPairs:
         photos: Sequence[Photo],
         batch: int = 4,
         tick: Callable[[int, int], None] | None = None,
+        matches: bool = False,
     ) -> None:
+        self.matches = matches
         self.network, self.photos, self.batch, self.tick = network.eval(), photos, batch, tick
         self._encoded: list[EncodedView] = []
 
@@ -151,10 +156,22 @@ class NetworkPairs:
                 pair = self.network.pair(*sides)
                 for row, number in enumerate(part):
                     maps = (m[row].float().cpu() for side in pair for m in (side.points, side.confidence))
-                    found[number] = PairPrediction(*orders[number], *maps)
+                    found[number] = PairPrediction(*orders[number], *maps, self._matched(pair, row))
                 if self.tick is not None:
                     self.tick(len(found), len(orders))
         return [found[number] for number in range(len(orders))]
+
+    def _matched(self, pair: PairPointmaps, row: int) -> Matches | None:
+        """Matches of an order of a batch, on the CPU."""
+        if not self.matches or pair.first.descriptors is None:
+            return None
+        maps = (m[row].float() for name in ("descriptors", "descriptor_confidence") for m in _both(pair, name))
+        found = matches_of(*maps)
+        return Matches(*(part.cpu() for part in (found.first, found.second, found.confidence)))
+
+
+def _both(pair: PairPointmaps, name: str) -> tuple[Tensor, Tensor]:
+    return getattr(pair.first, name), getattr(pair.second, name)
 
 
 def _joined(views: Sequence[EncodedView]) -> EncodedView:

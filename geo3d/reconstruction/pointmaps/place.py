@@ -20,6 +20,7 @@ from geo3d.reconstruction.pointmaps.graph import complete_pairs, largest_group, 
 from geo3d.reconstruction.pointmaps.lens import LensCentre, centre
 from geo3d.reconstruction.pointmaps.photos import LeftOut, Photo
 from geo3d.reconstruction.pointmaps.prediction import AlignedViews, PairPrediction
+from geo3d.reconstruction.pointmaps.sparse import align_matches
 from geo3d.reconstruction.pointmaps.upright import upright
 
 #: Photos up to which every pair is predicted.
@@ -43,6 +44,7 @@ class PlaceOptions:
         same_lens: photos of one size have one focal length.
         clean: points that hide surer ones lose their confidence.
         alignment: of the optimisation.
+        method: ``dense``: by pointmaps, ``sparse``: by matches of descriptors.
     """
 
     pairs: Literal["auto", "complete", "window", "similar"] = "auto"
@@ -53,6 +55,7 @@ class PlaceOptions:
     same_lens: bool = False
     clean: bool = True
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    method: Literal["dense", "sparse"] = "dense"
 
     def chosen(self, count: int, descriptors: Callable[[], Tensor]) -> list[tuple[int, int]]:
         """The pairs of so many photos."""
@@ -166,7 +169,8 @@ def reconstruct(
         tick: as of :func:`align_views`.
 
     Raises:
-        InputError: fewer than two photos, or no two that a pair connects.
+        InputError: fewer than two photos, no two that a pair connects, or no matches where the sparse alignment is
+            asked for.
     """
     options = options or PlaceOptions()
     if len(photos) < 2:
@@ -196,7 +200,8 @@ def reconstruct(
         if p.first in number_of and p.second in number_of
     ]
     chosen = [photos[view] for view in group]
-    aligned = align_views(
+    align = align_matches if options.method == "sparse" else align_views
+    aligned = align(
         kept,
         rng,
         options.alignment,

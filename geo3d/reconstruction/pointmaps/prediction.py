@@ -12,6 +12,7 @@ from geo3d.errors import InputError
 from geo3d.geometry import Camera
 from geo3d.geometry.similarity import Similarity
 from geo3d.reconstruction.pointmaps.lens import LensCentre, PrincipalPoint, from_centre, pixel_centres
+from geo3d.reconstruction.pointmaps.matching import Matches
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,7 @@ class PairPrediction:
         first, second: numbers of the views.
         first_points, second_points: (H, W, 3) and (H', W', 3), OpenCV's axes.
         first_confidence, second_confidence: (H, W) and (H', W').
+        matches: pixels of both that show one thing, with confidences, where the network has descriptors; else None.
     """
 
     first: int
@@ -30,6 +32,7 @@ class PairPrediction:
     first_confidence: Tensor
     second_points: Tensor
     second_confidence: Tensor
+    matches: Matches | None = None
 
     def __post_init__(self) -> None:
         for points, confidence in (
@@ -139,4 +142,9 @@ def sizes_of(predictions: Sequence[PairPrediction]) -> list[tuple[int, int]]:
     return [known[view] for view in range(len(known))]
 
 
-__all__ = ["AlignedViews", "PairPrediction", "camera_rays", "sizes_of"]
+def surest(predictions: Sequence[PairPrediction], view: int) -> Tensor:
+    """(H, W) confidence of a view's pixels in the prediction that is surest of each."""
+    return torch.stack([c for p in predictions for number, _, c in p.sides() if number == view]).amax(0)
+
+
+__all__ = ["AlignedViews", "PairPrediction", "camera_rays", "sizes_of", "surest"]
