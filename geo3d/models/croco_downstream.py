@@ -211,6 +211,10 @@ class CroCoDownstream(CroCoTrunk):
             kept[self.config.blocks - 1] = self.dec_norm(x)
         return [kept[number] for number in layers]
 
+    def start_at(self, values: Tensor) -> None:
+        """Have a fresh head predict about these values (C,) at every pixel, such as the median of what is learnt."""
+        (self.head.dpt if self.config.head == "dpt" else self.head).start_at(values)
+
     def forward(self, first: Tensor, second: Tensor | None = None) -> DenseOutput:
         """Predict for each pixel of the first image.
 

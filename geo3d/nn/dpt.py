@@ -141,6 +141,11 @@ class DPTHead(nn.Module):
         """The layer whose output is the map."""
         return self.head[-1]
 
+    @torch.no_grad()
+    def start_at(self, values: Tensor) -> None:
+        """Have a fresh head begin with these values (up to ``channels``) at every pixel: biases of its last layer."""
+        self.last_layer.bias[: len(values)] = values
+
     def forward(self, tokens: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Predict.
 
@@ -185,6 +190,13 @@ class PixelHead(nn.Module):
     def last_layer(self) -> nn.Linear:
         """The layer whose output is the map."""
         return self.proj
+
+    @torch.no_grad()
+    def start_at(self, values: Tensor) -> None:
+        """As :meth:`DPTHead.start_at`."""
+        bias = self.proj.bias
+        by_channel = bias.view(self.patch_size**2, -1).T if self.channels_last else bias.view(-1, self.patch_size**2)
+        by_channel[: len(values)] = values[:, None]
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) -> (B, channels, rows * patch_size, columns * patch_size)."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from geo3d.datasets.rooms import make_pairs, pairs_folder
 from geo3d.errors import InputError
@@ -21,12 +24,17 @@ from geo3d.methods.dense import (
     draw_dense,
 )
 from geo3d.progress import Log
+from geo3d.random import Stream, stream_generator
 from geo3d.recipes.finetuning import FewLabels
 from geo3d.recipes.recipe import RoomsRun
+from geo3d.samples.readable import Readable
+from geo3d.spread import evenly_spread
 from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
 _DRAWN = 4
+#: Training items that the head's beginning is the median of.
+_OF_MEDIAN = 64
 
 
 @dataclass(kw_only=True)
@@ -113,6 +121,23 @@ class DenseRecipe(FewLabels):
     method: DensePrediction
     #: Figures of the report, with their units.
     told: ClassVar[tuple[tuple[str, str], ...]]
+
+    def __init__(self, config: DenseRun, folder: Path, log: Log) -> None:
+        super().__init__(config, folder, log)
+        #: (C,) what is true of a pixel on the whole: the head begins there, where `init` brings none.
+        self.usual = self._median()
+        self.method.network.start_at(self.usual)
+
+    def _median(self) -> Tensor:
+        """(C,) the median of what is true of some training crops; 0 where nothing is known of them."""
+        readable, drawn = Readable(self.config.strict, self.log, "left out of where the head begins"), []
+        for row in evenly_spread(len(self.samples), _OF_MEDIAN):
+            rng = stream_generator(self.seed, Stream.MEASURE, row)
+            sample = readable.read(row, partial(self.samples.draw, row, rng), partial(self.samples.describe, row))
+            drawn += [sample["target"].flatten(1)] if sample is not None else []
+        if not drawn:
+            return torch.zeros(len(self.method.units))
+        return torch.cat(drawn, 1).nanmedian(1).values.nan_to_num()
 
     def prepare_measuring(self, source: Any, measured: Any) -> None:
         """Measure crops of the held-out items as they are."""

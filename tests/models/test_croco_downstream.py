@@ -266,3 +266,17 @@ def test_weights_of_tiles() -> None:
     surest = TileConfidence(15, None).weight(torch.tensor([-1e4, -7.0, 1e4]))
     assert (surest > 0).all()
     assert (surest * 1e4).isfinite().all()
+
+
+@pytest.mark.parametrize("head", ["dpt", "linear"])
+@pytest.mark.parametrize("order", ["channels_last", "channels_first"])
+def test_a_head_starts_at_a_value_of_each_channel(head: str, order: str) -> None:
+    """What its weights add is taken away, so that biases alone are seen; the confidence stays as it was."""
+    network = create_model("croco_flow_tiny", head=head, linear_order=order)
+    layer = (network.head.dpt if head == "dpt" else network.head).last_layer
+    torch.nn.init.zeros_(layer.weight)
+    network.start_at(torch.tensor([3.0, -2.0]))
+    with torch.no_grad():
+        out = network(torch.zeros(1, 3, 32, 48), torch.zeros(1, 3, 32, 48))
+    assert torch.equal(out.values, torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 32, 48))
+    assert not out.confidence.any()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import small_run
+import torch
+from small_runs import DATA, small_run
 
 from geo3d import InputError, create_model, save_model
 from geo3d.datasets.disparity_files import write_pfm
@@ -45,3 +46,22 @@ def test_nothing_known_is_told(stereo_rooms: Path, tmp_path: Path) -> None:
         write_pfm(path, np.full((48, 64), np.nan, np.float32))
     with pytest.raises(InputError, match="nothing is known of the 9 pairs to measure"):
         _task(data, tmp_path).measure()
+
+
+@pytest.mark.parametrize("name", ["stereo", "flow", "depth"])
+def test_a_fresh_head_begins_at_what_is_usual(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """So that it is a constant's error which is learnt from, and not that of the way there."""
+    data = request.getfixturevalue(DATA.get(name, "rooms"))
+    run = small_run(name, {"color_jitter": 0.0, "flip": 0.0}, data=(data,)).resolved()
+    task = get_recipe(name)(run, tmp_path, lambda _: None)
+    with task.method.measuring():
+        values = task.method.predict(task.method.collate([task.samples.draw(0, np.random.default_rng(0))])).values
+    # The last layer's weights of 0.01 leave it there: at most 0.05 was seen.
+    assert torch.allclose(values, task.usual.view(1, -1, 1, 1).expand_as(values), atol=0.2)
+
+
+def test_the_median_leaves_out_what_is_not_known(stereo_rooms: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(stereo_rooms, tmp_path / "data"))
+    for number, path in enumerate(sorted(data.rglob("*.pfm"))):
+        write_pfm(path, np.full((48, 64), np.nan if number % 2 else 7.0, np.float32))
+    assert _task(data, tmp_path, resized=None, image_size=(32, 48)).usual.item() == 7.0

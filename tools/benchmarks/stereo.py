@@ -32,7 +32,6 @@ from geo3d.methods.checks import check_at_least
 from geo3d.models import create_model
 from geo3d.nn.colors import normalise
 from geo3d.recipes import Recipe, get_recipe, pretrain
-from geo3d.spread import evenly_spread
 
 PRETRAINED, RANDOM = "pre-trained", "random weights"
 CONSTANT, BLOCKS = "constant", "block matching"
@@ -47,8 +46,6 @@ _RESULT = "figures.json"
 _BLOCK, _LARGEST = 7, 0.25
 #: Rooms of another seed than pre-training's, which is 0, where they are the same kind of rooms.
 _DATA_SEED = {"stereo": 0, "flow": 0, "depth": 1000}
-#: Training items that the constant is the median of.
-_OF_MEDIAN = 64
 #: The real pair: its shorter side, pixels, in which networks see it, the first as in training.
 _SIDES = (96, 192)
 
@@ -171,7 +168,8 @@ def untrained(config: StereoBenchmark) -> dict[str, list[dict[str, float]]]:
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in range(config.seeds):
         recipe = measured(config, seed)
-        constant = constant_of(recipe)
+        # Of flow, no motion.
+        constant = recipe.usual if len(recipe.usual) == 1 else torch.zeros(len(recipe.usual))
         predictors = {CONSTANT: lambda batch, value=constant: value.view(1, -1, 1, 1).expand_as(batch["target"])}
         if config.task == "stereo":
             predictors[BLOCKS] = lambda batch: torch.stack(
@@ -189,16 +187,6 @@ def measured(config: StereoBenchmark, seed: int) -> Recipe:
     """The recipe with its data, as a run of a seed begins."""
     run = settings(config, seed).resolved()
     return get_recipe(config.task)(run, config.out, no_log)
-
-
-def constant_of(recipe: Recipe) -> Tensor:
-    """(C,) the median of what is true of training crops; of flow, no motion."""
-    channels = len(recipe.method.units)
-    if channels > 1:
-        return torch.zeros(channels)
-    rows = evenly_spread(len(recipe.samples), _OF_MEDIAN)
-    drawn = [recipe.samples.draw(row, np.random.default_rng(row))["target"] for row in rows]
-    return torch.stack(drawn).nanmedian().view(1)
 
 
 def block_matched(left: Tensor, right: Tensor) -> Tensor:
