@@ -12,7 +12,7 @@ from geo3d.geometry import VolumeGrid
 from geo3d.geometry.byte_colors import byte_color_tensor
 from geo3d.methods.nerf_mae import MaskedGrids, MaskedGridsConfig, colour_psnr, copied_blocks
 from geo3d.recipes.grids import GridsRecipe, GridsRun, published_training
-from geo3d.reconstruction.grid_rendering import inside_view, render_grid
+from geo3d.reconstruction.grid_rendering import overview, render_grid
 from geo3d.train.config import TrainConfig
 from geo3d.viz.sheet import captioned_sheet, write_picture
 
@@ -120,7 +120,7 @@ class NeRFMAERecipe(GridsRecipe):
         rows = []
         for row, sides in enumerate(batch["sizes"].tolist()):
             parts = [_placed(part[row].cpu(), sides) for part in (masked, filled, batch["values"])]
-            view = inside_view(parts[-1], *_VIEW)
+            view = overview(parts[-1], *_VIEW)
             rows.append([byte_color_tensor(render_grid(part, *view)[0]).numpy() for part in parts])
         write_picture(self.folder / "views.png", captioned_sheet(np.array(rows), ["masked", "filled in", "original"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,9 +24,10 @@ _PASSED_OVER, _STOP = 1e-3, 1e-3
 #: A pixel has a depth where at least this share of its light was stopped.
 _SOLID = 0.5
 _RAYS = 1 << 14  # at a time
-# Where :func:`inside_view` stands and looks: shares of the box; and its field of view, radians, and size of a look.
-_INSET, _EYES, _LOOKED_AT = 0.15, 0.6, (0.5, 0.5, 0.25)
-_FIELD_OF_VIEW, _LOOK = 1.3, (40, 30)
+# Where :func:`overview` stands and looks: shares of the box, and places around it, as far from its centre as it is
+# long; its field of view, radians, and size of a look; and light that is left where it sees no farther.
+_CORNERS, _EYES, _LOOKED_AT, _AROUND = (0.15, 0.85), 0.6, (0.5, 0.5, 0.25), 8
+_FIELD_OF_VIEW, _LOOK, _FIRST_STOPPED = 1.3, (40, 30), 0.9
 
 
 def render_grid(
@@ -53,39 +55,79 @@ def render_grid(
     Raises:
         InputError: a grid without corners or of a single voxel along a side.
     """
-    if grid.low is None or grid.high is None or min(grid.sides) < 2:
-        raise InputError(f"render_grid: needs corners and at least 2 voxels along each side, got {grid.sides}")
-    side = float(grid.voxel.mean())
-    raw = raw_grid(grid)
-    centre, half = (grid.high + grid.low).double() / 2, (grid.high - grid.low).double() / 2
-    pose = world_from_camera.double()
-    local = camera_directions(camera)
-    scale = 1 / side
-    occupancy = ops.grid_occupancy(raw, _PASSED_OVER * scale, 0.0, scale)
-    directions = ((local @ pose[:3, :3].T) / half).float()
-    origin = ((pose[:3, 3] - centre) / half).float()
-    parts = []
-    for some in directions.split(_RAYS):
-        colour, left, depth, _, _ = ops.render_rays(
-            raw,
-            origin.expand_as(some).contiguous(),
-            some,
-            step=side / 2,
-            density_scale=scale,
-            stop=_STOP,
-            occupancy=occupancy,
-        )
-        parts.append(torch.cat([colour, left[:, None], depth[:, None]], 1))
-    colour, left, along = torch.cat(parts).split([3, 1, 1], 1)
+    along, colour, left = _Rendering(grid).see(camera, world_from_camera)
     stopped = 1 - left
-    depth = torch.where(stopped >= _SOLID, along / stopped.clamp_min(_SOLID), 0.0) * local[:, 2:].float()
+    forward = camera_directions(camera)[:, 2].float()
+    depth = torch.where(stopped >= _SOLID, along / stopped.clamp_min(_SOLID), 0.0) * forward
+    colour = (colour + left[:, None] * torch.tensor(background)).clamp(0, 1)
     size = (camera.height, camera.width)
-    colour = (colour + left * torch.tensor(background)).clamp(0, 1)
     return colour.reshape(*size, 3), depth.reshape(size)
 
 
-def inside_view(grid: VolumeGrid, width: int = 160, height: int = 120) -> tuple[Camera, Tensor]:
-    """A camera in one of the upper corners of a grid that looks across it, the one that sees farthest.
+class _Rendering:
+    """A grid made ready to be seen from many places.
+
+    Raises:
+        InputError: a grid without corners or of a single voxel along a side.
+    """
+
+    def __init__(self, grid: VolumeGrid) -> None:
+        if grid.low is None or grid.high is None or min(grid.sides) < 2:
+            raise InputError(f"rendering: needs corners and at least 2 voxels along each side, got {grid.sides}")
+        self.low, self.high = grid.low.double(), grid.high.double()
+        side = float(grid.voxel.mean())
+        self.step, self.scale = side / 2, 1 / side
+        self.raw = raw_grid(grid)
+        self.occupancy = ops.grid_occupancy(self.raw, _PASSED_OVER * self.scale, 0.0, self.scale)
+
+    def see(self, camera: Camera, world_from_camera: Tensor, stop: float = _STOP) -> tuple[Tensor, Tensor, Tensor]:
+        """Rays of all pixels, until less than ``stop`` of their light is left.
+
+        Returns:
+            (R,) how far along its ray light is stopped, metres, weighted by how much; (R, 3) colour over black; (R,)
+            light that is left.
+        """
+        pose, parts = world_from_camera.double(), []
+        centre, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        directions = ((camera_directions(camera) @ pose[:3, :3].T) / half).float()
+        origin = ((pose[:3, 3] - centre) / half).float()
+        for some in directions.split(_RAYS):
+            colour, left, depth, _, _ = ops.render_rays(
+                self.raw,
+                origin.expand_as(some).contiguous(),
+                some,
+                step=self.step,
+                density_scale=self.scale,
+                stop=stop,
+                occupancy=self.occupancy,
+            )
+            parts.append((depth, colour, left))
+        depth, colour, left = (torch.cat(column) for column in zip(*parts, strict=True))
+        return depth, colour, left
+
+    def reach(self, camera: Camera, world_from_camera: Tensor) -> float:
+        """How far into the grid a camera sees, metres, until a tenth of the light is stopped.
+
+        So fog before the camera counts against it. The mean is over the pixels that look at the grid's box; where light
+        passes they count as 0, and the way to the box of a camera outside does not count.
+        """
+        along, _, left = self.see(camera, world_from_camera, _FIRST_STOPPED)
+        pose = world_from_camera.double()
+        directions = camera_directions(camera) @ pose[:3, :3].T
+        ends = (torch.stack([self.low, self.high])[:, None] - pose[:3, 3]) / directions
+        entry, end = ends.amin(0).amax(1).clamp_min(0), ends.amax(0).amin(1)
+        stopped = 1 - left
+        far = along / stopped.clamp_min(1 - _FIRST_STOPPED) - entry.float()
+        far = torch.where(stopped >= 1 - _FIRST_STOPPED, far, 0.0).clamp_min(0)
+        return float(far.sum() / (end > entry).sum().clamp_min(1))
+
+
+def overview(grid: VolumeGrid, width: int = 160, height: int = 120) -> tuple[Camera, Tensor]:
+    """A camera that sees much of a grid, at the place from where one sees farthest into it.
+
+    It stands in one of the upper corners and looks across, as rooms are best seen, or outside and looks in, as objects
+    are, and captures whose photos were taken from outside the box: their corners lie in fog or behind a wall. Outside
+    one has all of it in view, so that a corner must see twice as far.
 
     Args:
         grid: as :func:`render_grid` takes it.
@@ -97,18 +139,23 @@ def inside_view(grid: VolumeGrid, width: int = 160, height: int = 120) -> tuple[
     Raises:
         InputError: as :func:`render_grid`.
     """
-    if grid.low is None or grid.high is None:
-        raise InputError("inside_view: the grid's corners are not known")
-    low, span = grid.low.double(), (grid.high - grid.low).double()
-    target = low + span * torch.tensor(_LOOKED_AT, dtype=torch.float64)
-    small, best = Camera.from_fov(*_LOOK, _FIELD_OF_VIEW), (-1.0, torch.eye(4, dtype=torch.float64))
-    for x in (_INSET, 1 - _INSET):
-        for y in (_INSET, 1 - _INSET):
-            eye = low + span * torch.tensor([x, y, _EYES], dtype=torch.float64)
-            pose = torch.from_numpy(look_from(eye.numpy(), target.numpy()))
-            depth = render_grid(grid, small, pose)[1]
-            best = max(best, (float(depth.mean()), pose), key=lambda found: found[0])
-    return Camera.from_fov(width, height, _FIELD_OF_VIEW), best[1]
+    rendering = _Rendering(grid)
+    small = Camera.from_fov(*_LOOK, _FIELD_OF_VIEW)
+    poses = _overlooking(rendering.low, rendering.high)
+    reaches = np.array([rendering.reach(small, pose) for pose in poses])
+    reaches[-_AROUND:] *= 2
+    return Camera.from_fov(width, height, _FIELD_OF_VIEW), poses[int(reaches.argmax())]
+
+
+def _overlooking(low: Tensor, high: Tensor) -> list[Tensor]:
+    """Poses in the upper corners of a box, then around it."""
+    low, span = low.numpy(), (high - low).numpy()
+    places = [(low + span * (x, y, _EYES), low + span * _LOOKED_AT) for x in _CORNERS for y in _CORNERS]
+    centre = low + span / 2
+    for angle in 2 * np.pi * np.arange(_AROUND) / _AROUND:
+        away = span[:2].max() * np.array([np.cos(angle), np.sin(angle)])
+        places.append((centre + np.append(away, 0.0), centre))
+    return [torch.from_numpy(look_from(eye, target)) for eye, target in places]
 
 
 def raw_grid(grid: VolumeGrid) -> Tensor:
@@ -134,4 +181,4 @@ def _spread(grid: VolumeGrid) -> Tensor:
     return torch.where(clear & (near[..., 3:] > 1e-6), mean, grid.rgb.float())
 
 
-__all__ = ["WHITE", "inside_view", "raw_grid", "render_grid"]
+__all__ = ["WHITE", "overview", "raw_grid", "render_grid"]

@@ -1,4 +1,4 @@
-"""A radiance grid: slices, a rendering from inside it, and its voxels."""
+"""A radiance grid: slices, a rendering, and its voxels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geo3d.geometry.byte_colors import byte_color_tensor
-from geo3d.reconstruction.grid_rendering import inside_view, render_grid
+from geo3d.reconstruction.grid_rendering import overview, render_grid
 from geo3d.reconstruction.preview import grid_slices, label_slices
 from geo3d.visualize.features import SOLID, grid_points, read_grids
 from geo3d.visualize.options import DrawingOptions, PlaceOptions
@@ -21,7 +21,7 @@ _RENDERED = (480, 360)  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class GridOptions(DrawingOptions, PlaceOptions):
-    """Show radiance grids: slices, a rendering from inside, the voxels; labels where there are any."""
+    """Show radiance grids: slices, a rendering, the voxels; labels where there are any."""
 
 
 def draw(config: GridOptions) -> Picture3D:
@@ -41,9 +41,9 @@ def draw(config: GridOptions) -> Picture3D:
             told = f"{name}: {' x '.join(map(str, grid.sides))} voxels, {len(rows):,} of them solid"
             if grid.low is not None:
                 told += f", of {100 * float(grid.voxel.mean()):.1f} cm"
-                image, _ = render_grid(grid, *inside_view(grid, *_RENDERED))
+                image, _ = render_grid(grid, *overview(grid, *_RENDERED))
                 pixels = byte_color_tensor(image).numpy()
-                images.append(ImagePanel(f"{name}: rendered from inside", pixels))
+                images.append(ImagePanel(f"{name}: rendered", pixels))
             else:
                 told += "; its size is not known, so that it is not rendered"
             notes.append(told)

@@ -9,7 +9,7 @@ from analytic_scenes import look_at
 
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, VolumeGrid
-from geo3d.reconstruction.grid_rendering import inside_view, render_grid
+from geo3d.reconstruction.grid_rendering import overview, render_grid
 
 CAMERA = Camera.from_fov(33, 25, 0.6)
 
@@ -63,7 +63,7 @@ def test_surfaces_have_no_dark_rims() -> None:
     assert colour.min() > 0.97
 
 
-def test_a_view_from_within_is_from_the_corner_that_sees_farthest() -> None:
+def test_an_overview_of_a_room_is_from_the_corner_that_sees_farthest() -> None:
     """In a room with a floor and far walls, a pillar stands before each corner but one."""
     grid = _empty()
     for wall in (
@@ -76,12 +76,25 @@ def test_a_view_from_within_is_from_the_corner_that_sees_farthest() -> None:
         wall[:] = 0.999
     for x, y in ((8, 8), (8, 29), (29, 8)):
         grid.opacity[x : x + 3, y : y + 3] = 0.999
-    camera, pose = inside_view(grid, 64, 48)
+    camera, pose = overview(grid, 64, 48)
     assert (camera.width, camera.height) == (64, 48)
     torch.testing.assert_close(pose[:3, 3], torch.tensor([2.4, 1.4, 1.2]).double())
     assert render_grid(grid, camera, pose)[1].median() > 1
     with pytest.raises(InputError, match="corners"):
-        inside_view(VolumeGrid(grid.rgb, grid.opacity))
+        overview(VolumeGrid(grid.rgb, grid.opacity))
+
+
+def test_an_overview_stands_where_the_air_is_clear() -> None:
+    """An object before a wall, fog behind it and above: seen from outside, from the open side."""
+    grid = _empty()
+    grid.opacity[:12] = grid.opacity[:, :, 11:] = 0.08
+    grid.opacity[12] = grid.opacity[18:22, 16:24, 3:10] = 0.999
+    camera, pose = overview(grid, 64, 48)
+    torch.testing.assert_close(pose[:3, 3], torch.tensor([5.0, 0, 1]).double())
+    depth = render_grid(grid, camera, pose)[1]
+    # The object's face is at x = 1.2, 3.8 from the camera; the wall behind it at 0.3.
+    assert depth[27, 32] == pytest.approx(3.8, abs=0.1)
+    assert depth[27, 22] == pytest.approx(4.7, abs=0.1)
 
 
 def test_a_grid_that_has_no_place() -> None:
