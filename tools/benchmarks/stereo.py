@@ -56,11 +56,11 @@ class StereoBenchmark:
 
     task: Literal["stereo", "flow", "depth"] = "stereo"
     """What is predicted."""
-    steps: int = 300
+    steps: int = 1500
     """Optimizer steps of each fine-tuning."""
     seeds: int = 2
     """Runs of each variant."""
-    rooms: int = 32
+    rooms: int = 120
     """Synthetic rooms; a fifth of them is measured."""
     init: tuple[Path, ...] = ()
     """Pre-training runs of croco_tiny, one a seed. None: they are made first, by the preset tiny of croco."""
