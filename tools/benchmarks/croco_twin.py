@@ -27,6 +27,13 @@ def _rotate(tokens: Tensor, positions: Tensor, base: float) -> Tensor:
     return torch.cat(turned, -1)
 
 
+def _absolute(positions: Tensor, dim: int) -> Tensor:
+    """Sine-cosine table (B, N, dim): sines and cosines of x, then of y."""
+    frequency = 10000.0 ** (-torch.arange(0, dim, 4, device=positions.device, dtype=torch.float32) / dim)
+    x, y = (positions[..., axis, None].float() * frequency for axis in (1, 0))
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], -1)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention with the matrix of probabilities; (B, H, N, D) -> (B, N, H * D)."""
     probability = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
@@ -73,6 +80,9 @@ class CroCoTwin(nn.Module):
         memory = network.decoder_embed(self._encode(second, positions))
         tokens = network.mask_token.to(seen.dtype).repeat(batch, mask.shape[1], 1)
         tokens[~mask] = seen.reshape(-1, seen.shape[-1])
+        if network.config.decoder_sincos:
+            table = _absolute(positions, tokens.shape[-1]).to(tokens.dtype)
+            tokens, memory = tokens + table, memory + table
         for block in network.dec_blocks:
             tokens = tokens + self._self_attention(block.attn, block.norm1(tokens), positions)
             tokens = tokens + self._cross_attention(
