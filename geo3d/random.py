@@ -54,6 +54,7 @@ class TrainingStream(IntEnum):
     ORDER = 0
     SAMPLE = 1
     STEP = 2
+    SHARED = 3
 
 
 def stream_generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -60,8 +60,17 @@ def check_seed(config: Any, where: str = "") -> None:
 
 def check_image_size(config: Any) -> None:
     """The field ``image_size`` is two sides that images can have."""
-    fits = all(1 <= side <= _LARGEST_SIDE for side in config.image_size)
-    _require(config, "image_size", fits, f"be two sides of 1 to {_LARGEST_SIDE} pixels", "")
+    _require(config, "image_size", _are_sides(config.image_size), f"be two sides of 1 to {_LARGEST_SIDE} pixels", "")
+
+
+def check_image_sizes(config: Any, name: str) -> None:
+    """All of a field's values are two sides each that images can have."""
+    fits = all(map(_are_sides, getattr(config, name)))
+    _require(config, name, fits, f"be pairs of sides of 1 to {_LARGEST_SIDE} pixels", "")
+
+
+def _are_sides(size: tuple[int, int]) -> bool:
+    return all(1 <= side <= _LARGEST_SIDE for side in size)
 
 
 def check_range(config: Any, name: str, most: float = math.inf) -> None:
@@ -77,6 +86,7 @@ __all__ = [
     "check_below_one",
     "check_between",
     "check_image_size",
+    "check_image_sizes",
     "check_positive",
     "check_range",
     "check_seed",

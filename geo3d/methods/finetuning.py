@@ -33,6 +33,9 @@ class FinetuningConfig:
     layer_decay: float = 1.0
     """Every layer of the encoder learns at the rate of the one after it times this (above 0, up to 1); decoder and head
     learn at the full rate. 1: all do."""
+    trunk_rate: float = 1.0
+    """What pre-training brings, decoder and all, learns at this share of the rate (above 0, up to 1), times what
+    `layer_decay` leaves of it; what a task alone has, the head, learns at the full rate."""
     labels: float = 1.0
     """Labelled items to learn from: a share of those there are (up to 1) or how many (above 1), drawn by the run's
     seed, of all classes alike where an item has one; those of a smaller number are among those of a larger one. All of
@@ -40,8 +43,9 @@ class FinetuningConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "labels")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"layer_decay must lie above 0 and up to 1, got {self.layer_decay:g}")
+        for name in ("layer_decay", "trunk_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie above 0 and up to 1, got {getattr(self, name):g}")
         if self.labels > 1 and self.labels != round(self.labels):
             raise InputError(f"labels above 1 count items, so that they must be whole, got {self.labels:g}")
 
@@ -138,15 +142,22 @@ def _value(text: str) -> Any:
         return text
 
 
-def decayed_rates(network: Encoder, layer_decay: float, prefix: str = "network.") -> dict[str, float]:
+def decayed_rates(
+    network: Encoder, layer_decay: float, trunk_rate: float = 1.0, prefix: str = "network."
+) -> dict[str, float]:
     """Rate factors of a network's parameters, under the names they have in a method.
 
     A parameter of layer ``d`` of ``n`` learns at ``layer_decay ** (n - d)`` of the rate, times what the network's
-    authors give it (:meth:`~geo3d.models.Encoder.rate_factors`); those of decoder and heads have ``d = n``.
+    authors give it (:meth:`~geo3d.models.Encoder.rate_factors`); those of decoder and heads have ``d = n``. What
+    :meth:`~geo3d.models.Encoder.is_of_pretraining` learns at ``trunk_rate`` of that.
     """
     own, count = network.rate_factors(), network.layer_count
     depths = network.depths([name for name, _ in network.named_parameters()])
-    return {prefix + name: own.get(name, 1.0) * layer_decay ** (count - depth) for name, depth in depths.items()}
+    shares = {True: trunk_rate, False: 1.0}
+    return {
+        prefix + name: own.get(name, 1.0) * shares[network.is_of_pretraining(name)] * layer_decay ** (count - depth)
+        for name, depth in depths.items()
+    }
 
 
 class Finetuning(Method):
@@ -163,7 +174,7 @@ class Finetuning(Method):
 
     def rate_factors(self) -> dict[str, float]:
         """Rates that decay from the head down."""
-        return decayed_rates(self._network, self.config.layer_decay, f"{self.handed_out}.")
+        return decayed_rates(self._network, self.config.layer_decay, self.config.trunk_rate, f"{self.handed_out}.")
 
     def model_names(self) -> tuple[str, ...]:
         """The authors' files that it may start from: of its network, or of the encoder within."""

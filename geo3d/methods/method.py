@@ -47,6 +47,15 @@ class SampleSet(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesDraws(Protocol):
+    """A :class:`SampleSet` whose items share something in each step, such as their size; a set may do without."""
+
+    def of_step(self, rng: np.random.Generator) -> SampleSet:
+        """The set from which one step is drawn, on all processes: what its items share is drawn with ``rng`` alone."""
+        ...
+
+
 class SourceSamples(ABC, Generic[Source]):
     """The items of a source as the samples of a method, one each.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
-from geo3d.methods.checks import check_at_least, check_image_size
+from geo3d.methods.checks import check_at_least, check_image_size, check_image_sizes
 from geo3d.methods.finetuning import Finetuning, FinetuningConfig
 from geo3d.methods.images import color_jitter, decoding, to_tensor
 from geo3d.methods.method import MethodOutput, SourceSamples
@@ -45,6 +46,8 @@ class PointmapsConfig(FinetuningConfig):
     image_size: tuple[int, int] = (48, 64)
     """Height and width of the crops, pixels; multiples of the network's patch. Best of the shape of the photos that it
     will see."""
+    further_sizes: tuple[tuple[int, int], ...] = ()
+    """Sizes of crops beside `image_size`: for every step one of all is drawn. What is measured is of `image_size`."""
     zoom: float = 1.3
     """Crops are centred on the principal point: the largest window, or one smaller by a random factor up to this."""
     color_jitter: float = 0.4
@@ -67,6 +70,7 @@ class PointmapsConfig(FinetuningConfig):
         check_at_least(self, 1, "zoom", "matches")
         check_at_least(self, 0, "confidence_weight", "descriptor_weight")
         check_image_size(self)
+        check_image_sizes(self, "further_sizes")
 
 
 class PointmapSamples(SourceSamples[DepthPairs]):
@@ -82,6 +86,13 @@ class PointmapSamples(SourceSamples[DepthPairs]):
     def __init__(self, source: DepthPairs, config: PointmapsConfig, matches: int, plain: bool = False) -> None:
         super().__init__(source)
         self.config, self.matches, self.plain = config, matches, plain
+
+    def of_step(self, rng: np.random.Generator) -> PointmapSamples:
+        """The same with crops of one of the sizes."""
+        sizes = (self.config.image_size, *self.config.further_sizes)
+        drawn = copy.copy(self)
+        drawn.config = replace(self.config, image_size=sizes[rng.integers(len(sizes))])
+        return drawn
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One pair.
@@ -144,6 +155,8 @@ class Pointmaps(Finetuning):
         )
         if not isinstance(network, DUSt3R):
             raise InputError(f"model {config.model} has no pointmaps; dust3r_tiny and others of its family have")
+        for size in config.further_sizes:
+            replace(network.config, image_size=size)  # which tells a size that the patch does not divide
         self.network = network
 
     @property

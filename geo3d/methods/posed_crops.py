@@ -12,11 +12,11 @@ from torch import Tensor
 from geo3d.errors import InputError
 from geo3d.geometry import Camera, View
 from geo3d.geometry.byte_colors import byte_color_tensor
-from geo3d.geometry.flow import depth_there, moved_points
+from geo3d.geometry.flow import depth_there, moved_points, same_surface
 
 #: A principal point is taken to lie in this middle part of its image, from and to; crops are centred on it.
 _MIDDLE = 0.25, 0.75
-#: Two depths of one ray that differ by less than this share are of one surface.
+#: Two depths of one ray that differ by no more than this share are of one surface.
 _SAME_SURFACE = 0.02
 
 
@@ -102,8 +102,8 @@ def matched_pixels(first: PosedCrop, second: PosedCrop, count: int, rng: np.rand
     """
     pose = torch.linalg.inv(second.world_from_camera) @ first.world_from_camera
     place, z = moved_points(first.depth, first.camera.pixel_grid(), first.camera, second.camera, pose)
-    there = depth_there(place, second.depth)
-    pixels = ((there - z).abs() < _SAME_SURFACE * there).flatten().nonzero().squeeze(1)
+    matched = same_surface(z, depth_there(place, second.depth), _SAME_SURFACE, metres=0.0)  # lengths may be no metres
+    pixels = matched.flatten().nonzero().squeeze(1)
     pixels = pixels[torch.from_numpy(rng.permutation(len(pixels))[:count])]
     u, v = place.view(-1, 2)[pixels].round().long().unbind(1)
     matches = torch.full((count, 2), -1)

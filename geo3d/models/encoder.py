@@ -146,6 +146,13 @@ class Encoder(nn.Module, ABC):
         """Whether a parameter or buffer, by its name, belongs to encoder or decoder and not to the head of a task."""
         return not parameter.startswith(self.head_prefixes) if self.head_prefixes else True
 
+    def is_of_pretraining(self, parameter: str) -> bool:
+        """Whether pre-training brings a parameter or buffer, by its name: all but the head of a task.
+
+        Of a network that names no :attr:`head_prefixes` it brings the encoder alone.
+        """
+        return self.is_no_head(parameter) if self.head_prefixes else self.is_of_encoder(parameter)
+
     def layer_prefixes(self) -> list[tuple[str, ...]]:
         """Beginnings of the names of each layer's parameters, in the order in which data passes the layers.
 

@@ -289,6 +289,7 @@ class Swin3DUNet(VoxelEncoder):
     family = "swin3d"
     task = "segment"
     decoder_prefixes = ("upsamples.", "classifier.")
+    head_prefixes = ("classifier.",)
 
     def __init__(self, config: Swin3DConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -500,6 +501,7 @@ FAMILY = Family(
     follows={"in_channels": ("signals",)},
     bare={"decoder": NO_DECODER},
     of_decoder=("decoder", "num_classes"),
+    of_head=("num_classes",),
     files=(
         ReleasedFile("Swin3D_RGB*_S.pth", ("swin3d_s",), "segmentation of Structured3D"),
         ReleasedFile("Swin3D_RGB*_L.pth", ("swin3d_l",), "segmentation of Structured3D"),

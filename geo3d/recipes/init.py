@@ -138,23 +138,11 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
         file = read_weight_file(path)
     except InputError as error:
         raise InputError(f"init: {error}") from error
-    family, held, others = method.model_card().get("family"), file.card.get("family"), {}
+    family, others = method.model_card().get("family"), {}
     licence = str(file.card.get("licence", ""))
     if file.card:
         require_tensors(file.content, path)
-        inside = file.card.get("prefix", "")
-        state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
-        within = {module.family for module in network.modules() if isinstance(module, Encoder)}
-        if held in _wholes(family):
-            state, _ = _taken_in(family, Stored(state, held, file.card.get("config")))
-        elif held != family and held not in {*within, *_parts(family)} and not _shares_trunk(held, network):
-            part = encoder_in(own_state(file, path)) if held in list_models() else None
-            if part is None or part.family not in within:
-                raise InputError(
-                    f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of "
-                    f"{' around '.join([str(family), *sorted(within - {family})])!r}; give a file of that family"
-                )
-            state = part.state
+        state = _of_geo3d(path, file, method, network, family)
         used = {id(tensor) for tensor in state.values()}
         others = {name: v for name, v in file.content.items() if id(v) not in used}
     elif family in {*list_models()}:
@@ -165,6 +153,33 @@ def _read(path: Path, method: Method, network: nn.Module, prefix: str) -> tuple[
             raise InputError(f"init: {path}: expected names with tensors, found {type(state).__name__}")
     place = prefix + _place(state, network)
     return {place + name: tensor for name, tensor in state.items()} | others, licence
+
+
+def _of_geo3d(
+    path: Path, file: WeightFile, method: Method, network: nn.Module, family: str | None
+) -> dict[str, Tensor]:
+    """The tensors of a file of geo3d's that a network may take, under the names of the network or of a part of it.
+
+    Those of a family that becomes part of the network's, under the names that they get there; those of the network's
+    own family, of a part of it, or of one with the same trunk, as they are; else those of an encoder in the file.
+
+    Raises:
+        InputError: the families have nothing in common.
+    """
+    held, inside = file.card.get("family"), file.card.get("prefix", "")
+    state = {name.removeprefix(inside): v for name, v in file.content.items() if name.startswith(inside)}
+    within = {module.family for module in network.modules() if isinstance(module, Encoder)}
+    if held in _wholes(family):
+        return _taken_in(family, Stored(state, held, file.card.get("config")))[0]
+    if held in {family, *within, *_parts(family)} or _shares_trunk(held, network):
+        return state
+    part = encoder_in(own_state(file, path)) if held in list_models() else None
+    if part is not None and part.family in within:
+        return part.state
+    raise InputError(
+        f"init: {path} holds a model of the family {held!r}, but {method.name} trains one of "
+        f"{' around '.join([str(family), *sorted(within - {family})])!r}; give a file of that family"
+    )
 
 
 def _parts(family: str | None) -> Iterable[str]:

@@ -22,6 +22,8 @@ from geo3d.train.config import TrainConfig
 #: Errors, relative to the mean distance of the scene, below which a point counts as right.
 _NEAR, _FAR = 0.1, 0.25
 _SIDES = ("first", "second")
+#: Sizes of the crops of the stages of 512 pixels: the first is measured too, all are learnt from.
+_WIDE = (384, 512), ((336, 512), (288, 512), (256, 512), (160, 512))
 
 
 @dataclass(kw_only=True)
@@ -44,18 +46,18 @@ def _paper_224() -> PointmapsRun:
 
 
 def _paper_512_linear() -> PointmapsRun:
-    """Second stage, from the first: 8 GPUs x 4 pairs x 2."""
-    return _stage(PointmapsConfig("dust3r_vitl_512_linear", (384, 512)), 4, 100, 20, accumulate=2)
+    """Second stage, from the first: 8 GPUs x 4 pairs x 2, of five shapes."""
+    return _stage(PointmapsConfig("dust3r_vitl_512_linear", *_WIDE), 4, 100, 20, accumulate=2)
 
 
 def _paper_512_dpt() -> PointmapsRun:
     """Third stage, from the second."""
-    return _stage(PointmapsConfig("dust3r_vitl_512_dpt", (384, 512)), 4, 90, 15, accumulate=2)
+    return _stage(PointmapsConfig("dust3r_vitl_512_dpt", *_WIDE), 4, 90, 15, accumulate=2)
 
 
 def _paper_mast3r() -> PointmapsRun:
     """MASt3R, from DUSt3R's third stage."""
-    return _stage(PointmapsConfig("mast3r_vitl_512_catmlpdpt", (384, 512), metric=True), 4, 50, 8, accumulate=2)
+    return _stage(PointmapsConfig("mast3r_vitl_512_catmlpdpt", *_WIDE, metric=True), 4, 50, 8, accumulate=2)
 
 
 def _stage(

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from geo3d.errors import InputError, MissingExtra
-from geo3d.methods.method import SampleSet
-from geo3d.train.order import BatchKey, StepPlan, epoch_order, sample_generator
+from geo3d.methods.method import SampleSet, SharesDraws
+from geo3d.train.order import BatchKey, StepPlan, epoch_order, sample_generator, shared_generator
 from geo3d.train.workers import Packed, main_hidden, set_up_worker, worker_context
 
 #: Broken samples in a row after which the data as a whole is taken to be unreadable.
@@ -59,28 +59,33 @@ class DrawnBatches(Dataset):
         indices: list[int] = []
         broken: list[BrokenSample] = []
         drawn = []
+        samples = self.samples
+        if isinstance(samples, SharesDraws):
+            samples = samples.of_step(shared_generator(self.seed, key.step))
         try:
             for position in range(key.first, key.first + key.count):
-                index, sample = self._draw(key.epoch, position, broken)
+                index, sample = self._draw(samples, key.epoch, position, broken)
                 indices.append(index)
                 drawn.append(sample)
         except InputError as error:  # handed over as text: exceptions are mangled on their way out of a worker
             return Batch(key, None, indices, broken, str(error))
         return Batch(key, self.collate(drawn), indices, broken)
 
-    def _draw(self, epoch: int, position: int, broken: list[BrokenSample]) -> tuple[int, dict[str, Any]]:
+    def _draw(
+        self, samples: SampleSet, epoch: int, position: int, broken: list[BrokenSample]
+    ) -> tuple[int, dict[str, Any]]:
         """Draw the sample of a position; a broken item is replaced by that of the next position, and so on."""
-        order = epoch_order(self.seed, epoch, len(self.samples), self.plan.epoch_length)
+        order = epoch_order(self.seed, epoch, len(samples), self.plan.epoch_length)
         for offset in range(min(len(order), MAX_REPLACEMENTS)):
             index = int(order[(position + offset) % len(order)])
             try:
-                return index, self.samples.draw(index, sample_generator(self.seed, epoch, position))
+                return index, samples.draw(index, sample_generator(self.seed, epoch, position))
             except MissingExtra:
                 raise
             except InputError as error:
                 if self.strict:
                     raise
-                broken.append(BrokenSample(index, self.samples.describe(index), str(error)))
+                broken.append(BrokenSample(index, samples.describe(index), str(error)))
         raise InputError(
             f"{len(broken)} samples in a row cannot be read; the last: {broken[-1].name}: {broken[-1].reason}"
         )

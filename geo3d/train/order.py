@@ -22,6 +22,11 @@ def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generato
     return np.random.default_rng(training_sequence(seed, TrainingStream.SAMPLE, epoch, position))
 
 
+def shared_generator(seed: int, step: int) -> np.random.Generator:
+    """Generator of what all samples of a step share, on all processes and in all of its forward passes."""
+    return np.random.default_rng(training_sequence(seed, TrainingStream.SHARED, step))
+
+
 def step_seed(seed: int, step: int, first: int) -> int:
     """Seed, in [0, 2^63), of what is drawn in the forward pass of ``step`` that begins at position ``first``."""
     state = training_sequence(seed, TrainingStream.STEP, step, first).generate_state(1, np.uint64)

@@ -249,6 +249,8 @@ def test_a_view_of_which_nothing_is_known_has_no_figure() -> None:
         ({"model": "croco_tiny"}, "model croco_tiny has no pointmaps"),
         ({"model": "resnet_tiny"}, "model resnet_tiny has no pointmaps"),
         ({"image_size": (60, 64)}, "multiple of the patch size 8"),
+        ({"further_sizes": ((48, 64), (60, 64))}, "image size 60 x 64 is not a multiple of the patch size 8"),
+        ({"further_sizes": ((0, 64),)}, "further_sizes must be pairs of sides of 1 to"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict, message: str) -> None:

@@ -154,5 +154,11 @@ def test_an_encoder_of_swin3d_gets_a_decoder_only_when_asked(tmp_path: Path) -> 
     other = create_model("swin3d", checkpoint=tmp_path / "whole.safetensors", fresh_decoder=True, num_classes=3)
     assert other(inputs).shape[1] == 3
     assert other.config.decoder == "linear_attn"
+    # Or keep it, under a head for other classes.
+    headed = create_model("swin3d", checkpoint=tmp_path / "whole.safetensors", fresh_head=True, num_classes=3)
+    assert headed(inputs).shape[1] == 3
+    kept = {name: value for name, value in whole[0].state_dict().items() if not name.startswith("classifier.")}
+    assert any(name.startswith("upsamples.") for name in kept)
+    assert all(torch.equal(headed.state_dict()[name], value) for name, value in kept.items())
     with pytest.raises(InputError, match="fresh_decoder goes with a checkpoint"):
         create_model("swin3d_tiny", fresh_decoder=True)

@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "detect": {"side": 32, "least_volume": 0.0},
     "segment": {"voxel_size": 0.2, "max_voxels": 200, "width": 16},
     "segment_grids": {"side": 32},
-    "pointmaps": {"image_size": (32, 32)},
+    "pointmaps": {"image_size": (32, 32), "further_sizes": ((16, 32), (24, 32))},
     "spark": {"image_size": (64, 64), "decoder_width": 32},
     "spark3d": {"voxel_size": 0.2, "max_voxels": 200, "decoder_width": 32, "decoder_context": 1},
     "stereo": {"image_size": (32, 48), "resized": 40},

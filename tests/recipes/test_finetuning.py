@@ -19,7 +19,7 @@ from geo3d.methods.classify import Classify, ClassifyConfig
 from geo3d.methods.finetuning import FinetuningConfig, decayed_rates
 from geo3d.methods.segment import Segment, SegmentConfig
 from geo3d.models import list_models
-from geo3d.recipes import get_recipe, pretrain
+from geo3d.recipes import get_recipe, list_recipes, pretrain
 from geo3d.recipes.init import find_initial_weights
 from geo3d.samples.labelled_objects import LabelledImages, LabelledObjects
 from geo3d.samples.labels import few_of, label_count
@@ -44,7 +44,7 @@ def quick(**changes) -> TrainConfig:
 def test_rates_fall_by_a_factor_a_layer(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name)
-    factors = decayed_rates(model, 0.5, "network.")
+    factors = decayed_rates(model, 0.5, prefix="network.")
     own = model.rate_factors()
     assert factors.keys() == {f"network.{name}" for name, _ in model.named_parameters()}
     for parameter, _ in model.named_parameters():
@@ -69,10 +69,53 @@ def test_rates_of_a_segmenter_by_hand() -> None:
     assert set(Segment(replace(config, layer_decay=1.0), ("a",)).rate_factors().values()) == {1.0}
 
 
+#: Recipe, model that is not that of its small run, and beginnings of the names of what pre-training does not bring.
+NEW = [
+    ("segment", None, ("head.",)),
+    ("segment", "swin3d_tiny", ("classifier.",)),
+    ("classify", None, ("head.",)),
+    ("classify", "i2p_mae_modelnet40", ("norm.", "cls_head_finetune.")),
+    ("detect", None, ("backbone.fpn_neck.", "head.")),
+    ("segment_grids", None, ("base.decoder", "encoder1.", "decoder1.", "sem_out.")),
+    ("stereo", None, ("head.",)),
+    ("flow", None, ("head.",)),
+    ("depth", None, ("head.",)),
+    ("pointmaps", None, ("downstream_head1.", "downstream_head2.")),
+    ("pointmaps", "mast3r_tiny", ("downstream_head1.", "downstream_head2.")),
+]
+
+
+def test_every_recipe_that_fine_tunes_is_here() -> None:
+    assert {name for name in list_recipes() if get_recipe(name).purpose == "finetune"} == {name for name, _, _ in NEW}
+
+
+@pytest.mark.parametrize(("recipe", "model", "new"), NEW)
+def test_what_pretraining_brings_learns_at_a_share_of_the_rate(
+    recipe: str, model: str | None, new: tuple[str, ...]
+) -> None:
+    """Of the groups that the optimizer gets, against names of what is new; and times what falls from layer to layer."""
+    chosen = {"model": model, "model_options": ()} if recipe == "classify" else {"model": model}
+    for decay in (1.0, 0.5):
+        run = small_run(recipe, (chosen if model else {}) | {"trunk_rate": 0.1, "layer_decay": decay})
+        method = get_recipe(recipe).check(run)  # on the meta device
+        network = method.network
+        rates = {id(p): group["rate_factor"] for group in parameter_groups(method, 0.05) for p in group["params"]}
+        own, count = network.rate_factors(), network.layer_count
+        shares = set()
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                share = 1.0 if name.startswith(new) else 0.1
+                shares.add(share)
+                wanted = own.get(name, 1.0) * share * decay ** (count - network.depth_of(name))
+                assert rates[id(parameter)] == pytest.approx(wanted), name
+        assert shares == {0.1, 1.0}
+
+
 def test_what_makes_no_sense_is_told() -> None:
     for wrong, message in (
         ({"layer_decay": 0.0}, "layer_decay must lie above 0 and up to 1, got 0"),
         ({"layer_decay": 1.5}, "layer_decay must lie above 0"),
+        ({"trunk_rate": 0.0}, "trunk_rate must lie above 0 and up to 1, got 0"),
         ({"labels": 0.0}, "labels must be positive"),
         ({"labels": 2.5}, "labels above 1 count items"),
     ):

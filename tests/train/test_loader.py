@@ -47,6 +47,34 @@ def test_workers_and_start_leave_the_batches_as_they_are() -> None:
         assert torch.equal(one.data["mask"], other.data["mask"])
 
 
+class SizedSamples(ToySamples):
+    """All that one step takes is of one size."""
+
+    size = 0
+
+    def of_step(self, rng):
+        drawn = SizedSamples(self.count)
+        drawn.size = int(rng.integers(1, 1000))
+        return drawn
+
+    def draw(self, index, rng):
+        return super().draw(index, rng) | {"size": self.size}
+
+
+def test_what_a_step_shares_is_one_for_all_processes_and_passes_and_another_in_the_next() -> None:
+    sizes: dict[int, set[int]] = {}
+    for accumulate, processes, start in ((1, 1, 0), (2, 2, 0), (2, 2, 3)):
+        plan = StepPlan(20, 4 // (accumulate * processes), accumulate, processes)
+        batches = DrawnBatches(SizedSamples(20), ToyMethod().collate, plan, seed=2)
+        for rank in range(processes):
+            for key in plan.keys(start, 7, rank):
+                sizes.setdefault(key.step, set()).update(batches[key].data["size"].tolist())
+    assert all(len(found) == 1 for found in sizes.values())
+    assert len(set.union(*sizes.values())) == 7  # steps, and no two alike here
+    plain, sized = drawn(ToySamples(20)), drawn(SizedSamples(20))
+    assert torch.equal(plain[BatchKey(1, 0, 4, 4)].data["x"], sized[BatchKey(1, 0, 4, 4)].data["x"])
+
+
 def test_every_sample_comes_once_an_epoch_and_looks_different_in_the_next() -> None:
     batches = load(0, 10, workers=0)
     for epoch in (0, 1):

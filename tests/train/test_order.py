@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geo3d.train.order import StepPlan, epoch_order, sample_generator, step_seed
+from geo3d.train.order import StepPlan, epoch_order, sample_generator, shared_generator, step_seed
 
 
 def test_order_is_a_permutation_that_changes_with_epoch_and_seed() -> None:
@@ -47,7 +47,8 @@ def test_generators_differ_in_every_counter_and_repeat() -> None:
     draws = [sample_generator(*counter).integers(2**62) for counter in counters]
     seeds = [step_seed(*counter) for counter in counters]
     orders = [int(np.random.SeedSequence(0, spawn_key=(0, 0)).generate_state(1)[0])]
-    assert len({*draws, *seeds, *orders}) == 9
+    shared = [int(shared_generator(*counter).integers(2**62)) for counter in ((0, 0), (1, 0), (0, 1))]
+    assert len({*draws, *seeds, *orders, *shared}) == 12
     assert draws == [sample_generator(*counter).integers(2**62) for counter in counters]
     assert seeds == [step_seed(*counter) for counter in counters]
     assert all(0 <= seed < 2**63 for seed in seeds)
