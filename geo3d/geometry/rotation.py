@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,6 +58,11 @@ def nearest_rotations(matrices: Tensor) -> Tensor:
     return u @ vt
 
 
+def rotation_angle(rotation: Tensor) -> float:
+    """Angle of a rotation (3, 3), degrees."""
+    return math.degrees(math.acos(float(((rotation.trace() - 1) / 2).clamp(-1, 1))))
+
+
 def triangle_frames(corners: np.ndarray) -> np.ndarray:
     """Axes, as columns of (T, 3, 3), of triangles (T, 3, 3): along the first side, in the plane, and out of it.
 
@@ -74,6 +81,7 @@ __all__ = [
     "quaternion_matrix",
     "quaternion_of",
     "random_rotation",
+    "rotation_angle",
     "triangle_frames",
     "turn_matrix",
 ]

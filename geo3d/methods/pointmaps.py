@@ -150,9 +150,9 @@ class Pointmaps(Finetuning):
     def __init__(self, config: PointmapsConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        network = create_model(
-            config.model, generator=generator, **_known(config.model, {"image_size": config.image_size})
-        )
+        # Of a model that has no such option it is said below that it is the wrong one.
+        size = {"image_size": config.image_size} if "image_size" in model_options(config.model) else {}
+        network = create_model(config.model, generator=generator, **size)
         if not isinstance(network, DUSt3R):
             raise InputError(f"model {config.model} has no pointmaps; dust3r_tiny and others of its family have")
         for size in config.further_sizes:
@@ -228,11 +228,6 @@ class Pointmaps(Finetuning):
                 rows.append(coloured(-sure[n].cpu().numpy(), -surest, 0.0))
         height, width = rows[0].shape[:2]
         return captioned_sheet(np.array(rows).reshape(-1, len(_PICTURE_COLUMNS), height, width, 3), _PICTURE_COLUMNS)
-
-
-def _known(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options that a model takes; of another family's it is said later that it is the wrong one."""
-    return {name: value for name, value in options.items() if name in model_options(model)}
 
 
 def _in_both_orders(batch: dict[str, Any]) -> dict[str, Any]:

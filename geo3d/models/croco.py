@@ -184,6 +184,9 @@ def _released(file: str, model: str) -> ReleasedFile:
     return ReleasedFile(file, (model,), address=f"https://download.europe.naverlabs.com/ComputerVision/CroCo/{file}")
 
 
+#: Fields that concern the decoder alone.
+OF_DECODER = ("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory", "decoder_sincos")
+
 FAMILY = CroCoFamily(
     name="croco",
     title="CroCo",
@@ -192,7 +195,7 @@ FAMILY = CroCoFamily(
     presets=PRESETS,
     read=read_croco,
     free=("image_size",),
-    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory", "decoder_sincos"),
+    of_decoder=OF_DECODER,
     files=(
         _released("CroCo.pth", "croco_v1_base"),
         _released("CroCo_V2_ViTBase_SmallDecoder.pth", "croco_v2_base_small"),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from geo3d.errors import InputError
+from geo3d.models.croco import OF_DECODER, CompletionNet, CroCoFamily, visible_from_mask
 from geo3d.models.croco import PRESETS as CROCO_PRESETS
-from geo3d.models.croco import CompletionNet, CroCoFamily, visible_from_mask
 from geo3d.models.croco_trunk import CroCoConfig, take_tokens
 from geo3d.nn import MultiViewBlock, token_positions
 from geo3d.nn.patches import patchify
@@ -127,7 +127,7 @@ FAMILY = CroCoFamily(
     config=CroCoConfig,
     presets=PRESETS,
     free=("image_size",),
-    of_decoder=("decoder_dim", "decoder_depth", "decoder_heads", "norm_memory", "decoder_sincos"),
+    of_decoder=OF_DECODER,
 )
 
 __all__ = ["FAMILY", "PRESETS", "MultiViewNet", "MultiViewOutput"]

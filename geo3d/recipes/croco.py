@@ -10,7 +10,7 @@ import numpy as np
 from geo3d.methods.croco import CrossViewCompletion, CrossViewCompletionConfig
 from geo3d.random import Stream
 from geo3d.recipes.completion import CompletionRecipe
-from geo3d.recipes.pairs import NEAR, PairsRun
+from geo3d.recipes.pairs import PairsRun, near_pairs
 from geo3d.recipes.recipe import MEASURED_BATCH
 from geo3d.train.config import TrainConfig
 
@@ -31,7 +31,7 @@ def _tiny() -> CroCoRun:
     """
     train = TrainConfig(steps=350, batch_size=32, lr=2e-3, warmup_steps=15, clip_norm=1.0, workers=1)
     method = CrossViewCompletionConfig(normalise_patches=False)
-    return CroCoRun(rooms=16, mining=NEAR, method=method, train=train)
+    return CroCoRun(rooms=16, mining=near_pairs(), method=method, train=train)
 
 
 def _paper() -> CroCoRun:

@@ -11,7 +11,7 @@ import torch
 from geo3d.methods.multiview import MultiViewCompletion, MultiViewCompletionConfig, first_views, groups_means
 from geo3d.random import Stream
 from geo3d.recipes.completion import CompletionRecipe
-from geo3d.recipes.pairs import NEAR, PairsRun
+from geo3d.recipes.pairs import PairsRun, near_pairs
 from geo3d.train.config import TrainConfig
 
 
@@ -27,7 +27,7 @@ def _tiny() -> MultiViewRun:
     """Minutes on a CPU: as CroCo's, in smaller batches, which teach more in the same time."""
     train = TrainConfig(steps=500, batch_size=16, lr=2e-3, warmup_steps=20, clip_norm=1.0, workers=1)
     method = MultiViewCompletionConfig(normalise_patches=False)
-    return MultiViewRun(rooms=16, mining=NEAR, method=method, train=train)
+    return MultiViewRun(rooms=16, mining=near_pairs(), method=method, train=train)
 
 
 def _large() -> MultiViewRun:

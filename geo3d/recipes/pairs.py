@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from geo3d.recipes.recipe import Recipe, RoomsRun
 from geo3d.samples.pairs import ViewPairs
 
 _PAIRS = "pairs.tsv"
-#: Pairs of views near each other, for what is to learn in minutes.
-NEAR = PairOptions(min_overlap=0.6)
 
 
 @dataclass(kw_only=True)
@@ -32,6 +30,11 @@ class PairsRun(RoomsRun):
         self.mining.check()
 
 
+def near_pairs() -> PairOptions:
+    """Pairs of views near each other, for what is to learn in minutes."""
+    return PairOptions(min_overlap=0.6)
+
+
 class PairsRecipe(Recipe):
     """A recipe whose samples are view pairs; ``method_class.source`` is a kind of :class:`ViewPairs`."""
 
@@ -45,8 +48,7 @@ class PairsRecipe(Recipe):
             return
         roots = config.data or (cls.make_data(config, log),)
         if fresh:
-            wanted = {f.name: getattr(config.mining, f.name) for f in fields(config.mining)}
-            mined = PairsConfig(data=roots, out=folder / _PAIRS, strict=config.strict, **wanted)
+            mined = PairsConfig(data=roots, out=folder / _PAIRS, strict=config.strict, **asdict(config.mining))
             log(str(mine_pairs(mined, progress_line("scene"))))
 
     def find_source(self) -> ViewPairs:
@@ -55,4 +57,4 @@ class PairsRecipe(Recipe):
         return source.from_index(self.config.pairs or self.folder / _PAIRS)
 
 
-__all__ = ["NEAR", "PairsRecipe", "PairsRun"]
+__all__ = ["PairsRecipe", "PairsRun", "near_pairs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geo3d.errors import InputError
+from geo3d.geometry.rotation import rotation_angle
 from geo3d.geometry.similarity import fit_similarity
 from geo3d.methods.pointmap_loss import mean_distance
 from geo3d.methods.pointmaps import Pointmaps, PointmapsConfig
@@ -207,9 +207,4 @@ def turn_error(own: Tensor, in_first: Tensor, second_from_first: Tensor) -> floa
     return rotation_angle(fitted.rotation @ second_from_first[:3, :3].double().cpu().T)
 
 
-def rotation_angle(rotation: Tensor) -> float:
-    """Angle of a rotation (3, 3), degrees."""
-    return math.degrees(math.acos(float(((rotation.trace() - 1) / 2).clamp(-1, 1))))
-
-
-__all__ = ["PointmapsRecipe", "PointmapsRun", "pair_figures", "relative_errors", "rotation_angle", "turn_error"]
+__all__ = ["PointmapsRecipe", "PointmapsRun", "pair_figures", "relative_errors", "turn_error"]

@@ -256,7 +256,7 @@ def fuse_depth(scene: Scene, config: DepthFusionConfig | None = None, views: lis
     """
     config = config or DepthFusionConfig()
     scene.require("views", "poses", "depth")
-    taken = chosen_views(len(scene.view_names), config.most_views) if views is None else views
+    taken = evenly_spread(len(scene.view_names), config.most_views or None) if views is None else views
     if not taken:
         raise InputError(f"scene {scene.name} ({scene.root}): has no view whose depth could be fused")
     low, high = scene_box(scene, config.box)
@@ -274,9 +274,4 @@ def fuse_depth(scene: Scene, config: DepthFusionConfig | None = None, views: lis
     return volume.grid()
 
 
-def chosen_views(count: int, most: int = 0) -> list[int]:
-    """Numbers of at most so many of ``count`` views, evenly spread; 0: all."""
-    return evenly_spread(count, most or None)
-
-
-__all__ = ["DepthFusionConfig", "SignedDistances", "chosen_views", "fuse_depth", "surface_cosines"]
+__all__ = ["DepthFusionConfig", "SignedDistances", "fuse_depth", "surface_cosines"]

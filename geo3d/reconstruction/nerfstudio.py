@@ -30,7 +30,7 @@ from geo3d.geometry.axes import OPENGL_FROM_OPENCV
 from geo3d.progress import Log
 from geo3d.reconstruction.field_box import camera_box
 from geo3d.reconstruction.scene_box import grid_sides, scene_box
-from geo3d.reconstruction.scene_rays import spread
+from geo3d.spread import evenly_spread
 
 _CONFIG = "config.yml"
 _PURPOSE = "reading a nerfstudio run"
@@ -187,7 +187,7 @@ class NerfstudioRun:
         )
         side = float(grid.voxel.mean()) * self.scale  # in the field's lengths, of which its density is
         places = grid.centres().reshape(-1, 3)
-        used = torch.tensor(spread(len(self.poses), most_views or None))
+        used = torch.tensor(evenly_spread(len(self.poses), most_views or None))
         query = _Query(self, side, samples)
         nearest = query.nearest(places, used)
         density, colours = query.samples(places, nearest)

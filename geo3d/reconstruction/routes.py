@@ -23,9 +23,10 @@ from torch import Tensor
 from geo3d.datasets.scene import Scene
 from geo3d.geometry import Camera, VolumeGrid
 from geo3d.progress import Log
-from geo3d.reconstruction.depth_fusion import DepthFusionConfig, chosen_views, fuse_depth
+from geo3d.reconstruction.depth_fusion import DepthFusionConfig, fuse_depth
 from geo3d.reconstruction.scene_box import grid_sides
 from geo3d.registry import Registry
+from geo3d.spread import evenly_spread
 
 #: Of the views of a scene every so many-th is kept for measuring, where there are enough of them.
 HELD_OUT_EVERY, FEWEST_TO_HOLD_OUT = 8, 16
@@ -102,7 +103,7 @@ class DepthFusion(Route):
         start = time.perf_counter()
         held = held_out_views(len(scene.view_names), config.held_out)
         left = [index for index in range(len(scene.view_names)) if index not in held]
-        views = [left[row] for row in chosen_views(len(left), config.most_views)]
+        views = [left[row] for row in evenly_spread(len(left), config.most_views or None)]
         grid = fuse_depth(scene, config, views)
         seconds = time.perf_counter() - start
         log(f"{scene.name}: {len(views)} depth maps fused in {seconds:.1f} s")
@@ -132,7 +133,7 @@ class RadianceFieldRoute(Route):
             view = field_.render(camera, world_from_camera)
             return view.image, view.depth
 
-        taken = chosen_views(len(scene.view_names), config.photos or 0)
+        taken = evenly_spread(len(scene.view_names), config.photos)
         held = tuple(taken[:: config.held_out]) if config.held_out else ()
         low, high = even_box(field_.radiance.box.low, field_.radiance.box.high, config.longest_side)
         grid = field_.grid(config.longest_side, low, high)

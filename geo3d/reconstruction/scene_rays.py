@@ -179,11 +179,6 @@ def _averaged(values: np.ndarray, smaller: int, axis: int) -> np.ndarray:
     return np.moveaxis((at_edges[1:] - at_edges[:-1]) * (smaller / size), 0, axis)
 
 
-def spread(count: int, most: int | None) -> list[int]:
-    """At most ``most`` of ``count`` numbers, evenly spread."""
-    return evenly_spread(count, most)
-
-
 def gather_rays(
     scene: Scene, longest_side: int | None = None, most: int | None = None, depth: bool = False, masks: bool = False
 ) -> SceneRays:
@@ -201,7 +196,7 @@ def gather_rays(
         BrokenScene: a file is damaged, a photo is not of its camera's size, a pose is not a rotation and a place.
     """
     scene.require("views", "poses", *(["depth"] if depth else []), *(["masks"] if masks else []))
-    taken = spread(len(scene.view_names), most)
+    taken = evenly_spread(len(scene.view_names), most)
     if len(taken) < FEWEST_PHOTOS:
         raise InputError(
             f"scene {scene.name} ({scene.root}): has {len(taken)} usable photos, at least {FEWEST_PHOTOS} are needed"
@@ -265,4 +260,4 @@ def _looked_up(values: np.ndarray, width: int, height: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values[rows[:, None], columns]))
 
 
-__all__ = ["Rays", "SceneRays", "area_average", "camera_directions", "gather_rays", "shrunk_size", "spread"]
+__all__ = ["Rays", "SceneRays", "area_average", "camera_directions", "gather_rays", "shrunk_size"]

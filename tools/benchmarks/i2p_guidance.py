@@ -11,16 +11,14 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.timed_training import no_log, one_thread
+from benchmarks.timed_training import no_log, one_thread, side_by_side
 
 from geo3d import create_model
 from geo3d.datasets.synthetic.objects import make_objects, objects_folder
@@ -164,13 +162,11 @@ def run(config: GuidanceBenchmark) -> list[dict[str, Any]]:
     for variant in config.variants:
         steps[variant] = round(60 * config.minutes / step_seconds(config, variant))
     jobs = [(variant, seed, count) for seed in range(config.seeds) for variant, count in steps.items()]
-    context = get_context("forkserver")
-    with ProcessPoolExecutor(config.processes, context, initializer=one_thread) as pool:
-        figures = []
-        for job, found in zip(jobs, pool.map(partial(trained, config), jobs)):
-            figures.append(found)
-            told = ", ".join(f"{pose} {100 * found[pose]:.1f} %" for pose in POSES)
-            print(f"{job[0]}, seed {job[1]}, {job[2]} steps: {told}", flush=True)
+    figures = []
+    for job, found in zip(jobs, side_by_side(partial(trained, config), jobs, config.processes)):
+        figures.append(found)
+        told = ", ".join(f"{pose} {100 * found[pose]:.1f} %" for pose in POSES)
+        print(f"{job[0]}, seed {job[1]}, {job[2]} steps: {told}", flush=True)
     rows = []
     for variant, count in steps.items():
         own = [found for job, found in zip(jobs, figures) if job[0] == variant]

@@ -101,21 +101,23 @@ class Job(NamedTuple):
         return f"{self.variant.replace(' ', '-').replace(',', '')}-{self.seed}"
 
 
-def _settings(config: PointmapsBenchmark, rooms: int, seed: int) -> PointmapsRun:
-    """A run on the scenes of a seed."""
+def _settings(config: PointmapsBenchmark, measured: bool = False) -> PointmapsRun:
+    """A run on the scenes to train on, or on those to measure in."""
+    rooms, seed, given = config.rooms, _ROOMS_SEED, config.data
+    if measured:
+        rooms, seed, given = config.measured_rooms, _MEASURED_SEED, config.measured_data
     run = PointmapsRecipe.preset("tiny")
     train = replace(
         run.train, batch_size=config.batch_size, workers=0, save_every_minutes=None, log_every=50, accelerator="cpu",
         seed=seed,
     )  # fmt: skip
     run = replace(run, rooms=rooms, train=train, held_out=_WATCHED)
-    given = config.measured_data if seed == _MEASURED_SEED else config.data
     return replace(run, data=(given or PointmapsRecipe.made_data(run),))
 
 
 def _measuring(config: PointmapsBenchmark) -> PointmapsRecipe:
     """The recipe on the rooms that are measured."""
-    run = replace(_settings(config, config.measured_rooms, _MEASURED_SEED), held_out=0.0)
+    run = replace(_settings(config, measured=True), held_out=0.0)
     folder = config.out / "measured"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "pairs.tsv").is_file():
@@ -129,7 +131,7 @@ def trained(config: PointmapsBenchmark, job: Job) -> dict[str, float]:
     out = config.out / job.folder
     if (out / _RESULT).is_file():
         return json.loads((out / _RESULT).read_text())
-    run = _settings(config, config.rooms, _ROOMS_SEED)
+    run = _settings(config)
     train = replace(run.train, steps=job.steps, seed=job.seed)
     start = time.process_time()
     result, report = pretrain("pointmaps", replace(run, train=train, init=job.init, out=out), no_log)
@@ -146,7 +148,7 @@ def trained(config: PointmapsBenchmark, job: Job) -> dict[str, float]:
 def mean_pointmap(config: PointmapsBenchmark) -> dict[str, float]:
     """Figures of the mean of the training pairs' pointmaps, each at its own scale, in place of any prediction."""
     start = time.process_time()
-    run = replace(_settings(config, config.rooms, _ROOMS_SEED), held_out=0.0)
+    run = replace(_settings(config), held_out=0.0)
     folder = config.out / "trained"
     folder.mkdir(parents=True, exist_ok=True)
     PointmapsRecipe.prepare(run, folder, no_log, fresh=not (folder / "pairs.tsv").is_file())
@@ -173,7 +175,7 @@ def _pretrained(config: PointmapsBenchmark, seed: int) -> Path:
     """A pre-training run of a seed, made where none is given."""
     if config.init:
         return config.init[seed]
-    data = _settings(config, config.rooms, _ROOMS_SEED).data
+    data = _settings(config).data
     return pretrained_croco(config.out / f"croco-{seed}", seed, data=data, held_out=0.0)
 
 
@@ -194,10 +196,9 @@ def _row(variant: str, runs: list[dict[str, float]]) -> dict[str, Any]:
 def run(config: PointmapsBenchmark) -> list[dict[str, Any]]:
     """Rows of the table, a variant each."""
     torch.set_num_threads(1)
-    given = {_ROOMS_SEED: config.data, _MEASURED_SEED: config.measured_data}
-    for rooms, seed in ((config.rooms, _ROOMS_SEED), (config.measured_rooms, _MEASURED_SEED)):
-        if given[seed] is None:
-            PointmapsRecipe.make_data(_settings(config, rooms, seed), print)
+    for measured, given in ((False, config.data), (True, config.measured_data)):
+        if given is None:
+            PointmapsRecipe.make_data(_settings(config, measured), print)
     _measuring(config)
     jobs = []
     for seed in range(config.seeds):

@@ -186,7 +186,7 @@ def reconstruct(
         raise InputError(
             f"no pair connects two photos: of none do {100 * _CONNECTED:.0f} % of the pixels of both views have "
             f"confidence {options.connect:g} (the surest pair has {surest:.3g}); take photos that share more, or lower "
-            "the confidence that connects (--connect)"
+            "connect, the confidence that connects"
         )
     left_out = [
         LeftOut(str(photo.path), "no pair connects it to the others")
