@@ -12,7 +12,7 @@ from analytic_scenes import BOXES, BoxScene, look_at, orbit
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
-from geo3d.reconstruction.scene_rays import area_average, depth_of_pixels, gather_rays, shrunk_size, spread
+from geo3d.reconstruction.scene_rays import area_average, depth_of_pixels, gather_rays, shrunk_size
 
 _BENT = replace(Camera.from_fov(40, 30, 1.2), model="OPENCV", distortion=(-0.2, 0.05, 0.01, -0.01))
 
@@ -88,8 +88,6 @@ def test_a_shrunk_photo_has_the_rays_of_its_camera() -> None:
 
 
 def test_at_most_so_many_photos_evenly_spread() -> None:
-    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
-    assert spread(9, 3) == [0, 4, 8]
     assert gather_rays(BoxScene(orbit(7, 10.0)), most=3, longest_side=16).names == ["0000", "0003", "0006"]
 
 
