@@ -310,13 +310,16 @@ class RadianceGrids(SceneDataset):
 
     @classmethod
     def detect(cls, root: Path) -> bool:
-        return any(_holds_grid(file) for file in _files(root)[:_LOOKED_AT])
+        files = grid_files(root)[:_LOOKED_AT]
+        # What a folder of this name holds are grids, be they all damaged.
+        return any(_holds_grid(file, damaged=file.parent.name == _FEATURES) for file in files)
 
     def names(self) -> list[str]:
-        files = _files(self.root)
+        files = grid_files(self.root)
         within = bool(files) and files[0].parent != self.root
         self._beside = self.root if within or self.root.name != _FEATURES else self.root.parent
-        self._found = {file.stem: file for file in files if within or _holds_grid(file)}
+        # One that cannot be read is told of when it is opened, and not passed over as no grid.
+        self._found = {file.stem: file for file in files if within or _holds_grid(file, damaged=True)}
         self.classes = read_classes([self._beside])
         self._density = _read_density(self._beside / _DENSITY)
         self._subsets = self._read_subsets()
@@ -330,7 +333,7 @@ class RadianceGrids(SceneDataset):
         """
         subsets: dict[str, str] = {}
         for file in _npz_files(self._beside):
-            if file in self._found.values() or not _names_in(file) & _SUBSETS.keys():
+            if file in self._found.values() or not (_names_in(file) or set()) & _SUBSETS.keys():
                 continue
             try:
                 arrays = _arrays(file, file.stem, _SUBSETS)
@@ -361,22 +364,24 @@ def _npz_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, key=numeric_order)]
 
 
-def _files(root: Path) -> list[Path]:
+def grid_files(root: Path) -> list[Path]:
     """The files of grids of a root: those in its folder of features, or else its own."""
     return _npz_files(root / _FEATURES) or _npz_files(root)
 
 
-def _names_in(file: Path) -> set[str]:
-    """Names of the arrays in an archive; empty of one that is damaged."""
+def _names_in(file: Path) -> set[str] | None:
+    """Names of the arrays in an archive; None of one that is damaged."""
     try:
         with zipfile.ZipFile(file) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except NUMPY_ERRORS:
-        return set()
+        return None
 
 
-def _holds_grid(file: Path) -> bool:
-    return _GRID in _names_in(file)
+def _holds_grid(file: Path, damaged: bool = False) -> bool:
+    """Whether a file is a grid; ``damaged`` is the answer for one that cannot be read."""
+    names = _names_in(file)
+    return damaged if names is None else _GRID in names
 
 
 def _read_density(file: Path) -> str | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -142,7 +143,7 @@ class ExportedFrames:
             skipped = "; ".join(f"{r.count} {r.reason}" for r in remarks) or "the folder is empty"
             place = self.folder if self._flat else self.folder / "color"
             raise BrokenScene(self.scene, place, f"no usable frame: {skipped}")
-        camera = self._camera("color", color[names[0]])
+        camera = self._camera("color", [color[name] for name in names])
         if self._flat and self._intrinsics("color") is None:
             share = f"{_DEFAULT_FOCAL:g} pixels of {_DEFAULT_WIDTH}"
             reason = f"views without a file of intrinsics: a focal length of {share} is assumed, as in 7-Scenes"
@@ -152,7 +153,7 @@ class ExportedFrames:
     @cached_property
     def depth_camera(self) -> Camera:
         """Intrinsics of the depth maps."""
-        return self._camera("depth", self._files["depth"][self.views.names[0]])
+        return self._camera("depth", [self._files["depth"][name] for name in self.views.names])
 
     def _intrinsics(self, kind: str) -> tuple[np.ndarray, Path] | None:
         """Matrix of the ``kind`` of images and its file; None where there is none, in the flat layout.
@@ -168,9 +169,23 @@ class ExportedFrames:
         file = next((f for f in files if f.is_file()), None if self._flat else files[0])
         return None if file is None else (read_matrix(file, self.scene, intrinsic=True), file)
 
-    def _camera(self, kind: str, sample: Path) -> Camera:
-        """Camera of the ``kind`` of images (``color``, ``depth``) of which ``sample`` is one."""
-        width, height = (depth_size if kind == "depth" else image_size)(sample, self.scene)
+    def _sample(self, kind: str, files: Sequence[Path]) -> tuple[Path, int, int]:
+        """The first of some images that tells its width and height, and these.
+
+        Raises:
+            BrokenScene: of the first, where none of them can be read.
+        """
+        broken: list[BrokenScene] = []
+        for file in files:
+            try:
+                return file, *(depth_size if kind == "depth" else image_size)(file, self.scene)
+            except BrokenScene as found:
+                broken.append(found)
+        raise broken[0]
+
+    def _camera(self, kind: str, files: Sequence[Path]) -> Camera:
+        """Camera of the ``kind`` of images (``color``, ``depth``) that ``files``, one or more, are."""
+        sample, width, height = self._sample(kind, files)
         found = self._intrinsics(kind)
         if found is None:
             focal = _DEFAULT_FOCAL * width / _DEFAULT_WIDTH

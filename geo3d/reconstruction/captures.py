@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from geo3d.datasets.quarantine import BrokenScene
+from geo3d.datasets.radiance_grids import grid_files, read_grid
 from geo3d.datasets.scene import open_dataset
 from geo3d.errors import InputError
 from geo3d.progress import Log
@@ -43,6 +44,11 @@ def capture_route(root: Path, route: str = "auto") -> str | None:
     for known in ("depth_fusion", "radiance_field"):
         if parts.issuperset(get_route(known).parts):
             return known
+    for file in grid_files(root)[:1]:  # the only sign of grids; it tells what is wrong with it
+        try:
+            read_grid(file)
+        except BrokenScene as broken:
+            raise InputError(f"{root}: holds no radiance grid; {broken.detail}") from broken
     raise InputError(
         f"{root}: its scenes have neither radiance grids nor posed photos to make them of, but {sorted(parts)}"
     )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from geo3d.config import coerce
-from geo3d.datasets.quarantine import BrokenScene, Quarantine
+from geo3d.datasets.quarantine import BrokenScene, Quarantine, Remark
 from geo3d.datasets.rooms import make_rooms, rooms_folder
 from geo3d.datasets.scene import Scene, SceneDataset, open_dataset
 from geo3d.errors import InputError
@@ -22,6 +22,7 @@ from geo3d.reconstruction.annotate import annotate
 from geo3d.reconstruction.grid_file import PRECISIONS, VERSION, grid_path, write_classes, write_grid
 from geo3d.reconstruction.preview import preview
 from geo3d.reconstruction.routes import Made, Route, get_route, list_routes
+from geo3d.reconstruction.scene_rays import without_broken_views
 from geo3d.viz.sheet import write_picture
 from geo3d.writing import write_text, writing
 
@@ -53,7 +54,7 @@ class GridsConfig:
     precision: str = "float16"
     """float16 or float32."""
     strict: bool = False
-    """Stop at the first broken scene."""
+    """Stop at the first broken scene or view, rather than make grids of what can be read."""
 
     def __post_init__(self) -> None:
         coerce(self)
@@ -72,6 +73,7 @@ class GridsSummary:
         seconds: time of all of it.
         psnr: of each scene whose preview was drawn, dB.
         passed: scenes that have not what the route needs.
+        remarks: what was left out of scenes whose grids were made, a line each.
     """
 
     out: Path
@@ -81,6 +83,7 @@ class GridsSummary:
     seconds: float = 0.0
     psnr: list[float] = field(default_factory=list)
     passed: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     def report(self) -> str:
         """A few lines for people."""
@@ -93,6 +96,7 @@ class GridsSummary:
             lines.append(f"{self.passed} scenes have not what the route needs")
         if self.broken:
             lines += [f"{len(self.broken)} scenes left out:", *self.broken]
+        lines += self.remarks
         return "\n".join(lines)
 
 
@@ -141,6 +145,7 @@ def prepare_grids(
     summary.seconds = time.perf_counter() - start
     for dataset in datasets:
         summary.broken += [str(entry) for entry in dataset.quarantine.entries]
+        summary.remarks += [str(remark) for remark in dataset.quarantine.remarks]
     if not summary.made and not summary.kept:
         lacking = f"none has all that {config.route} needs: {', '.join(type(route).parts)}"
         why = summary.broken[0] if summary.broken else f"{lacking}; other routes are {', '.join(list_routes())}"
@@ -157,27 +162,52 @@ def _try(
     summary: GridsSummary,
     log: Log,
 ) -> None:
-    """Make the grid of one scene; a broken one goes to the quarantine."""
+    """Make the grid of one scene; a broken one goes to the quarantine, of one with broken views the others are used."""
     try:
         scene = dataset.open(name)
         if not set(type(route).parts) <= scene.parts:
             summary.passed += 1
             return
-        made = route.make(scene, options, log)
-    except BrokenScene as broken:
-        dataset.quarantine.add(broken)
-        return
-    except InputError as error:  # of this scene, whose views do not do: others may
-        dataset.quarantine.add(BrokenScene(name, dataset.root, str(error)))
-        return
-    try:
-        figures = write_made(scene, made, dataset.classes or (), config)
+        try:
+            figures = _make(dataset, scene, route, options, config, log)
+        except BrokenScene as broken:
+            if config.strict or isinstance(broken, _Unfit):
+                raise
+            scene, left_out = without_broken_views(scene)
+            if not left_out:
+                raise
+            figures = _make(dataset, scene, route, options, config, log)
+            reason = f"views left out, which cannot be read; the first: {left_out[0].detail}"
+            dataset.quarantine.note([Remark(name, str(scene.root), reason, len(left_out))])
+        dataset.quarantine.note(scene.remarks)
     except BrokenScene as broken:
         dataset.quarantine.add(broken)
         return
     summary.made.append(name)
     if "psnr" in figures:
         summary.psnr.append(figures["psnr"])
+
+
+class _Unfit(BrokenScene):
+    """A scene whose files are whole, and whose views do not do."""
+
+
+def _make(
+    dataset: SceneDataset, scene: Scene, route: Route, options: Any, config: GridsConfig, log: Log
+) -> dict[str, Any]:
+    """Make and write the grid of a scene; returns its figures.
+
+    Raises:
+        BrokenScene: a file of the scene is damaged, or the route takes no such views: those of others it may.
+        InputError: nothing can be written.
+    """
+    try:
+        made = route.make(scene, options, log)
+    except BrokenScene:
+        raise
+    except InputError as error:
+        raise _Unfit(scene.name, dataset.root, str(error)) from error
+    return write_made(scene, made, dataset.classes or (), config)
 
 
 def write_made(scene: Scene, made: Made, classes: tuple[str, ...], config: GridsConfig) -> dict[str, Any]:

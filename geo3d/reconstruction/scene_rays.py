@@ -13,6 +13,7 @@ from torch import Tensor
 from geo3d.datasets.image_files import decode
 from geo3d.datasets.quarantine import BrokenScene
 from geo3d.datasets.scene import Scene
+from geo3d.datasets.view_subset import ViewSubset
 from geo3d.errors import InputError
 from geo3d.geometry import Camera
 from geo3d.spread import evenly_spread
@@ -228,6 +229,28 @@ def gather_rays(
     return SceneRays(names, cameras, np.stack(poses), colours, **known)
 
 
+def without_broken_views(scene: Scene) -> tuple[Scene, list[BrokenScene]]:
+    """A scene without those of its views of which a file is damaged, or whose pose is none; all views are read.
+
+    Args:
+        scene: with views.
+
+    Returns:
+        The scene itself where all its views can be read, and what is wrong with each that was left out.
+    """
+    kept, broken = [], []
+    for index in range(len(scene.view_names)):
+        try:
+            view = scene.view(index)
+            if view.world_from_camera is not None:
+                _check_pose(view.world_from_camera.numpy(), f"{scene.root}: view {view.name}", scene.name)
+        except BrokenScene as found:
+            broken.append(found)
+        else:
+            kept.append(index)
+    return (ViewSubset(scene, kept), broken) if broken else (scene, [])
+
+
 def _check_pose(pose: np.ndarray, where: str, scene: str) -> None:
     rotation = pose[:3, :3]
     if not np.isfinite(pose).all() or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
@@ -260,4 +283,12 @@ def _looked_up(values: np.ndarray, width: int, height: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values[rows[:, None], columns]))
 
 
-__all__ = ["Rays", "SceneRays", "area_average", "camera_directions", "gather_rays", "shrunk_size"]
+__all__ = [
+    "Rays",
+    "SceneRays",
+    "area_average",
+    "camera_directions",
+    "gather_rays",
+    "shrunk_size",
+    "without_broken_views",
+]

@@ -12,6 +12,7 @@ from dataset_builders import build_radiance_grids
 from geo3d.datasets import BrokenScene, open_dataset, read_grid
 from geo3d.datasets.radiance_grids import LEAST, MOST, density_of_opacity, opacity_of_density
 from geo3d.errors import InputError
+from geo3d.reconstruction.captures import capture_route
 
 
 def _write(path: Path, values: np.ndarray, **others) -> Path:
@@ -169,3 +170,26 @@ def test_pickled_arrays_are_never_run(tmp_path) -> None:
         read_grid(file)
     _write(file, _values(), note=np.array([{}], dtype=object))  # other arrays are not needed
     assert read_grid(file).sides == (3, 5, 2)
+
+
+@pytest.mark.parametrize("place", ["features", "."])
+def test_a_damaged_file_beside_others_is_a_scene_that_is_broken(tmp_path, place) -> None:
+    whole = _write(tmp_path / place / "a.npz", _values())
+    (tmp_path / place / "b.npz").write_bytes(whole.read_bytes()[:100])
+    dataset = open_dataset(tmp_path)
+    assert (dataset.kind, dataset.scene_names) == ("radiance_grids", ["a", "b"])
+    with pytest.raises(BrokenScene, match=r"b\.npz: not a whole file of NumPy"):
+        dataset["b"].grid()
+
+
+def test_a_folder_of_damaged_grids_alone_says_so(tmp_path) -> None:
+    whole = _write(tmp_path / "whole.npz", _values()).read_bytes()
+    (tmp_path / "grids" / "features").mkdir(parents=True)
+    (tmp_path / "flat").mkdir()
+    for file in (tmp_path / "grids" / "features" / "a.npz", tmp_path / "flat" / "a.npz"):
+        file.write_bytes(whole[: len(whole) // 2])
+    for root in (tmp_path / "grids", tmp_path / "grids" / "features"):
+        with pytest.raises(BrokenScene, match=r"a\.npz: not a whole file of NumPy"):
+            open_dataset(root)[0].grid()
+    with pytest.raises(InputError, match=r"flat: holds no radiance grid; .*a\.npz: not a whole file of NumPy"):
+        capture_route(tmp_path / "flat")

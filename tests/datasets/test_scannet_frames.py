@@ -68,6 +68,19 @@ def test_images_at_depth_resolution_need_one_matrix(folder):
     np.testing.assert_allclose(scene.camera(0).matrix, DEPTH.matrix, atol=1e-8)
 
 
+def test_a_damaged_image_does_not_take_the_camera_of_the_others(folder):
+    (folder / "color" / "0.jpg").write_bytes(b"cut")
+    (folder / "depth" / "0.png").write_bytes(b"")
+    scene = opened(folder)
+    assert scene.view(1).image.shape == (COLOR.height, COLOR.width, 3)
+    with pytest.raises(BrokenScene, match=r"0\.jpg"):
+        scene.view(0)
+    for file in (folder / "color").iterdir():
+        file.write_bytes(b"cut")
+    with pytest.raises(BrokenScene, match=r"0\.jpg"):
+        opened(folder).camera(1)
+
+
 def test_intrinsics_of_another_size_are_refused(folder):
     """Frames are often shrunk without their matrix; poses would then be meaningless without a word."""
     save_matrix(folder / "intrinsic" / "intrinsic_color.txt", intrinsic_matrix(COLOR.resized(1296, 968)))
@@ -134,7 +147,6 @@ def test_no_frame_at_all(folder):
             "camera",
             "focal lengths must be positive",
         ),
-        ("color/0.jpg", b"", "camera", "is not an image"),
         ("color/3.jpg", b"JFIF?", "image", "is not an image"),
         ("depth/3.png", b"\x89PNG", "depth", "is not an image"),
         ("depth/3.png", b"\x89PNG\r\n\x1a\n\0\0\0\3IHDR\0\0\0\0\0\0\0", "depth", "is not an image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +120,8 @@ def test_a_folder_is_made_and_gone_on_with(rooms: Path, tmp_path: Path) -> None:
 def test_broken_scenes_are_named_and_left_out(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         build_frames(tmp_path / "data" / name)
-    next((tmp_path / "data" / "b" / "depth").glob("*.png")).write_bytes(b"cut")
+    for file in (tmp_path / "data" / "b" / "depth").glob("*.png"):
+        file.write_bytes(b"cut")
     config = GridsConfig((tmp_path / "data",), tmp_path / "grids", "depth_fusion", previews=False)
     summary = prepare_grids(config, OPTIONS, _silent)
     assert summary.made == ["a", "c"]
@@ -132,6 +134,32 @@ def test_broken_scenes_are_named_and_left_out(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data" / "c")
     with pytest.raises(InputError, match="no grid could be made of 1 scenes; scene b"):
         prepare_grids(GridsConfig((tmp_path / "data",), tmp_path / "none", "depth_fusion"), OPTIONS, _silent)
+
+
+@pytest.mark.parametrize("route", ["depth_fusion", "radiance_field"])
+def test_broken_views_are_named_and_the_others_used(route: str, tmp_path: Path) -> None:
+    """The grid is the very one of a capture without them; held-out views and pictures too go by those that stay."""
+    build_frames(tmp_path / "data" / "a", range(18))
+    photos = [tmp_path / "data" / "a" / "color" / f"{number}.jpg" for number in range(18)]
+    photos[0].write_bytes(b"cut")  # held out, so that it is read for the picture alone
+    photos[5].write_bytes(b"")
+    options = OPTIONS if route == "depth_fusion" else get_route(route).config_type()(longest_side=16, steps=2, rays=16)
+    config = GridsConfig((tmp_path / "data",), tmp_path / "grids", route)
+    summary = prepare_grids(config, options, _silent)
+    assert summary.made == ["a"]
+    assert not summary.broken
+    (remark,) = summary.remarks
+    assert remark in summary.report()
+    assert re.search(r"^scene a: .*: 2 views left out, which cannot be read; the first: .*0\.jpg at byte 0", remark)
+    made = open_dataset(config.out)[0].grid()
+    with pytest.raises(InputError, match=r"scene a: .*[05]\.jpg at byte 0"):
+        prepare_grids(replace(config, out=tmp_path / "strict", strict=True), options, _silent)
+    for photo in (photos[0], photos[5]):
+        photo.unlink()
+    prepare_grids(replace(config, out=tmp_path / "without"), options, _silent)
+    without = open_dataset(tmp_path / "without")[0].grid()
+    assert torch.equal(made.opacity, without.opacity)
+    assert torch.equal(made.rgb, without.rgb)
 
 
 def test_what_cannot_be_asked_for(rooms: Path, tmp_path: Path) -> None:
