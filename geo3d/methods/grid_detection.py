@@ -40,6 +40,8 @@ class GridDetectionConfig(GridSampleConfig, FinetuningConfig):
     """Objects that are smaller, voxels, are left out, of figures too; that is a patch of the network. 0: none are."""
     box_weight: float = 1.0
     """Weight of the boxes' overlap in the loss."""
+    bounds_weight: float = 0.3
+    """Weight of the error of the boxes' bounds, voxels, in the loss. The published loss is the overlap alone: 0."""
     corner_weight: float = 1.0
     """Weight of the corners that tell the yaw in the loss. The published loss is the overlap alone: 0."""
 
@@ -47,7 +49,7 @@ class GridDetectionConfig(GridSampleConfig, FinetuningConfig):
         GridSampleConfig.__post_init__(self)
         FinetuningConfig.__post_init__(self)
         check_positive(self, "radius")
-        check_at_least(self, 0, "box_weight", "corner_weight", "least_volume")
+        check_at_least(self, 0, "box_weight", "bounds_weight", "corner_weight", "least_volume")
 
     def counted(self, boxes: Tensor) -> Tensor:
         """The boxes (N, 7) of objects that are not too small."""
@@ -108,6 +110,7 @@ class GridDetection(Finetuning):
         output = self.network(GridInput(batch["values"], batch["sizes"]))
         losses = detection_losses(output, batch["sizes"], own_boxes(batch), self.config.radius, self.config.each)
         losses["box"] = self.config.box_weight * losses["box"]
+        losses["bounds"] = self.config.bounds_weight * losses["bounds"]
         losses["corners"] = self.config.corner_weight * losses["corners"]
         return MethodOutput(losses, {}, {"output": output})
 

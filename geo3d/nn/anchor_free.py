@@ -270,6 +270,15 @@ def corner_loss(found: Tensor, wanted: Tensor, locations: Tensor) -> Tensor:
     return F.smooth_l1_loss(*places, beta=_NEAR, reduction="none").mean(1)
 
 
+def bounds_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """(N,) how far the six sides of the axis-aligned bounds lie from where they should, voxels; linear from one voxel.
+
+    Args:
+        found, wanted: (N, 6 or more) codes as seen from the same locations.
+    """
+    return F.smooth_l1_loss(found[:, :6], wanted[:, :6], reduction="none").mean(1)
+
+
 def _within_bounds(codes: Tensor) -> Tensor:
     """(N, 2) where the two corners of codes (N, 8) lie along their sides: -1 to 1 from the lower to the upper end."""
     middle, half = (codes[:, 3:5] - codes[:, :2]) / 2, (codes[:, 3:5] + codes[:, :2]) / 2
@@ -279,11 +288,11 @@ def _within_bounds(codes: Tensor) -> Tensor:
 def detection_losses(
     output: HeadOutput, sizes: Tensor, boxes: Sequence[Tensor], radius: float = 1.5, each: bool = True
 ) -> dict[str, Tensor]:
-    """What a head is trained by: ``objectness`` (focal), ``box`` (overlap), ``corners`` and ``centrality``.
+    """What a head is trained by: ``objectness`` (focal), ``box`` (overlap), ``bounds``, ``corners``, ``centrality``.
 
     Objectness counts all locations inside the grids, over the number of those that tell an object; the others count
-    these alone, boxes and corners weighted by how central they are told from. ``corners`` is our own: overlap alone
-    hardly teaches the yaw.
+    these alone, all but ``centrality`` weighted by how central they are told from. ``bounds`` and ``corners`` are our
+    own: overlap alone is slow to teach where a box ends, and hardly teaches its yaw.
 
     Args:
         output: of the head.
@@ -306,13 +315,15 @@ def detection_losses(
     first = torch.tensor([0, *(len(own) for own in boxes)], device=grid.device).cumsum(0)
     every = torch.cat([own.to(output.locations) for own in boxes])
     wanted, places = every[first[grid] + matched[grid, place]].float(), output.locations[place].float()
-    centrality = central(encode_boxes(wanted, places))
+    told = encode_boxes(wanted, places)
+    centrality = central(told)
     codes = output.codes[grid, place].float()
     found = decode_boxes(codes, places)
     # those told from beside themselves have no centrality, but still their part
     weight = centrality.clamp_min(0.1)
     total = weight.sum().clamp_min(1e-6)
     losses["box"] = (box_loss(found, wanted) * weight).sum() / total
+    losses["bounds"] = (bounds_loss(codes, told) * weight).sum() / total
     losses["corners"] = (corner_loss(codes, wanted, places) * weight).sum() / total
     entropy = F.binary_cross_entropy_with_logits(output.centrality[grid, place].float(), centrality, reduction="sum")
     return losses | {"centrality": entropy / count}
@@ -356,6 +367,7 @@ __all__ = [
     "FoundBoxes",
     "HeadOutput",
     "assign_boxes",
+    "bounds_loss",
     "box_loss",
     "central",
     "corner_loss",

@@ -27,12 +27,12 @@ class GridDetectionRun(GridsRun):
 
 def _tiny() -> GridDetectionRun:
     """Minutes on a CPU: a small network, grids of 64 voxels a side."""
-    return GridDetectionRun(train=short_training(400))
+    return GridDetectionRun(train=short_training(800))
 
 
 def _paper() -> GridDetectionRun:
     """The published fine-tuning on Front3D: 1,000 epochs, batches of 8, one cycle; grids of 160 voxels a side."""
-    method = GridDetectionConfig("nerf_mae_detector", side=160, each=False, corner_weight=0.0)
+    method = GridDetectionConfig("nerf_mae_detector", side=160, each=False, bounds_weight=0.0, corner_weight=0.0)
     return GridDetectionRun(method=method, grid_side=160, train=published_training(1000, 8, 1e-4))
 
 

@@ -96,7 +96,7 @@ def test_batches_of_boxes() -> None:
     assert [len(boxes) for boxes in own_boxes(batch)] == [2, 0]
     assert len(own_boxes(_batch(_detection(least_volume=0.0), _grid()))[0]) == 3
     output = method(batch)
-    assert set(output.losses) == {"objectness", "box", "corners", "centrality"}
+    assert set(output.losses) == {"objectness", "box", "bounds", "corners", "centrality"}
     assert output.loss.isfinite()
     assert method.picture(batch, output).shape[-1] == 3
     assert method.picture(_batch(method, nothing), method(_batch(method, nothing))).dtype == np.uint8

@@ -14,6 +14,7 @@ from geo3d.nn.anchor_free import (
     AnchorFreeHead,
     HeadOutput,
     assign_boxes,
+    bounds_loss,
     box_loss,
     central,
     corner_loss,
@@ -215,6 +216,19 @@ def test_corners_tell_the_yaw_and_do_not_jump_along_the_axes() -> None:
     for yaw in (0.0, 1e-7, -1e-7, 0.04, -0.04, math.pi, math.pi - 1e-6):
         nearly = torch.cat([upright[:, :6], torch.full((4, 1), yaw)], 1)
         assert corner_loss(codes, nearly, places).max() < 0.02, yaw  # bounds widen a little with the yaw
+
+
+def test_bounds_by_hand_and_their_gradient() -> None:
+    wanted = torch.tensor([[4.0, 4, 4, 4, 4, 4, 9, 9]])
+    found = wanted.clone()
+    found[0, 0] += 0.5  # half of its square
+    found[0, 4] -= 3  # less a half beyond one voxel
+    found[0, 6] += 5  # no bound
+    assert bounds_loss(found, wanted).item() == pytest.approx((0.125 + 2.5) / 6)
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randn(5, 8, generator=generator, dtype=torch.float64)
+    moved = (codes + torch.randn(5, 8, generator=generator, dtype=torch.float64)).requires_grad_()
+    torch.autograd.gradcheck(bounds_loss, (moved, codes))
 
 
 def test_a_head_learns_one_scene() -> None:
