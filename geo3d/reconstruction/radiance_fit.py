@@ -32,8 +32,10 @@ _SMOOTHED_EVERY = 4
 #: Reach of the depth error: metres, or a share of the longest half side where a scene has no metres.
 _REACH, _REACH_SHARE = 0.2, 0.05
 _LOWER_RATE = 0.1
-#: Total variation of raw densities and colours at first, from colour alone and with depth, which needs less of it.
+#: Total variation of raw densities and colours at first, from colour alone and with depth, which needs less of it; and
+#: the share that is left at the end.
 _SMOOTHNESS, _SMOOTHNESS_WITH_DEPTH = (1e-7, 1e-7), (3e-9, 3e-8)
+_SMOOTHNESS_LEFT, _SMOOTHNESS_LEFT_WITH_DEPTH = 0.003, 0.03
 
 
 class RadianceFit:
@@ -60,6 +62,9 @@ class RadianceFit:
         given = (config.density_smoothness, config.colour_smoothness)
         usual = _SMOOTHNESS_WITH_DEPTH if with_depth else _SMOOTHNESS
         self.smoothness = tuple(b if a is None else a for a, b in zip(given, usual, strict=True))
+        self.smoothness_left = config.smoothness_left
+        if self.smoothness_left is None:
+            self.smoothness_left = _SMOOTHNESS_LEFT_WITH_DEPTH if with_depth else _SMOOTHNESS_LEFT
         self.pace = Pace()
         if config.steps is not None:
             self.pace = Pace.of_steps(config.steps)
@@ -122,7 +127,7 @@ class RadianceFit:
             occupancy=self.grid.occupancy,
             depth_reach=self.reach,
             background=background,
-            colour_error_weight=config.sample_colour,
+            colour_error_weight=config.sample_colour * falling(1.0, config.sample_colour_left)(tick),
             depth_error_weight=0.0 if rays.distances is None else config.depth_weight,
             **self.grid.numbers(),
         )
@@ -132,7 +137,7 @@ class RadianceFit:
         rate = falling(1.0, _LOWER_RATE)(tick)
         smooth = 0.0
         if self.stage_step % _SMOOTHED_EVERY == 0:
-            smooth = _SMOOTHED_EVERY * falling(1.0, config.smoothness_left)(tick)
+            smooth = _SMOOTHED_EVERY * falling(1.0, self.smoothness_left)(tick)
         self.stage_step += 1
         radiance_step(
             self.grid.values,

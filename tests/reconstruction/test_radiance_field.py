@@ -243,6 +243,7 @@ def test_a_fit_that_gains_nothing_ends_early(tmp_path: Path) -> None:
         ({"steps": 5, "pace": tuple(range(257))}, "not both"),
         ({"density_rate": -1.0}, "density_rate must be 0 or more"),
         ({"smoothness_left": 0.0}, "smoothness_left must lie in 0 to 1"),
+        ({"sample_colour_left": 1.5}, "sample_colour_left must lie in 0 to 1"),
         ({"device": "tpu"}, "expected one of cpu, cuda"),
         ({"photo_side": 2}, "photo_side must be at least 8"),
     ],

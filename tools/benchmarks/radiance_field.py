@@ -53,6 +53,8 @@ class RadianceFieldBenchmark:
     """Time of a fit of a room, from colour alone and with depth."""
     longest_side: int = 160
     """Voxels along the longest side."""
+    sample_colour_left: float = 1.0
+    """Share of the weight of single samples' colour error that is left at the end of fits of the capture."""
     threads: int = 2
     """CPU threads."""
     clock: Literal["wall", "cpu"] = "wall"
@@ -130,6 +132,7 @@ def run(config: RadianceFieldBenchmark) -> list[dict[str, Any]]:
             raise InputError(f"{config.data}: holds no scene with views and poses")
         for seconds in config.seconds:
             options = {"seconds": seconds, "photo_side": config.photo_side}
+            options["sample_colour_left"] = config.sample_colour_left
             field, found = _fit(scene, _changed(base, options), clock, picture(f"{scene.name}_{seconds:g}"))
             told = f"{seconds:g} s"
             rows.append(_row(f"{scene.name}, {config.threads} threads", told, seconds, found, field.figures["steps"]))
