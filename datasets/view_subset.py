@@ -29,7 +29,9 @@ class ViewSubset(Scene):
         self.of_many_places, self.category, self.subset = scene.of_many_places, scene.category, scene.subset
         self.parts = scene.parts - _LISTED_BY_PAIR
         self._scene, self._kept = scene, list(kept)
-        self._number = np.full(len(scene.view_names), -1)
+        names = scene.view_names
+        self._names = [names[index] for index in self._kept]
+        self._number = np.full(len(names), -1)  # of each of the scene's views here
         self._number[self._kept] = np.arange(len(self._kept))
 
     @property
@@ -42,7 +44,7 @@ class ViewSubset(Scene):
 
     @property
     def view_names(self) -> Sequence[str]:
-        return [self._scene.view_names[index] for index in self._kept]
+        return self._names
 
     def camera(self, index: int) -> Camera:
         return self._scene.camera(self._kept[index])

@@ -131,8 +131,9 @@ def run(config: RadianceFieldBenchmark) -> list[dict[str, Any]]:
         if scene is None:
             raise InputError(f"{config.data}: holds no scene with views and poses")
         for seconds in config.seconds:
-            options = {"seconds": seconds, "photo_side": config.photo_side}
-            options["sample_colour_left"] = config.sample_colour_left
+            options = {
+                "seconds": seconds, "photo_side": config.photo_side, "sample_colour_left": config.sample_colour_left,
+            }  # fmt: skip
             field, found = _fit(scene, _changed(base, options), clock, picture(f"{scene.name}_{seconds:g}"))
             told = f"{seconds:g} s"
             rows.append(_row(f"{scene.name}, {config.threads} threads", told, seconds, found, field.figures["steps"]))
